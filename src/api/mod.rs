@@ -1,0 +1,3 @@
+//! GitLab's runner API: what is sent (`wire`) and how (`client`).
+
+pub mod wire;

@@ -1,0 +1,375 @@
+//! What the operator asks for: gitlab-runner's `config.toml`, read as written (`file`), checked as
+//! a whole into [`Config`] (`check`), watched (`watch`) and edited in place (`edit`).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{ids::ShortToken, secret::Secret};
+
+/// The whole configuration, checked: no value in it can be wrong in a way its type forbids.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Jobs at once over all runners; at least 1.
+    pub concurrent: usize,
+    /// How long one pass over all runners takes at least.
+    pub check_interval: Duration,
+    /// Level of the daemon's log; `None` leaves it to the command line.
+    pub log_level: Option<String>,
+    /// Format of the daemon's log; `None` leaves it to the command line.
+    pub log_format: Option<String>,
+    /// How long a forceful stop waits for jobs to be cleaned up.
+    pub shutdown_timeout: Duration,
+    /// How long idle connections to GitLab live; zero for ever.
+    pub connection_max_age: Duration,
+    /// The `[[runners]]`, in file order.
+    pub runners: Vec<Arc<RunnerConfig>>,
+}
+
+/// One `[[runners]]` entry. A job keeps the one it was started with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunnerConfig {
+    /// Description, shown in the trace.
+    pub name: String,
+    /// GitLab's base URL, as in the file with environment references replaced; see
+    /// `api::client` for how the API's address is made of it.
+    pub url: String,
+    /// The runner's id at its server; 0 when unknown.
+    pub id: i64,
+    /// The authentication token; empty when the file has none (such a runner is skipped).
+    pub token: Secret,
+    /// When the token was issued, RFC 3339; only for rotation.
+    pub token_obtained_at: Option<String>,
+    /// When the token ends, RFC 3339.
+    pub token_expires_at: Option<String>,
+    /// PEM bundle of CAs that are trusted beside the system's.
+    pub tls_ca_file: Option<PathBuf>,
+    /// Client certificate, PEM; only with `tls_key_file`.
+    pub tls_cert_file: Option<PathBuf>,
+    /// Key of the client certificate, PEM.
+    pub tls_key_file: Option<PathBuf>,
+    /// Jobs at once of this runner; 0 for no limit of its own.
+    pub limit: usize,
+    /// Job requests at once, at least 1.
+    pub request_concurrency: usize,
+    /// Waits the whole interval even right after a job was received.
+    pub strict_check_interval: bool,
+    /// Unhealthy answers in a row before the runner is paused, at least 1.
+    pub unhealthy_requests_limit: u32,
+    /// How long it is paused.
+    pub unhealthy_interval: Duration,
+    /// Limit of a job's trace in bytes.
+    pub output_limit: u64,
+    /// Tries for the final update, at least 1.
+    pub final_update_retry_limit: u32,
+    /// Labels, the global ones overlaid by the runner's own.
+    pub labels: BTreeMap<String, String>,
+    /// Root of work trees in the containers.
+    pub builds_dir: String,
+    /// Root of local caches in the containers.
+    pub cache_dir: String,
+    /// Other base URL for git.
+    pub clone_url: Option<String>,
+    /// Variables for every job, `(name, value)`, in file order.
+    pub environment: Vec<(String, String)>,
+    /// Shell text of the operator around the stages.
+    pub scripts: OperatorScripts,
+    /// Deadline of preparation; `None` for the job's own timeout.
+    pub prepare_timeout: Option<Duration>,
+    /// Deadline of fetching the sources; `None` for the job's own timeout.
+    pub get_sources_timeout: Option<Duration>,
+    /// Forbids `CI_DEBUG_TRACE` and `CI_DEBUG_SERVICES`.
+    pub debug_trace_disabled: bool,
+    /// Adds `safe.directory` for the project.
+    pub safe_directory_checkout: bool,
+    /// Removes git configuration and hooks that an earlier job left.
+    pub clean_git_config: bool,
+    /// Allows `GIT_CLONE_PATH`.
+    pub custom_build_dir: bool,
+    /// Deadlines of an artifact's upload.
+    pub artifact: ArtifactConfig,
+    /// `[runners.feature_flags]`: they beat the job's variables.
+    pub feature_flags: BTreeMap<String, bool>,
+    /// Remote cache.
+    pub cache: CacheConfig,
+    /// `[runners.docker]`.
+    pub docker: DockerConfig,
+    /// Sources of `longshore exec`: a git bundle on this host that stands for every job's
+    /// repository. No key of the file sets it.
+    pub local_bundle: Option<PathBuf>,
+}
+
+impl RunnerConfig {
+    /// The part of the token that may be shown.
+    #[must_use]
+    pub fn short_token(&self) -> ShortToken {
+        ShortToken::of(self.token.expose())
+    }
+}
+
+/// The operator's shell text around the stages of every job.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct OperatorScripts {
+    /// Before git, in the helper.
+    pub pre_get_sources: Option<String>,
+    /// After git, in the helper.
+    pub post_get_sources: Option<String>,
+    /// Before the job's script, in the same shell.
+    pub pre_build: Option<String>,
+    /// After the job's script, in the same shell, when it succeeded.
+    pub post_build: Option<String>,
+}
+
+/// `[runners.artifact]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ArtifactConfig {
+    /// Deadline of a whole upload.
+    pub upload_timeout: Duration,
+    /// Deadline of the answer to it.
+    pub response_header_timeout: Duration,
+}
+
+/// `[runners.cache]`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CacheConfig {
+    /// Prefix of all objects.
+    pub path: String,
+    /// Leaves the runner's part out of object names.
+    pub shared: bool,
+    /// Largest archive that is uploaded, in bytes; 0 for no limit.
+    pub max_uploaded_archive_size: u64,
+    /// The store; `None` for local caches alone.
+    pub s3: Option<S3Config>,
+}
+
+/// `[runners.cache.s3]`, with credentials.
+#[derive(Debug, Clone, PartialEq)]
+pub struct S3Config {
+    /// `scheme://host[:port]` of the store.
+    pub endpoint: url::Url,
+    /// Access key.
+    pub access_key: String,
+    /// Secret key.
+    pub secret_key: Secret,
+    /// Session token of temporary credentials.
+    pub session_token: Option<Secret>,
+    /// Bucket.
+    pub bucket: String,
+    /// Region, `us-east-1` when the file has none.
+    pub region: String,
+    /// Bucket in the path, not in the host name.
+    pub path_style: bool,
+}
+
+/// When an image is pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PullPolicy {
+    /// Always asks the registry.
+    Always,
+    /// Only when the engine does not have it.
+    IfNotPresent,
+    /// Never.
+    Never,
+}
+
+impl PullPolicy {
+    /// The word used in files and messages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::IfNotPresent => "if-not-present",
+            Self::Never => "never",
+        }
+    }
+}
+
+/// A device handed to a container, `host[:container[:permissions]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Path on the engine's host.
+    pub host: String,
+    /// Path in the container.
+    pub container: String,
+    /// `rwm` and parts of it.
+    pub permissions: String,
+}
+
+/// `name = soft[:hard]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ulimit {
+    /// Such as `nofile`.
+    pub name: String,
+    /// Soft limit.
+    pub soft: i64,
+    /// Hard limit.
+    pub hard: i64,
+}
+
+/// Limits on memory and processors; `None` leaves the engine's default.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Resources {
+    /// Bytes.
+    pub memory: Option<i64>,
+    /// Bytes.
+    pub memory_swap: Option<i64>,
+    /// Bytes.
+    pub memory_reservation: Option<i64>,
+    /// Billionths of a processor.
+    pub nano_cpus: Option<i64>,
+    /// Such as `0-2`.
+    pub cpuset_cpus: Option<String>,
+    /// Such as `0`; not for services.
+    pub cpuset_mems: Option<String>,
+    /// Relative weight.
+    pub cpu_shares: Option<i64>,
+    /// Parent control group.
+    pub cgroup_parent: Option<String>,
+}
+
+/// A `[[runners.docker.services]]` entry.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ServiceConfig {
+    /// Image.
+    pub name: String,
+    /// Aliases, separated by commas or spaces.
+    pub alias: String,
+    /// Override of the command.
+    pub command: Vec<String>,
+    /// Override of the entrypoint.
+    pub entrypoint: Vec<String>,
+    /// Variables of this service alone.
+    pub environment: Vec<(String, String)>,
+}
+
+/// `[runners.docker]`.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "the keys of the file are what they are")]
+pub struct DockerConfig {
+    /// The engine's address; `None` for `DOCKER_HOST` or the platform's socket.
+    pub host: Option<String>,
+    /// Directory of `ca.pem`, `cert.pem`, `key.pem`.
+    pub tls_cert_path: Option<PathBuf>,
+    /// Uses TLS towards the engine.
+    pub tls_verify: bool,
+    /// Default image; empty when the file has none.
+    pub image: String,
+    /// Other helper image; variables are expanded.
+    pub helper_image: Option<String>,
+    /// Policies, tried in order; at least one.
+    pub pull_policy: Vec<PullPolicy>,
+    /// What jobs may ask for; `None` for `pull_policy`.
+    pub allowed_pull_policies: Option<Vec<PullPolicy>>,
+    /// Globs of job images; empty for all.
+    pub allowed_images: Vec<String>,
+    /// Globs of job services; empty for all.
+    pub allowed_services: Vec<String>,
+    /// Globs of images that get `privileged`; empty for all.
+    pub allowed_privileged_images: Vec<String>,
+    /// Globs of services that get `privileged`; empty for all.
+    pub allowed_privileged_services: Vec<String>,
+    /// User of the build container.
+    pub user: Option<String>,
+    /// Users a job may name.
+    pub allowed_users: Vec<String>,
+    /// Extra groups.
+    pub group_add: Vec<String>,
+    /// Ignores the entrypoints of jobs.
+    pub disable_entrypoint_overwrite: bool,
+    /// Runs the job's containers privileged.
+    pub privileged: bool,
+    /// The same for services alone; `None` follows `privileged`.
+    pub services_privileged: Option<bool>,
+    /// Added capabilities.
+    pub cap_add: Vec<String>,
+    /// Dropped capabilities.
+    pub cap_drop: Vec<String>,
+    /// Security options; `seccomp=<file>` is already replaced by the file's content.
+    pub security_opt: Vec<String>,
+    /// The same for services.
+    pub services_security_opt: Vec<String>,
+    /// User namespace.
+    pub userns_mode: Option<String>,
+    /// Kernel parameters.
+    pub sysctls: BTreeMap<String, String>,
+    /// Limits of processes.
+    pub ulimits: Vec<Ulimit>,
+    /// Devices of build and helper.
+    pub devices: Vec<Device>,
+    /// Device rules.
+    pub device_cgroup_rules: Vec<String>,
+    /// Devices of services, by glob of the image.
+    pub services_devices: Vec<(String, Vec<Device>)>,
+    /// As the docker command line takes it; empty for none.
+    pub gpus: String,
+    /// The same for services.
+    pub service_gpus: String,
+    /// Limits of build and helper.
+    pub resources: Resources,
+    /// Limits of services.
+    pub service_resources: Resources,
+    /// Forbids the OOM killer.
+    pub oom_kill_disable: bool,
+    /// Its score.
+    pub oom_score_adjust: i64,
+    /// `/dev/shm` in bytes; 0 for the engine's default.
+    pub shm_size: i64,
+    /// OCI runtime.
+    pub runtime: Option<String>,
+    /// Volumes as written: `[source:]destination[:options]`, each of them valid.
+    pub volumes: Vec<String>,
+    /// Makes every cache volume temporary.
+    pub disable_cache: bool,
+    /// Host directory for caches instead of volumes.
+    pub cache_dir: Option<String>,
+    /// Driver of volumes.
+    pub volume_driver: Option<String>,
+    /// Its options.
+    pub volume_driver_ops: HashMap<String, String>,
+    /// Keeps anonymous volumes.
+    pub volume_keep: bool,
+    /// Containers whose volumes are mounted.
+    pub volumes_from: Vec<String>,
+    /// Path to options.
+    pub tmpfs: HashMap<String, String>,
+    /// The same for services.
+    pub services_tmpfs: HashMap<String, String>,
+    /// Network of the job's containers; `None` for the default bridge or a network of its own.
+    pub network_mode: Option<String>,
+    /// MTU of the job's network; 0 for the engine's default.
+    pub network_mtu: u32,
+    /// IPv6 on the job's network.
+    pub enable_ipv6: bool,
+    /// Name servers.
+    pub dns: Vec<String>,
+    /// Search domains.
+    pub dns_search: Vec<String>,
+    /// `host:address`.
+    pub extra_hosts: Vec<String>,
+    /// Legacy links.
+    pub links: Vec<String>,
+    /// Host name of build and helper.
+    pub hostname: Option<String>,
+    /// MAC address; needs API 1.44.
+    pub mac_address: Option<String>,
+    /// PID namespace of the build container.
+    pub pid_mode: Option<String>,
+    /// IPC namespace.
+    pub ipc_mode: Option<String>,
+    /// Isolation; only Windows has others than `default`.
+    pub isolation: Option<String>,
+    /// Services a job may have; `None` for any number.
+    pub services_limit: Option<usize>,
+    /// How long services may take to be ready; `None` does not wait.
+    pub wait_for_services: Option<Duration>,
+    /// Extra labels; values are expanded.
+    pub container_labels: BTreeMap<String, String>,
+    /// Options of the log driver: `env` and `labels`.
+    pub log_options: HashMap<String, String>,
+    /// Services of every job.
+    pub services: Vec<ServiceConfig>,
+}

@@ -1,0 +1,7 @@
+//! longshore, a CI runner.
+
+pub mod api;
+pub mod config;
+pub mod helper;
+pub mod ids;
+pub mod secret;

@@ -1,0 +1,3 @@
+//! The `longshore` program: arguments in, exit code out.
+
+fn main() {}
