@@ -31,6 +31,7 @@ pub struct Config {
 
 /// One `[[runners]]` entry. A job keeps the one it was started with.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "the keys of the file are what they are")]
 pub struct RunnerConfig {
     /// Description, shown in the trace.
     pub name: String,
