@@ -1,7 +1,15 @@
 //! longshore, a CI runner.
 
+/// Commit the binary was built from; `unknown` outside a build that says so.
+pub const REVISION: &str = match option_env!("LONGSHORE_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
 pub mod api;
 pub mod config;
-pub mod helper;
 pub mod ids;
+pub mod job;
+pub mod plan;
+pub mod protocol;
 pub mod secret;

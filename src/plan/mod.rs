@@ -1,0 +1,495 @@
+//! All that a job will do, said before any of it is done. A plan is pure data: made of the job, the
+//! runner's settings and a few facts about the place, with no clock, randomness or disk.
+
+pub mod cache;
+pub mod flags;
+pub mod mount;
+pub mod names;
+pub mod policy;
+pub mod script;
+pub mod service;
+pub mod settings;
+pub mod sources;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    api::wire::Variable,
+    config::{PullPolicy, RunnerConfig},
+    job::{
+        Job, JobImage,
+        outcome::{FailureReason, JobStatus, go_duration},
+        variable::{Expanded, Variables},
+    },
+    protocol::{CleanUp, Sources, Strategy},
+    secret::Secret,
+};
+
+use self::{
+    cache::{ArtifactPlan, CachePlan},
+    flags::Flags,
+    mount::Mounts,
+    names::Names,
+    service::ServicePlan,
+    settings::Settings,
+};
+
+/// What a plan must know of the place where it will run.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The machine's id (`.runner_system_id`).
+    pub system_id: String,
+    /// Marks everything this longshore makes.
+    pub instance: String,
+    /// Number of the job among those of its runner, from 0.
+    pub slot: usize,
+    /// Number of the job among those of its runner and project, from 0.
+    pub project_slot: usize,
+    /// Sixteen random hex digits.
+    pub random: String,
+    /// The engine's architecture as Go names it, such as `amd64`.
+    pub architecture: String,
+    /// PEM of CAs for the server.
+    pub server_ca: Option<String>,
+    /// Client certificate and key towards the server, PEM.
+    pub client_certificate: Option<(String, Secret)>,
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Names of what will be made.
+    pub names: Names,
+    /// Variables, replaced.
+    pub variables: Expanded,
+    /// Typed settings that variables made.
+    pub settings: Settings,
+    /// Feature flags, resolved.
+    pub flags: Flags,
+    /// Directories in the containers.
+    pub directories: Directories,
+    /// The job's image.
+    pub image: ImagePlan,
+    /// Network of the containers.
+    pub network: NetworkPlan,
+    /// What is mounted where.
+    pub mounts: Mounts,
+    /// Labels of everything the job makes, without `.type`.
+    pub labels: BTreeMap<String, String>,
+    /// Services, the runner's own first.
+    pub services: Vec<ServicePlan>,
+    /// The task that fetches the sources; `None` when nothing is fetched.
+    pub sources: Option<Box<Sources>>,
+    /// Caches.
+    pub caches: Vec<CachePlan>,
+    /// Jobs whose artifacts are fetched, by index into the payload's.
+    pub dependencies: Vec<usize>,
+    /// Scripts, as `(stage, body)`.
+    pub steps: Vec<StepPlan>,
+    /// Commands of `after_script`.
+    pub after_script: Vec<String>,
+    /// Artifacts.
+    pub artifacts: Vec<ArtifactPlan>,
+    /// The task at the end that removes credentials and file variables.
+    pub clean_up: CleanUp,
+    /// Something needs the helper container whatever the image's user is.
+    pub needs_helper: bool,
+    /// Values that are masked in the trace.
+    pub masks: Vec<String>,
+    /// Warnings for the job's author, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// Directories in the containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directories {
+    /// `CI_BUILDS_DIR`.
+    pub builds: String,
+    /// `CI_PROJECT_DIR`.
+    pub project: String,
+    /// `RUNNER_TEMP_PROJECT_DIR`.
+    pub temp: String,
+    /// Root of local caches.
+    pub cache: String,
+    /// Directory of the project's caches below it.
+    pub project_cache: String,
+}
+
+/// The job's image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImagePlan {
+    /// Reference.
+    pub name: String,
+    /// Policies, tried in order.
+    pub policies: Vec<PullPolicy>,
+    /// Platform, when the job asks for one.
+    pub platform: Option<String>,
+    /// User, when job or runner name one.
+    pub user: Option<String>,
+    /// Override of the entrypoint.
+    pub entrypoint: Option<Vec<String>>,
+    /// Whether its container is privileged.
+    pub privileged: bool,
+}
+
+/// Network of a job's containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkPlan {
+    /// The engine's default bridge; services are reached by entries in `/etc/hosts`.
+    Default,
+    /// One made for the job and removed with it.
+    Own {
+        /// Name.
+        name: String,
+        /// MTU; 0 for the engine's default.
+        mtu: u32,
+        /// IPv6.
+        ipv6: bool,
+    },
+    /// What `network_mode` says, as it is.
+    Given(String),
+}
+
+impl NetworkPlan {
+    /// The engine's word for it.
+    #[must_use]
+    pub fn mode(&self) -> &str {
+        match self {
+            Self::Default => "default",
+            Self::Own { name, .. } => name,
+            Self::Given(mode) => mode,
+        }
+    }
+
+    /// Whether containers in it can have aliases.
+    #[must_use]
+    pub fn has_aliases(&self) -> bool {
+        match self {
+            Self::Own { .. } => true,
+            Self::Default => false,
+            Self::Given(mode) => {
+                !matches!(mode.as_str(), "host" | "none" | "bridge" | "default")
+                    && !mode.starts_with("container:")
+            }
+        }
+    }
+}
+
+/// A script of the job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepPlan {
+    /// `step_<name>`.
+    pub stage: String,
+    /// Commands, for the shell.
+    pub commands: Vec<String>,
+}
+
+/// Why a job cannot be planned. The job's author reads this.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// Neither job nor runner name an image.
+    #[error("the job names no image and the runner has no default ([runners.docker] image)")]
+    NoImage,
+    /// The image may not be used.
+    #[error(transparent)]
+    Refused(#[from] crate::plan::policy::Refusal),
+    /// `GIT_CLONE_PATH` leads out, or may not be used.
+    #[error("GIT_CLONE_PATH `{path}` {why}")]
+    ClonePath {
+        /// The path.
+        path: String,
+        /// Why not.
+        why: String,
+    },
+    /// A setting's value is none it can have.
+    #[error("{variable} is `{value}`; it must be {expected}")]
+    Setting {
+        /// The variable or keyword.
+        variable: String,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// A volume cannot be mounted.
+    #[error(transparent)]
+    Mount(#[from] mount::MountError),
+    /// A service cannot be understood.
+    #[error(transparent)]
+    Service(#[from] service::ServiceError),
+}
+
+impl PlanError {
+    /// What the server is told.
+    #[must_use]
+    pub fn failure_reason(&self) -> FailureReason {
+        match self {
+            Self::Refused(refusal) if !refusal.is_configuration() => {
+                FailureReason::RunnerSystemFailure
+            }
+            Self::Service(service::ServiceError::TooMany { .. }) => {
+                FailureReason::RunnerSystemFailure
+            }
+            Self::NoImage
+            | Self::Refused(_)
+            | Self::ClonePath { .. }
+            | Self::Mount(_)
+            | Self::Service(_) => FailureReason::RunnerConfigurationError,
+            Self::Setting { .. } => FailureReason::ScriptFailure,
+        }
+    }
+}
+
+/// Plans a job.
+///
+/// # Errors
+/// When the job asks for what cannot or may not be; see [`PlanError`].
+pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, PlanError> {
+    let mut warnings = Vec::new();
+    let docker = &runner.docker;
+    let written = |name: &str| last_value(&job.payload.variables, name);
+    let flags = Flags::resolve(&runner.feature_flags, &written, &mut warnings);
+    let names = Names::new(job, runner, place);
+
+    let network = match docker.network_mode.as_deref() {
+        Some(mode) if !mode.is_empty() => NetworkPlan::Given(mode.to_owned()),
+        _ if flags.on("FF_NETWORK_PER_BUILD") => NetworkPlan::Own {
+            name: names.network.clone(),
+            mtu: docker.network_mtu,
+            ipv6: docker.enable_ipv6,
+        },
+        _ => NetworkPlan::Default,
+    };
+
+    let strategy = sources::strategy(job)?;
+    let shared_builds = mount::covers(&docker.volumes, &runner.builds_dir);
+    let mut directories = sources::directories(job, runner, place, strategy, shared_builds);
+    let mut variables = assemble(job, runner, place, &flags, &directories, &network);
+    // GIT_CLONE_PATH may use variables that need the directories; the project's own is set after.
+    if let Some(path) = variables.raw("GIT_CLONE_PATH").filter(|p| !p.is_empty()) {
+        let path = variables.expand(&directories.temp).expand(path);
+        sources::check_clone_path(&path, runner, &directories)?;
+        directories.project.clone_from(&path);
+        directories.temp = format!("{path}.tmp");
+        variables = assemble(job, runner, place, &flags, &directories, &network);
+    }
+    let variables = variables.expand(&directories.temp);
+    let settings = Settings::read(&variables, job, runner, &flags, &mut warnings);
+
+    let image = plan_image(&job.image, runner, &variables)?;
+    let protected = is_protected(job);
+    let labels = names::labels(job, runner, place, &variables);
+    let services = service::plan(job, runner, &variables, &names, &mut warnings)?;
+    let caches = cache::caches(job, &variables)?;
+    let artifacts = cache::artifacts(job)?;
+    let dependencies = job
+        .payload
+        .dependencies
+        .iter()
+        .enumerate()
+        .filter(|(_, d)| !d.artifacts_file.filename.is_empty())
+        .map(|(index, _)| index)
+        .collect::<Vec<_>>();
+    let mounts = mount::plan(&mount::Request {
+        runner,
+        place,
+        names: &names,
+        variables: &variables,
+        directories: &directories,
+        project_id: job.payload.job_info.project_id,
+        keep_builds: strategy == Strategy::Fetch,
+        protected: protected || caches.iter().any(CachePlan::is_protected),
+        has_caches: !caches.is_empty(),
+    })?;
+    let sources =
+        sources::task(job, runner, place, strategy, &directories, &variables, &settings, &flags)?;
+    let needs_helper = sources.is_some()
+        || !caches.is_empty()
+        || !artifacts.is_empty()
+        || !dependencies.is_empty()
+        || shared_builds;
+
+    let steps = job
+        .steps
+        .iter()
+        .map(|step| StepPlan {
+            stage: format!("step_{}", step.name.to_lowercase()),
+            commands: if step.name == "release" {
+                step.script.iter().map(|line| variables.expand(line)).collect()
+            } else {
+                step.script.clone()
+            },
+        })
+        .collect();
+    let clean_up = CleanUp {
+        project_dir: directories.project.clone(),
+        temp_dir: directories.temp.clone(),
+        file_variables: variables
+            .iter()
+            .filter(|v| v.file.is_some())
+            .map(|v| v.key.clone())
+            .collect(),
+        worktree: flags
+            .on("FF_ENABLE_JOB_CLEANUP")
+            .then(|| (strategy, settings.clean_flags.clone().unwrap_or_default())),
+        clean_config: runner.clean_git_config && strategy != Strategy::None,
+        submodules: settings.submodules.recursive.is_some(),
+    };
+    let masks = variables
+        .iter()
+        .filter(|v| v.masked)
+        .map(|v| v.file.clone().unwrap_or_else(|| v.value.clone()))
+        .collect();
+    Ok(Plan {
+        names,
+        settings,
+        flags,
+        directories,
+        image,
+        network,
+        mounts,
+        labels,
+        services,
+        sources,
+        caches,
+        dependencies,
+        steps,
+        after_script: job.after_script.clone(),
+        artifacts,
+        clean_up,
+        needs_helper,
+        masks,
+        warnings,
+        variables,
+    })
+}
+
+impl Plan {
+    /// The script of a step, whole.
+    #[must_use]
+    pub fn step_script(&self, step: &StepPlan, runner: &RunnerConfig, nonce: &str) -> String {
+        script::Script::new(self, nonce)
+            .pre_build(runner.scripts.pre_build.as_deref())
+            .commands("script_step", &step.commands)
+            .post_build(runner.scripts.post_build.as_deref())
+            .finish()
+    }
+
+    /// The script of `after_script`, whole.
+    #[must_use]
+    pub fn after_script(&self, status: JobStatus, nonce: &str) -> String {
+        script::Script::new(self, nonce)
+            .variable("CI_JOB_STATUS", status.as_str())
+            .notice("Running after script...")
+            .commands("after_script_step", &self.after_script)
+            .finish()
+    }
+}
+
+/// The value of the last definition of a variable, as it was sent.
+fn last_value(variables: &[Variable], name: &str) -> Option<String> {
+    variables.iter().rev().find(|v| v.key == name).map(|v| v.value.clone())
+}
+
+/// Whether the job's ref is protected (`git_info.protected`, else the first definition of
+/// `CI_COMMIT_REF_PROTECTED`).
+fn is_protected(job: &Job) -> bool {
+    job.payload.git_info.protected.unwrap_or_else(|| {
+        job.payload
+            .variables
+            .iter()
+            .find(|v| v.key == "CI_COMMIT_REF_PROTECTED")
+            .is_some_and(|v| v.value == "true")
+    })
+}
+
+/// All variables in the order of docker-executor.md §5.1.
+fn assemble(
+    job: &Job,
+    runner: &RunnerConfig,
+    place: &Place,
+    flags: &Flags,
+    directories: &Directories,
+    network: &NetworkPlan,
+) -> Variables {
+    let mut all = Variables::default();
+    for (name, on) in flags.all() {
+        all.push_own(name, if on { "true" } else { "false" });
+    }
+    if !job.image.name.is_empty() {
+        all.push_own("CI_JOB_IMAGE", &job.image.name);
+    }
+    all.push_own("CI_RUNNER_SHORT_TOKEN", runner.short_token().as_str());
+    for (name, value) in &runner.environment {
+        all.push_own(name, value);
+    }
+    all.push_own("CI_BUILDS_DIR", &directories.builds);
+    all.push_own("CI_PROJECT_DIR", &directories.project);
+    all.push_own("CI_CONCURRENT_ID", place.slot.to_string());
+    all.push_own("CI_CONCURRENT_PROJECT_ID", place.project_slot.to_string());
+    all.push_own("CI_SERVER", "yes");
+    all.push_own("CI_JOB_STATUS", JobStatus::Running.as_str());
+    all.push_own("CI_JOB_TIMEOUT", job.timeout.as_secs().to_string());
+    if let Some(ca) = &place.server_ca {
+        all.push_own_file("CI_SERVER_TLS_CA_FILE", ca);
+    }
+    if let Some((certificate, key)) = &place.client_certificate {
+        all.push_own_file("CI_SERVER_TLS_CERT_FILE", certificate);
+        all.push(Variable {
+            key: "CI_SERVER_TLS_KEY_FILE".into(),
+            value: key.expose().to_owned(),
+            file: true,
+            ..Variable::default()
+        });
+    }
+    for variable in &job.payload.variables {
+        if !flags.knows(&variable.key) {
+            all.push(variable.clone());
+        }
+    }
+    all.push_own("CI_DISPOSABLE_ENVIRONMENT", "true");
+    all.push_own("CI_RUNNER_VERSION", env!("CARGO_PKG_VERSION"));
+    all.push_own("CI_RUNNER_REVISION", crate::REVISION);
+    all.push_own("CI_RUNNER_EXECUTABLE_ARCH", format!("linux/{}", place.architecture));
+    all.push_own("RUNNER_TEMP_PROJECT_DIR", &directories.temp);
+    if let NetworkPlan::Own { name, .. } = network {
+        all.push_own("CI_BUILD_NETWORK_NAME", name);
+    }
+    all
+}
+
+fn plan_image(
+    image: &JobImage,
+    runner: &RunnerConfig,
+    variables: &Expanded,
+) -> Result<ImagePlan, PlanError> {
+    use crate::plan::policy;
+    let docker = &runner.docker;
+    let asked = variables.expand(&image.name);
+    let default = variables.expand(&docker.image);
+    let name = if asked.is_empty() { default.clone() } else { asked.clone() };
+    if name.is_empty() {
+        return Err(PlanError::NoImage);
+    }
+    policy::check_image(&name, &default, &docker.allowed_images)?;
+    let user = docker
+        .user
+        .clone()
+        .or_else(|| image.user.as_deref().map(|user| variables.expand(user)))
+        .filter(|user| !user.is_empty());
+    policy::check_user(user.as_deref(), docker.user.as_deref(), &docker.allowed_users)?;
+    Ok(ImagePlan {
+        policies: policy::pull_policies(&name, &image.pull_policy, docker)?,
+        platform: image.platform.as_deref().map(|p| variables.expand(p)).filter(|p| !p.is_empty()),
+        user,
+        entrypoint: image.entrypoint.clone().filter(|e| !e.is_empty()),
+        privileged: docker.privileged
+            && policy::is_privileged(&asked, &docker.allowed_privileged_images),
+        name,
+    })
+}
+
+/// The timeout as the labels write it.
+fn timeout_label(timeout: Duration) -> String {
+    go_duration(timeout)
+}

@@ -1,0 +1,194 @@
+//! What is mounted where: entries of `volumes`, the builds directory, local caches.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use md5::{Digest as _, Md5};
+use sha2::Sha256;
+
+use crate::{
+    config::{RunnerConfig, volume::Volume},
+    job::variable::Expanded,
+};
+
+use super::{
+    Directories, Place,
+    names::{INSTANCE_LABEL, LABEL_PREFIX, Names},
+};
+
+/// Everything a job's containers have mounted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mounts {
+    /// Host paths and volumes of the operator, as the engine takes them (`source:destination:…`).
+    pub binds: Vec<String>,
+    /// Volumes that longshore makes, or finds from an earlier job.
+    pub volumes: Vec<VolumePlan>,
+}
+
+/// A volume of longshore's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumePlan {
+    /// Name on the engine.
+    pub name: String,
+    /// Where it is mounted.
+    pub destination: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether later jobs use it again; if not, it goes with the job.
+    pub kept: bool,
+}
+
+impl Mounts {
+    /// Volumes that go with the job.
+    pub fn temporary(&self) -> impl Iterator<Item = &VolumePlan> {
+        self.volumes.iter().filter(|v| !v.kept)
+    }
+}
+
+/// Why something cannot be mounted.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MountError {
+    /// The text is no volume.
+    #[error("[runners.docker] volumes has `{entry}`: {source}")]
+    Volume {
+        /// The entry, with variables replaced.
+        entry: String,
+        /// Why not.
+        source: crate::config::volume::VolumeError,
+    },
+    /// Two entries for one place.
+    #[error("[runners.docker] volumes mounts `{destination}` twice")]
+    Duplicate {
+        /// The place.
+        destination: String,
+    },
+}
+
+pub(super) struct Request<'a> {
+    pub(super) runner: &'a RunnerConfig,
+    pub(super) place: &'a Place,
+    pub(super) names: &'a Names,
+    pub(super) variables: &'a Expanded,
+    pub(super) directories: &'a Directories,
+    pub(super) project_id: i64,
+    pub(super) keep_builds: bool,
+    pub(super) protected: bool,
+    pub(super) has_caches: bool,
+}
+
+/// Whether a host path or a volume of the operator covers `directory`: then work trees of all
+/// runners and slots share it, and need directories of their own in it.
+pub(super) fn covers(volumes: &[String], directory: &str) -> bool {
+    volumes.iter().filter_map(|text| Volume::parse(text).ok()).any(|volume| {
+        volume.source.is_some() && is_within(directory, volume.destination.trim_end_matches('/'))
+    })
+}
+
+fn is_within(path: &str, root: &str) -> bool {
+    path == root || path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/'))
+}
+
+pub(super) fn plan(request: &Request<'_>) -> Result<Mounts, MountError> {
+    let docker = &request.runner.docker;
+    let mut mounts = Mounts::default();
+    let mut taken: Vec<String> = Vec::new();
+    for entry in &docker.volumes {
+        let mut volume = Volume::parse(entry)
+            .map_err(|source| MountError::Volume { entry: entry.clone(), source })?;
+        volume.destination = request.variables.expand(&volume.destination);
+        let destination = volume.destination.trim_end_matches('/').to_owned();
+        if destination.is_empty() {
+            return Err(MountError::Volume {
+                entry: entry.clone(),
+                source: crate::config::volume::VolumeError::Root,
+            });
+        }
+        if taken.contains(&destination) {
+            return Err(MountError::Duplicate { destination });
+        }
+        taken.push(destination.clone());
+        if volume.source.is_some() {
+            mounts.binds.push(volume.to_string());
+        } else {
+            request.add_cache_volume(&mut mounts, &destination, !docker.disable_cache);
+        }
+    }
+    let covered = |directory: &str| taken.iter().any(|t| is_within(directory, t));
+    let builds = request.directories.builds.trim_end_matches('/');
+    let add_builds = !covered(builds);
+    let cache = request.directories.cache.trim_end_matches('/');
+    let add_cache = request.has_caches && !covered(cache) && !is_within(cache, builds);
+    if add_builds {
+        request.add_cache_volume(&mut mounts, builds, request.keep_builds && !docker.disable_cache);
+    }
+    if add_cache {
+        request.add_cache_volume(&mut mounts, cache, !docker.disable_cache);
+    }
+    Ok(mounts)
+}
+
+impl Request<'_> {
+    /// Adds a place that outlives a job: a volume, or a directory below `cache_dir`.
+    fn add_cache_volume(&self, mounts: &mut Mounts, destination: &str, kept: bool) {
+        let suffix = if self.protected { "-protected" } else { "" };
+        let digest = hex(&Md5::digest(destination.as_bytes()));
+        if kept {
+            let owner = self.owner(destination);
+            if let Some(host) = &self.runner.docker.cache_dir {
+                mounts.binds.push(format!(
+                    "{}/runner-{owner}/{digest}{suffix}:{destination}",
+                    host.trim_end_matches('/')
+                ));
+                return;
+            }
+            mounts.volumes.push(VolumePlan {
+                name: format!("runner-{owner}-cache-{digest}{suffix}"),
+                destination: destination.to_owned(),
+                labels: self.labels(destination, true),
+                kept: true,
+            });
+        } else {
+            mounts.volumes.push(VolumePlan {
+                name: format!("{}-cache-{digest}{suffix}", self.names.unique),
+                destination: destination.to_owned(),
+                labels: self.labels(destination, false),
+                kept: false,
+            });
+        }
+    }
+
+    /// Who may use a volume again: this runner on this machine, for this project, in this slot –
+    /// but local caches are for all slots, so that a job finds what another slot's job saved.
+    fn owner(&self, destination: &str) -> String {
+        let mut text =
+            format!("{}-{}-{}", self.runner.token.expose(), self.place.system_id, self.project_id);
+        if !is_within(self.directories.cache.trim_end_matches('/'), destination) {
+            let _infallible = write!(text, "-{}", self.place.project_slot);
+        }
+        hex(&Sha256::digest(text.as_bytes())[..16])
+    }
+
+    fn labels(&self, destination: &str, kept: bool) -> BTreeMap<String, String> {
+        let mut labels: BTreeMap<String, String> = [
+            ("type", "cache".to_owned()),
+            ("managed", "true".to_owned()),
+            ("destination", destination.to_owned()),
+            ("protected", self.protected.to_string()),
+            ("reusable", kept.to_string()),
+            ("project.id", self.project_id.to_string()),
+            ("runner.id", self.runner.short_token().to_string()),
+            ("runner.system_id", self.place.system_id.clone()),
+        ]
+        .into_iter()
+        .map(|(name, value)| (format!("{LABEL_PREFIX}.{name}"), value))
+        .collect();
+        labels.insert(INSTANCE_LABEL.to_owned(), self.place.instance.clone());
+        labels
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
+}

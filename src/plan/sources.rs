@@ -1,0 +1,268 @@
+//! Where the sources go and how they are fetched.
+
+use url::Url;
+
+use crate::{
+    config::RunnerConfig,
+    job::{Job, variable::Expanded},
+    protocol::{Sources, Strategy},
+    secret::Secret,
+};
+
+use super::{Directories, Place, PlanError, flags::Flags, last_value, script, settings::Settings};
+
+/// Where the helper finds the bundle of `longshore exec`, below the temporary directory.
+pub const BUNDLE: &str = "sources.bundle";
+
+/// The git strategy: `GIT_STRATEGY`, else what the server allows.
+pub(super) fn strategy(job: &Job) -> Result<Strategy, PlanError> {
+    match last_value(&job.payload.variables, "GIT_STRATEGY").as_deref() {
+        None | Some("") if job.payload.allow_git_fetch => Ok(Strategy::Fetch),
+        None | Some("") => Ok(Strategy::Clone),
+        Some("fetch") => Ok(Strategy::Fetch),
+        Some("clone") => Ok(Strategy::Clone),
+        Some("none") => Ok(Strategy::None),
+        Some("empty") => Ok(Strategy::Empty),
+        Some(other) => Err(PlanError::Setting {
+            variable: "GIT_STRATEGY".to_owned(),
+            value: other.to_owned(),
+            expected: "fetch, clone, none or empty",
+        }),
+    }
+}
+
+/// Directories of docker-executor.md §8.3 and §8.4.
+pub(super) fn directories(
+    job: &Job,
+    runner: &RunnerConfig,
+    place: &Place,
+    strategy: Strategy,
+    shared: bool,
+) -> Directories {
+    let builds = runner.builds_dir.trim_end_matches('/').to_owned();
+    let path = project_path(job);
+    let mut project = if shared {
+        format!("{builds}/{}/{}/{path}", runner.short_token(), place.project_slot)
+    } else {
+        format!("{builds}/{path}")
+    };
+    if strategy == Strategy::Empty {
+        project.push_str("-empty");
+    }
+    let cache = runner.cache_dir.trim_end_matches('/').to_owned();
+    Directories {
+        temp: format!("{project}.tmp"),
+        project_cache: format!("{cache}/{path}"),
+        builds,
+        project,
+        cache,
+    }
+}
+
+/// `<namespace>/<project>` out of the repository's address, or `project-<id>`.
+fn project_path(job: &Job) -> String {
+    let info = &job.payload.job_info;
+    Url::parse(job.payload.git_info.repo_url.expose())
+        .ok()
+        .map(|url| url.path().trim_matches('/').trim_end_matches(".git").to_owned())
+        .filter(|path| {
+            !path.is_empty() && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
+        })
+        .or_else(|| Some(info.project_full_path.clone()).filter(|path| !path.is_empty()))
+        .unwrap_or_else(|| format!("project-{}", info.project_id))
+}
+
+/// `GIT_CLONE_PATH` must lie in the builds directory, and the runner must allow it.
+pub(super) fn check_clone_path(
+    path: &str,
+    runner: &RunnerConfig,
+    directories: &Directories,
+) -> Result<(), PlanError> {
+    let refuse = |why: String| PlanError::ClonePath { path: path.to_owned(), why };
+    if !runner.custom_build_dir {
+        return Err(refuse(
+            "may not be used: the runner sets [runners.custom_build_dir] enabled = false".into(),
+        ));
+    }
+    let inside = path
+        .strip_prefix(&directories.builds)
+        .is_some_and(|rest| rest.starts_with('/') && rest.split('/').all(|part| part != ".."));
+    if inside {
+        Ok(())
+    } else {
+        Err(refuse(format!("is not inside CI_BUILDS_DIR, {}", directories.builds)))
+    }
+}
+
+/// The task for the helper; `None` when there is nothing for it to do.
+#[expect(clippy::too_many_arguments, reason = "all of the plan's parts meet here")]
+pub(super) fn task(
+    job: &Job,
+    runner: &RunnerConfig,
+    place: &Place,
+    strategy: Strategy,
+    directories: &Directories,
+    variables: &Expanded,
+    settings: &Settings,
+    flags: &Flags,
+) -> Result<Option<Box<Sources>>, PlanError> {
+    if matches!(strategy, Strategy::None | Strategy::Empty) {
+        return Ok(None);
+    }
+    if let Some(wrong) = &settings.wrong_submodule_strategy {
+        return Err(PlanError::Setting {
+            variable: "GIT_SUBMODULE_STRATEGY".to_owned(),
+            value: wrong.clone(),
+            expected: "none, normal or recursive",
+        });
+    }
+    let git = &job.payload.git_info;
+    let (url, server) = match &runner.local_bundle {
+        Some(_) => (format!("{}/{BUNDLE}", directories.temp), None),
+        None => remote(job, runner, variables)?,
+    };
+    Ok(Some(Box::new(Sources {
+        project_dir: directories.project.clone(),
+        temp_dir: directories.temp.clone(),
+        strategy,
+        url,
+        server,
+        token: job.token.clone(),
+        reference: git.reference.clone(),
+        sha: git.sha.clone(),
+        object_format: if git.repo_object_format.is_empty() {
+            "sha1".to_owned()
+        } else {
+            git.repo_object_format.clone()
+        },
+        refspecs: git.refspecs.clone(),
+        depth: git.depth,
+        checkout: settings.checkout,
+        clean_flags: settings.clean_flags.clone(),
+        fetch_flags: settings.fetch_flags.clone(),
+        clone_flags: settings.clone_flags.clone(),
+        native_clone: flags.on("FF_USE_GIT_NATIVE_CLONE"),
+        submodules: settings.submodules.clone(),
+        skip_lfs: settings.skip_lfs,
+        safe_directory: runner.safe_directory_checkout,
+        clean_config: runner.clean_git_config,
+        tokens_in_environment_only: flags.on("FF_GIT_URLS_WITHOUT_TOKENS"),
+        user_agent: format!("longshore {} linux/{}", env!("CARGO_PKG_VERSION"), place.architecture),
+        correlation_id: None,
+        bundle_uri: flags.on("FF_USE_GIT_BUNDLE_URIS"),
+        ca: place.server_ca.clone(),
+        client_certificate: place.client_certificate.clone(),
+        pre_script: hooks(
+            job,
+            "pre_get_sources_script",
+            runner.scripts.pre_get_sources.as_deref(),
+            true,
+        ),
+        post_script: hooks(
+            job,
+            "post_get_sources_script",
+            runner.scripts.post_get_sources.as_deref(),
+            false,
+        ),
+        env: variables.iter().map(|v| (v.key.clone(), Secret::new(v.value.clone()))).collect(),
+        retry: false,
+    })))
+}
+
+/// The remote without credentials, and its server.
+fn remote(
+    job: &Job,
+    runner: &RunnerConfig,
+    variables: &Expanded,
+) -> Result<(String, Option<String>), PlanError> {
+    let text = match &runner.clone_url {
+        Some(base) => {
+            let path = variables
+                .value("CI_PROJECT_PATH")
+                .unwrap_or(&job.payload.job_info.project_full_path);
+            format!("{}/{path}.git", base.trim_end_matches('/'))
+        }
+        None => job.payload.git_info.repo_url.expose().to_owned(),
+    };
+    let mut url = Url::parse(&text).map_err(|_| PlanError::Setting {
+        variable: "git_info.repo_url".to_owned(),
+        value: "(not shown: it may hold a token)".to_owned(),
+        expected: "a URL",
+    })?;
+    // A host path would let a server read files of the build host.
+    if !matches!(url.scheme(), "http" | "https" | "ssh") {
+        return Err(PlanError::Setting {
+            variable: "git_info.repo_url".to_owned(),
+            value: format!("{}:…", url.scheme()),
+            expected: "a URL of http, https or ssh",
+        });
+    }
+    let is_ssh = url.scheme() == "ssh";
+    let cleared = url.set_username(if is_ssh { "git" } else { "" }).and(url.set_password(None));
+    debug_assert!(cleared.is_ok(), "http, https and ssh URLs have a host");
+    let server = (!is_ssh).then(|| {
+        let host = url.host_str().unwrap_or_default();
+        match url.port() {
+            Some(port) => format!("{}://{host}:{port}", url.scheme()),
+            None => format!("{}://{host}", url.scheme()),
+        }
+    });
+    Ok((url.to_string(), server))
+}
+
+/// The runner's and the job's hooks as one script; the runner's stands outside.
+fn hooks(job: &Job, name: &str, runners: Option<&str>, runners_first: bool) -> Option<String> {
+    let mut commands: Vec<String> = job
+        .payload
+        .hooks
+        .iter()
+        .filter(|hook| hook.name == name)
+        .flat_map(|hook| hook.script.clone())
+        .collect();
+    if let Some(text) = runners {
+        commands.insert(if runners_first { 0 } else { commands.len() }, text.to_owned());
+    }
+    (!commands.is_empty()).then(|| script::hook(&commands))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn job(payload: serde_json::Value) -> Job {
+        let mut whole = json!({"id": 1, "token": "t"});
+        whole.as_object_mut().unwrap().extend(payload.as_object().unwrap().clone());
+        Job::try_from(serde_json::from_value::<crate::api::wire::JobPayload>(whole).unwrap())
+            .unwrap()
+    }
+
+    #[test]
+    fn a_project_has_the_path_of_its_repository() {
+        let path = |url: &str| {
+            project_path(&job(
+                json!({"git_info": {"repo_url": url}, "job_info": {"project_id": 7}}),
+            ))
+        };
+        assert_eq!(path("https://u:p@h/group/demo.git"), "group/demo");
+        assert_eq!(path("https://h/a/b/c.git"), "a/b/c");
+        assert_eq!(path("https://h/"), "project-7");
+        assert_eq!(path(""), "project-7");
+    }
+
+    #[test]
+    fn the_strategy_is_the_variables_or_the_servers() {
+        let of = |value: Option<&str>, allow: bool| {
+            let variables = value.map(|v| json!({"key": "GIT_STRATEGY", "value": v}));
+            strategy(&job(
+                json!({"allow_git_fetch": allow, "variables": variables.into_iter().collect::<Vec<_>>()}),
+            ))
+        };
+        assert_eq!(of(None, true).unwrap(), Strategy::Fetch);
+        assert_eq!(of(None, false).unwrap(), Strategy::Clone);
+        assert_eq!(of(Some("none"), true).unwrap(), Strategy::None);
+        let error = of(Some("pull"), true).unwrap_err().to_string();
+        assert_eq!(error, "GIT_STRATEGY is `pull`; it must be fetch, clone, none or empty");
+    }
+}
