@@ -133,6 +133,18 @@ pub(super) fn pull_policies(
     Ok(effective)
 }
 
+/// Whether the helper may be privileged: it has no name that a glob could mean.
+#[must_use]
+pub fn allows_privileged(allowed: &[String]) -> bool {
+    allowed.is_empty()
+}
+
+/// Whether `name` matches `glob`.
+#[must_use]
+pub fn matches_one(name: &str, glob: &str) -> bool {
+    matches(name, &[glob.to_owned()])
+}
+
 /// Whether a name may be privileged: an empty list means all.
 pub(super) fn is_privileged(name: &str, allowed: &[String]) -> bool {
     allowed.is_empty() || matches(name, allowed)

@@ -1,0 +1,3 @@
+//! Jobs in containers of a Docker engine.
+
+pub mod spec;

@@ -1,0 +1,315 @@
+//! A plan as the engine's own requests. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bollard::models::{
+    ContainerCreateBody, DeviceMapping, DeviceRequest, EndpointSettings, HostConfig,
+    HostConfigLogConfig, Mount, MountType, MountVolumeOptions, MountVolumeOptionsDriverConfig,
+    NetworkCreateRequest, NetworkingConfig, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+};
+
+use crate::{
+    config::{Device, DockerConfig, Resources, RunnerConfig},
+    plan::{NetworkPlan, Plan, names, policy, script, service::ServicePlan},
+};
+
+/// The build container: a shell that waits for its script on stdin.
+#[must_use]
+pub fn build(
+    plan: &Plan,
+    runner: &RunnerConfig,
+    image: &str,
+    hosts: &[String],
+) -> ContainerCreateBody {
+    let docker = &runner.docker;
+    let mut body = job_container(plan, runner, image, hosts, "build");
+    body.cmd = Some(words(&["sh", "-c", script::SHELL_DETECTION]));
+    body.entrypoint =
+        plan.image.entrypoint.clone().filter(|_| !docker.disable_entrypoint_overwrite);
+    body.user.clone_from(&plan.image.user);
+    if let Some(host) = &mut body.host_config {
+        host.privileged = Some(plan.image.privileged);
+        host.pid_mode.clone_from(&docker.pid_mode);
+        host.init = plan.flags.on("FF_USE_INIT_WITH_DOCKER_EXECUTOR").then_some(true);
+    }
+    body.networking_config =
+        endpoint(plan, docker, vec!["build".to_owned(), plan.names.build.clone()]);
+    body
+}
+
+/// How the helper container's program is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HelperCommand {
+    /// The image.
+    pub image: String,
+    /// The program and its arguments.
+    pub command: Vec<String>,
+}
+
+/// The helper container. Its output is a protocol, not text: the engine keeps no log of it.
+#[must_use]
+pub fn helper(
+    plan: &Plan,
+    runner: &RunnerConfig,
+    command: &HelperCommand,
+    hosts: &[String],
+) -> ContainerCreateBody {
+    let docker = &runner.docker;
+    let mut body = job_container(plan, runner, &command.image, hosts, "predefined");
+    // Tasks bring the variables they need; the container's own environment is the image's.
+    body.env = None;
+    body.entrypoint = Some(command.command.clone());
+    body.cmd = Some(Vec::new());
+    body.user = Some("0:0".to_owned());
+    if let Some(host) = &mut body.host_config {
+        host.privileged =
+            Some(docker.privileged && policy::allows_privileged(&docker.allowed_privileged_images));
+        host.log_config = Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None });
+    }
+    body.networking_config = endpoint(plan, docker, vec![plan.names.helper.clone()]);
+    body
+}
+
+/// A service's container.
+#[must_use]
+pub fn service(
+    plan: &Plan,
+    runner: &RunnerConfig,
+    service: &ServicePlan,
+    image: &str,
+) -> ContainerCreateBody {
+    let docker = &runner.docker;
+    let mut labels = names::typed(&plan.labels, "service");
+    for (name, value) in &docker.container_labels {
+        labels.insert(format!("{}.{name}", names::LABEL_PREFIX), plan.variables.expand(value));
+    }
+    labels.insert(format!("{}.service", names::LABEL_PREFIX), service.name.clone());
+    labels.insert(format!("{}.service.version", names::LABEL_PREFIX), service.version.clone());
+    let mut host = shared_host(plan, docker);
+    limit(&mut host, &docker.service_resources);
+    host.devices = devices(
+        &docker
+            .services_devices
+            .iter()
+            .filter(|(glob, _)| policy::matches_one(&service.image, glob))
+            .flat_map(|(_, devices)| devices.clone())
+            .collect::<Vec<_>>(),
+    );
+    host.device_requests = gpus(&docker.service_gpus);
+    host.security_opt = some(&docker.services_security_opt);
+    host.tmpfs = Some(docker.services_tmpfs.clone()).filter(|t| !t.is_empty());
+    host.privileged = Some(service.privileged);
+    host.extra_hosts = some(&docker.extra_hosts);
+    host.init = plan.flags.on("FF_USE_INIT_WITH_DOCKER_EXECUTOR").then_some(true);
+    ContainerCreateBody {
+        image: Some(image.to_owned()),
+        env: Some(service.environment.clone()),
+        cmd: some(&service.command),
+        entrypoint: some(&service.entrypoint),
+        labels: Some(labels.into_iter().collect()),
+        host_config: Some(host),
+        networking_config: endpoint(plan, docker, service.aliases.clone()),
+        ..ContainerCreateBody::default()
+    }
+}
+
+/// The job's own network.
+#[must_use]
+pub fn network(plan: &Plan, name: &str, mtu: u32, ipv6: bool) -> NetworkCreateRequest {
+    let mut options = HashMap::new();
+    if mtu != 0 {
+        options.insert("com.docker.network.driver.mtu".to_owned(), mtu.to_string());
+    }
+    NetworkCreateRequest {
+        name: name.to_owned(),
+        driver: Some("bridge".to_owned()),
+        enable_ipv6: Some(ipv6),
+        options: Some(options),
+        labels: Some(names::typed(&plan.labels, "network").into_iter().collect()),
+        ..NetworkCreateRequest::default()
+    }
+}
+
+/// What build and helper have in common.
+fn job_container(
+    plan: &Plan,
+    runner: &RunnerConfig,
+    image: &str,
+    hosts: &[String],
+    kind: &str,
+) -> ContainerCreateBody {
+    let docker = &runner.docker;
+    let mut host = shared_host(plan, docker);
+    limit(&mut host, &docker.resources);
+    host.devices = devices(&docker.devices);
+    host.device_requests = gpus(&docker.gpus);
+    host.device_cgroup_rules = some(&docker.device_cgroup_rules);
+    host.ulimits = Some(
+        docker
+            .ulimits
+            .iter()
+            .map(|limit| ResourcesUlimits {
+                name: Some(limit.name.clone()),
+                soft: Some(limit.soft),
+                hard: Some(limit.hard),
+            })
+            .collect::<Vec<_>>(),
+    )
+    .filter(|u| !u.is_empty());
+    host.oom_kill_disable = docker.oom_kill_disable.then_some(true);
+    host.oom_score_adj = Some(docker.oom_score_adjust).filter(|score| *score != 0);
+    host.group_add = some(&docker.group_add);
+    host.cap_add = some(&docker.cap_add);
+    host.cap_drop = some(&docker.cap_drop);
+    host.security_opt = some(&docker.security_opt);
+    host.sysctls = Some(docker.sysctls.clone().into_iter().collect())
+        .filter(|s: &HashMap<_, _>| !s.is_empty());
+    host.ipc_mode.clone_from(&docker.ipc_mode);
+    host.links = some(&docker.links);
+    host.volume_driver.clone_from(&docker.volume_driver);
+    host.volumes_from = some(&docker.volumes_from);
+    host.tmpfs = Some(docker.tmpfs.clone()).filter(|t| !t.is_empty());
+    let mut extra: Vec<String> = docker.extra_hosts.clone();
+    extra.extend_from_slice(hosts);
+    host.extra_hosts = some(&extra);
+    // A container in another's or the host's network cannot have a host name of its own.
+    let own_name = !matches!(&plan.network, NetworkPlan::Given(mode)
+        if mode == "host" || mode.starts_with("container:"));
+    ContainerCreateBody {
+        image: Some(image.to_owned()),
+        hostname: own_name
+            .then(|| docker.hostname.clone().unwrap_or_else(|| plan.names.host.clone())),
+        env: Some(plan.variables.environment()),
+        tty: Some(false),
+        open_stdin: Some(true),
+        stdin_once: Some(true),
+        attach_stdin: Some(true),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        labels: Some(names::typed(&plan.labels, kind).into_iter().collect()),
+        host_config: Some(host),
+        ..ContainerCreateBody::default()
+    }
+}
+
+/// What all containers of a job have in common.
+fn shared_host(plan: &Plan, docker: &DockerConfig) -> HostConfig {
+    HostConfig {
+        binds: some(&plan.mounts.binds),
+        mounts: Some(mounts(plan, docker)).filter(|m| !m.is_empty()),
+        network_mode: Some(plan.network.mode().to_owned()),
+        dns: some(&docker.dns),
+        dns_search: some(&docker.dns_search),
+        runtime: docker.runtime.clone(),
+        userns_mode: docker.userns_mode.clone(),
+        shm_size: Some(docker.shm_size).filter(|size| *size > 0),
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("json-file".to_owned()),
+            config: Some(docker.log_options.clone()).filter(|o| !o.is_empty()),
+        }),
+        restart_policy: Some(RestartPolicy {
+            name: Some(RestartPolicyNameEnum::NO),
+            maximum_retry_count: None,
+        }),
+        ..HostConfig::default()
+    }
+}
+
+/// Volumes of longshore's: the engine makes those that do not exist, with their labels, when it
+/// makes a container that mounts them.
+fn mounts(plan: &Plan, docker: &DockerConfig) -> Vec<Mount> {
+    plan.mounts
+        .volumes
+        .iter()
+        .map(|volume| Mount {
+            typ: Some(MountType::VOLUME),
+            source: Some(volume.name.clone()),
+            target: Some(volume.destination.clone()),
+            volume_options: Some(MountVolumeOptions {
+                labels: Some(volume.labels.clone().into_iter().collect()),
+                driver_config: docker.volume_driver.clone().map(|name| {
+                    MountVolumeOptionsDriverConfig {
+                        name: Some(name),
+                        options: Some(docker.volume_driver_ops.clone()),
+                    }
+                }),
+                ..MountVolumeOptions::default()
+            }),
+            ..Mount::default()
+        })
+        .collect()
+}
+
+fn limit(host: &mut HostConfig, resources: &Resources) {
+    host.memory = resources.memory;
+    host.memory_swap = resources.memory_swap;
+    host.memory_reservation = resources.memory_reservation;
+    host.nano_cpus = resources.nano_cpus;
+    host.cpuset_cpus.clone_from(&resources.cpuset_cpus);
+    host.cpuset_mems.clone_from(&resources.cpuset_mems);
+    host.cpu_shares = resources.cpu_shares;
+    host.cgroup_parent.clone_from(&resources.cgroup_parent);
+}
+
+fn devices(devices: &[Device]) -> Option<Vec<DeviceMapping>> {
+    let mapped: Vec<_> = devices
+        .iter()
+        .map(|device| DeviceMapping {
+            path_on_host: Some(device.host.clone()),
+            path_in_container: Some(device.container.clone()),
+            cgroup_permissions: Some(device.permissions.clone()),
+        })
+        .collect();
+    Some(mapped).filter(|m| !m.is_empty())
+}
+
+/// `all`, a count, or `device=…` (docker run: `--gpus`).
+fn gpus(text: &str) -> Option<Vec<DeviceRequest>> {
+    let text = text.trim().trim_matches('"');
+    if text.is_empty() {
+        return None;
+    }
+    let mut request = DeviceRequest {
+        count: Some(0),
+        capabilities: Some(vec![vec!["gpu".to_owned()]]),
+        ..DeviceRequest::default()
+    };
+    if text == "all" {
+        request.count = Some(-1);
+    } else if let Ok(count) = text.parse() {
+        request.count = Some(count);
+    } else {
+        let ids = text.strip_prefix("device=").unwrap_or(text);
+        request.device_ids = Some(ids.split(',').map(str::to_owned).collect());
+    }
+    Some(vec![request])
+}
+
+fn endpoint(plan: &Plan, docker: &DockerConfig, aliases: Vec<String>) -> Option<NetworkingConfig> {
+    if !plan.network.has_aliases() && docker.mac_address.is_none() {
+        return None;
+    }
+    let settings = EndpointSettings {
+        aliases: plan.network.has_aliases().then_some(aliases),
+        mac_address: docker.mac_address.clone(),
+        ..EndpointSettings::default()
+    };
+    Some(NetworkingConfig {
+        endpoints_config: Some([(plan.network.mode().to_owned(), settings)].into()),
+    })
+}
+
+fn words(list: &[&str]) -> Vec<String> {
+    list.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn some(list: &[String]) -> Option<Vec<String>> {
+    (!list.is_empty()).then(|| list.to_vec())
+}
+
+/// Labels as the engine's list filter takes them.
+#[must_use]
+pub fn label_filter(labels: &BTreeMap<&str, &str>) -> HashMap<String, Vec<String>> {
+    let wanted = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    HashMap::from([("label".to_owned(), wanted)])
+}
