@@ -1,3 +1,208 @@
 //! Jobs in containers of a Docker engine.
 
+mod attach;
+pub mod build;
+pub mod clean_up;
+pub mod helper;
+mod prepare;
+mod service;
 pub mod spec;
+
+use std::sync::Arc;
+
+use bollard::query_parameters::CreateContainerOptionsBuilder;
+use tokio::sync::{OnceCell, watch};
+
+use crate::{
+    config::RunnerConfig,
+    docker::{self, Engine, auth::Auths, helper_image, image},
+    job::outcome::FailureReason,
+    plan::{NetworkPlan, Plan},
+};
+
+pub use build::{Build, ScriptEnd};
+pub use helper::Helper;
+
+use attach::Attached;
+
+/// One job's place on an engine. Containers of it are started by several branches at once; what
+/// they must wait for, they wait for here.
+pub struct Docker {
+    engine: Engine,
+    plan: Arc<Plan>,
+    runner: Arc<RunnerConfig>,
+    auths: Arc<Auths>,
+    network: OnceCell<()>,
+    /// Entries for `/etc/hosts`, once the services have addresses; only without a network that has
+    /// names itself.
+    hosts: watch::Sender<Option<Vec<String>>>,
+}
+
+/// Why the engine did not do what a job needs.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecutorError {
+    /// An image could not be had.
+    #[error(transparent)]
+    Image(#[from] image::PullError),
+    /// The helper image could not be made.
+    #[error("cannot make the helper image")]
+    HelperImage(#[from] helper_image::HelperImageError),
+    /// The engine refused or failed.
+    #[error(transparent)]
+    Engine(#[from] docker::Error),
+    /// The helper did not do its work.
+    #[error(transparent)]
+    Helper(#[from] helper::HelperError),
+    /// The job's container is gone.
+    #[error("the job's container is gone: something removed it while the job ran")]
+    Gone,
+}
+
+impl ExecutorError {
+    /// What the server is told.
+    #[must_use]
+    pub fn failure_reason(&self) -> FailureReason {
+        match self {
+            Self::Image(error) => match error.kind() {
+                image::PullErrorKind::ExternalDependency => {
+                    FailureReason::RunnerExternalDependencyFailure
+                }
+                image::PullErrorKind::Configuration => FailureReason::RunnerConfigurationError,
+                image::PullErrorKind::ImagePull => FailureReason::ImagePullFailure,
+                image::PullErrorKind::System => FailureReason::RunnerSystemFailure,
+            },
+            // The engine calls a request of ours wrong: so is the setting it came from.
+            Self::Engine(error) if error.status() == Some(400) => {
+                FailureReason::RunnerConfigurationError
+            }
+            Self::HelperImage(_) | Self::Engine(_) | Self::Helper(_) | Self::Gone => {
+                FailureReason::RunnerSystemFailure
+            }
+        }
+    }
+
+    /// Whether it may go better when tried again.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Engine(error) => error.is_gone() || error.status().is_some_and(|s| s >= 500),
+            Self::Helper(helper::HelperError::Engine(error)) => error.is_gone(),
+            Self::Image(_) | Self::HelperImage(_) | Self::Helper(_) | Self::Gone => false,
+        }
+    }
+
+    /// What the reader can do now.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Image(error) => error.hint(),
+            Self::Engine(error) if error.is_gone() => {
+                Some("is the Docker engine running, and is [runners.docker] host its address?")
+            }
+            Self::Engine(error)
+                if error.engine_message().is_some_and(|m| m.contains("address pool")) =>
+            {
+                Some(
+                    "every job with FF_NETWORK_PER_BUILD has a network of its own: give the engine \
+                     more of them (default-address-pools), or run fewer jobs at once",
+                )
+            }
+            Self::Engine(error)
+                if error.engine_message().is_some_and(|m| {
+                    m.contains("exec: \"sh\"") || m.contains("no such file or directory")
+                }) =>
+            {
+                Some("the job's image needs a shell: sh must be in it")
+            }
+            Self::Engine(_) | Self::HelperImage(_) | Self::Helper(_) | Self::Gone => None,
+        }
+    }
+}
+
+impl Docker {
+    /// A job's place on `engine`; nothing is made yet.
+    #[must_use]
+    pub fn new(
+        engine: Engine,
+        plan: Arc<Plan>,
+        runner: Arc<RunnerConfig>,
+        auths: Arc<Auths>,
+    ) -> Self {
+        let hosts = if plan.network.has_aliases() || plan.services.is_empty() {
+            Some(Vec::new())
+        } else {
+            None
+        };
+        Self {
+            engine,
+            plan,
+            runner,
+            auths,
+            network: OnceCell::new(),
+            hosts: watch::Sender::new(hosts),
+        }
+    }
+
+    /// Waits for the job's network; the first who asks makes it.
+    async fn network_ready(&self) -> Result<(), docker::Error> {
+        let NetworkPlan::Own { name, mtu, ipv6 } = &self.plan.network else { return Ok(()) };
+        self.network
+            .get_or_try_init(|| async {
+                self.engine
+                    .client()
+                    .create_network(spec::network(&self.plan, name, *mtu, *ipv6))
+                    .await
+                    .map(|_| ())
+                    .map_err(docker::Error::of("create the network", name))
+            })
+            .await
+            .map(|()| ())
+    }
+
+    /// Waits for the services' addresses, where names must be written into `/etc/hosts`.
+    async fn hosts(&self) -> Vec<String> {
+        let mut hosts = self.hosts.subscribe();
+        hosts.wait_for(Option::is_some).await.ok().and_then(|h| h.clone()).unwrap_or_default()
+    }
+
+    /// Creates, attaches to and starts a container.
+    async fn start_attached(
+        &self,
+        name: &str,
+        platform: Option<&str>,
+        body: bollard::models::ContainerCreateBody,
+    ) -> Result<Attached, docker::Error> {
+        self.create(name, platform, body).await?;
+        self.attach_and_start(name).await
+    }
+
+    async fn create(
+        &self,
+        name: &str,
+        platform: Option<&str>,
+        body: bollard::models::ContainerCreateBody,
+    ) -> Result<(), docker::Error> {
+        let mut options = CreateContainerOptionsBuilder::new().name(name);
+        if let Some(platform) = platform {
+            options = options.platform(platform);
+        }
+        self.engine
+            .client()
+            .create_container(Some(options.build()), body)
+            .await
+            .map(|_| ())
+            .map_err(docker::Error::of("create the container", name))
+    }
+
+    /// Attaches before the start, so that no output is missed.
+    async fn attach_and_start(&self, name: &str) -> Result<Attached, docker::Error> {
+        let attached = Attached::new(self.engine.client(), name).await?;
+        self.network_ready().await?;
+        self.engine
+            .client()
+            .start_container(name, None)
+            .await
+            .map_err(docker::Error::of("start the container", name))?;
+        Ok(attached)
+    }
+}

@@ -1,0 +1,119 @@
+//! Two branches of a job's preparation run at once, and both have something to say; a trace is read
+//! from top to bottom. The second branch speaks through a curtain: what it says is held until the
+//! first has finished, and goes straight to the trace from then on.
+
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use crate::trace::{Channel, Source, Trace, Voice, Writer};
+
+/// What is held at most, in bytes; beyond it the curtain rises early, as order is a nicety and
+/// memory is not.
+const HELD_LIMIT: usize = 1 << 20;
+
+/// Something for the trace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// A section begins, with its title.
+    Begin {
+        /// Name.
+        name: String,
+        /// Title.
+        title: String,
+    },
+    /// A section ends.
+    End(String),
+    /// A line of ours.
+    Plain(String),
+    /// A line of ours, in green.
+    Info(String),
+    /// A warning.
+    Warning(String),
+    /// An error.
+    Error(String),
+    /// A program's stdout.
+    Out(Bytes),
+    /// A program's stderr.
+    Err(Bytes),
+}
+
+/// See the module.
+pub struct Curtain {
+    state: Mutex<State>,
+}
+
+struct State {
+    held: Option<Vec<Said>>,
+    size: usize,
+    voice: Voice,
+    out: Writer,
+    err: Writer,
+}
+
+impl Curtain {
+    /// A curtain that is down.
+    #[must_use]
+    pub fn new(trace: &Trace) -> Self {
+        Self {
+            state: Mutex::new(State {
+                held: Some(Vec::new()),
+                size: 0,
+                voice: trace.voice(),
+                out: trace.writer(Source::Job, Channel::Out),
+                err: trace.writer(Source::Job, Channel::Err),
+            }),
+        }
+    }
+
+    /// Says something, now or when the curtain rises.
+    pub fn say(&self, said: Said) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(held) = &mut state.held else { return state.show(&said) };
+        let size = match &said {
+            Said::Out(bytes) | Said::Err(bytes) => bytes.len(),
+            _ => 0,
+        };
+        held.push(said);
+        state.size += size;
+        if state.size > HELD_LIMIT {
+            state.rise();
+        }
+    }
+
+    /// Shows what was held; from now on nothing is.
+    pub fn rise(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).rise();
+    }
+
+    /// Ends the streams of programs: a section ends, or the job.
+    pub fn flush(&self, trace: &Trace) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.out = trace.writer(Source::Job, Channel::Out);
+        state.err = trace.writer(Source::Job, Channel::Err);
+    }
+}
+
+impl State {
+    fn rise(&mut self) {
+        for said in self.held.take().unwrap_or_default() {
+            self.show(&said);
+        }
+    }
+
+    fn show(&mut self, said: &Said) {
+        match said {
+            Said::Begin { name, title } => {
+                self.voice.section_start(name);
+                self.voice.title(title);
+            }
+            Said::End(name) => self.voice.section_end(name),
+            Said::Plain(text) => self.voice.plain(text),
+            Said::Info(text) => self.voice.info(text),
+            Said::Warning(text) => self.voice.warning(text),
+            Said::Error(text) => self.voice.error(text),
+            Said::Out(bytes) => self.out.write(bytes),
+            Said::Err(bytes) => self.err.write(bytes),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! A container's standard streams.
+
+use std::pin::Pin;
+
+use bollard::{
+    Docker, container::LogOutput, errors::Error as EngineError,
+    query_parameters::AttachContainerOptionsBuilder,
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use crate::docker;
+
+/// Streams of an attached container. They end with the container.
+pub(super) struct Attached {
+    container: String,
+    output: Pin<Box<dyn Stream<Item = Result<LogOutput, EngineError>> + Send>>,
+    input: Pin<Box<dyn AsyncWrite + Send>>,
+}
+
+/// A piece of output.
+pub(super) enum Piece {
+    Out(Bytes),
+    Err(Bytes),
+}
+
+impl Attached {
+    /// Attaches to a container that has not started yet, so that nothing of its output is missed.
+    pub(super) async fn new(engine: &Docker, container: &str) -> Result<Self, docker::Error> {
+        let options = AttachContainerOptionsBuilder::new()
+            .stream(true)
+            .stdin(true)
+            .stdout(true)
+            .stderr(true)
+            .build();
+        let streams = engine
+            .attach_container(container, Some(options))
+            .await
+            .map_err(docker::Error::of("attach to the container", container))?;
+        Ok(Self { container: container.to_owned(), output: streams.output, input: streams.input })
+    }
+
+    /// The next piece of output; `None` when the container has ended. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Result<Option<Piece>, docker::Error> {
+        loop {
+            let piece = match self.output.next().await {
+                None => return Ok(None),
+                Some(Err(source)) => {
+                    return Err(docker::Error::of(
+                        "read the output of the container",
+                        &self.container,
+                    )(source));
+                }
+                Some(Ok(piece)) => piece,
+            };
+            match piece {
+                LogOutput::StdOut { message } | LogOutput::Console { message } => {
+                    return Ok(Some(Piece::Out(message)));
+                }
+                LogOutput::StdErr { message } => return Ok(Some(Piece::Err(message))),
+                LogOutput::StdIn { .. } => {}
+            }
+        }
+    }
+
+    /// Writes to the container's stdin.
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), docker::Error> {
+        let written = async {
+            self.input.write_all(bytes).await?;
+            self.input.flush().await
+        };
+        written.await.map_err(|error| self.input_error(error))
+    }
+
+    /// Writes to the container's stdin and ends it, while reading what the container says.
+    pub(super) fn split(self) -> (Output, Input) {
+        let Self { container, output, input } = self;
+        (
+            Output(Self {
+                container: container.clone(),
+                output,
+                input: Box::pin(tokio::io::sink()),
+            }),
+            Input { container, input },
+        )
+    }
+
+    fn input_error(&self, error: std::io::Error) -> docker::Error {
+        docker::Error::of("write to the container", &self.container)(EngineError::IOError {
+            err: error,
+        })
+    }
+}
+
+/// The reading half.
+pub(super) struct Output(Attached);
+
+impl Output {
+    /// See [`Attached::next`].
+    pub(super) async fn next(&mut self) -> Result<Option<Piece>, docker::Error> {
+        self.0.next().await
+    }
+}
+
+/// The writing half.
+pub(super) struct Input {
+    container: String,
+    input: Pin<Box<dyn AsyncWrite + Send>>,
+}
+
+impl Input {
+    /// Writes all and ends the container's stdin.
+    pub(super) async fn finish(mut self, bytes: &[u8]) -> Result<(), docker::Error> {
+        let written = async {
+            self.input.write_all(bytes).await?;
+            self.input.shutdown().await
+        };
+        written.await.map_err(|err| {
+            docker::Error::of("write to the container", self.container)(EngineError::IOError {
+                err,
+            })
+        })
+    }
+}

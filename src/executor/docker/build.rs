@@ -1,0 +1,208 @@
+//! The build container: the job's image, with a shell that is given one script after another.
+//!
+//! Its shell is started while the sources are still fetched, and waits for its script on stdin. For
+//! a later script the same container is started again: what the first wrote to its file system is
+//! there, its processes are not.
+
+use std::{sync::Arc, time::Duration};
+
+use bollard::{
+    exec::StartExecOptions,
+    models::ExecConfig,
+    query_parameters::{KillContainerOptionsBuilder, WaitContainerOptionsBuilder},
+};
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
+use crate::{
+    docker::{self, image::Image},
+    plan::script::EndMark,
+    trace::Writer,
+};
+
+use super::{
+    Docker, ExecutorError,
+    attach::{Attached, Piece},
+    spec,
+};
+
+/// How long processes may take to end by themselves when a script is stopped (docker stop: 10 s).
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// How long the engine may take to see that a container has ended, once its shell has.
+const END_GRACE: Duration = Duration::from_secs(60);
+
+/// Sends SIGTERM to every process but the first and itself. Shells differ in how they take it.
+const TERMINATE_ALL: &str = "kill -TERM -1 2>/dev/null || kill -s TERM -- -1";
+
+/// A job's build container.
+pub struct Build {
+    docker: Arc<Docker>,
+    image: Image,
+    state: State,
+}
+
+enum State {
+    /// Created; its entrypoint must find the sources when it runs.
+    Created,
+    /// Its shell waits for a script.
+    Waiting(Attached),
+    /// A script ran in it; it ends, or has ended.
+    Used,
+}
+
+/// How a script ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScriptEnd {
+    /// Exit code, 0 for success.
+    pub exit_code: i32,
+}
+
+impl Build {
+    /// Creates the container, and starts it where nothing but a shell runs in it.
+    pub(super) async fn new(docker: Arc<Docker>, image: Image) -> Result<Self, ExecutorError> {
+        let hosts = docker.hosts().await;
+        let plan = &docker.plan;
+        let body = spec::build(plan, &docker.runner, image.reference(), &hosts);
+        docker.create(&plan.names.build, plan.image.platform.as_deref(), body).await?;
+        let asked = plan.image.entrypoint.as_ref();
+        let entrypoint = match asked.filter(|_| !docker.runner.docker.disable_entrypoint_overwrite)
+        {
+            Some(entrypoint) => entrypoint.as_slice(),
+            None => image.entrypoint.as_slice(),
+        };
+        let state = if entrypoint.iter().all(String::is_empty) {
+            State::Waiting(docker.attach_and_start(&plan.names.build).await?)
+        } else {
+            State::Created
+        };
+        Ok(Self { docker, image, state })
+    }
+
+    /// The image it is made of.
+    #[must_use]
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Whether its processes are root's.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        let user = self.docker.plan.image.user.as_deref().unwrap_or(&self.image.user);
+        matches!(user.split(':').next(), Some("" | "0" | "root") | None)
+    }
+
+    /// Runs a script to its end. Not cancel-safe: after a drop, [`Build::stop`] comes next.
+    ///
+    /// # Errors
+    /// When the engine fails; a script that fails is a [`ScriptEnd`] with a code.
+    pub async fn run(
+        &mut self,
+        script: &str,
+        mark: &EndMark,
+        out: &mut Writer,
+        err: &mut Writer,
+    ) -> Result<ScriptEnd, ExecutorError> {
+        let name = &self.docker.plan.names.build;
+        let attached = match std::mem::replace(&mut self.state, State::Used) {
+            State::Waiting(attached) => attached,
+            State::Created => self.docker.attach_and_start(name).await?,
+            State::Used => {
+                self.ended().await?;
+                self.docker.attach_and_start(name).await?
+            }
+        };
+        let (mut output, input) = attached.split();
+        let (mut out_end, mut err_end) = (mark.seeker(), mark.seeker());
+        let read = async {
+            while out_end.code().is_none() || err_end.code().is_none() {
+                match output.next().await? {
+                    Some(Piece::Out(bytes)) => out_end.push(&bytes, |b| out.write(b)),
+                    Some(Piece::Err(bytes)) => err_end.push(&bytes, |b| err.write(b)),
+                    None => break,
+                }
+            }
+            out.write(&out_end.rest());
+            err.write(&err_end.rest());
+            Ok::<_, docker::Error>(out_end.code().or(err_end.code()))
+        };
+        let write = input.finish(script.as_bytes());
+        let (code, written) = tokio::join!(read, write);
+        match code? {
+            Some(exit_code) => Ok(ScriptEnd { exit_code }),
+            // The shell did not come to its end: it was killed, or the entrypoint ran something
+            // else. The container's own end decides; a script that nobody read is no error then.
+            None => {
+                if let Err(error) = written {
+                    tracing::debug!(error = %docker::chain(&error), "script was not read to its end");
+                }
+                Ok(ScriptEnd { exit_code: self.ended().await? })
+            }
+        }
+    }
+
+    /// Waits for the container's end; its exit code.
+    async fn ended(&self) -> Result<i32, ExecutorError> {
+        let name = &self.docker.plan.names.build;
+        let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
+        let mut end = self.docker.engine.client().wait_container(name, Some(options));
+        let code = match timeout(END_GRACE, end.next()).await {
+            Ok(Some(Ok(end))) => end.status_code,
+            Ok(Some(Err(bollard::errors::Error::DockerContainerWaitError { code, .. }))) => code,
+            Ok(Some(Err(error))) => {
+                let error = docker::Error::of("wait for the container", name)(error);
+                return Err(if error.is_not_found() { ExecutorError::Gone } else { error.into() });
+            }
+            Ok(None) | Err(_) => {
+                self.kill().await?;
+                137
+            }
+        };
+        Ok(i32::try_from(code).unwrap_or(1))
+    }
+
+    /// Ends whatever runs in the container: asks first, then kills. What was written to its file
+    /// system stays for `after_script`.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub async fn stop(&mut self) -> Result<(), ExecutorError> {
+        self.state = State::Used;
+        let client = self.docker.engine.client();
+        let name = &self.docker.plan.names.build;
+        let config = ExecConfig {
+            cmd: Some(["sh", "-c", TERMINATE_ALL].map(str::to_owned).to_vec()),
+            user: Some("0".to_owned()),
+            ..ExecConfig::default()
+        };
+        let asked = async {
+            let exec = client.create_exec(name, config).await?;
+            let options = StartExecOptions { detach: true, ..StartExecOptions::default() };
+            client.start_exec(&exec.id, Some(options)).await
+        };
+        if let Err(error) = asked.await {
+            // It may have ended in this moment.
+            tracing::debug!(%error, "script could not be asked to end");
+        }
+        match timeout(STOP_GRACE, self.ended()).await {
+            Ok(ended) => ended.map(|_| ()),
+            Err(_) => {
+                self.kill().await?;
+                self.ended().await.map(|_| ())
+            }
+        }
+    }
+
+    async fn kill(&self) -> Result<(), docker::Error> {
+        let name = &self.docker.plan.names.build;
+        let options = KillContainerOptionsBuilder::new().signal("KILL").build();
+        match self.docker.engine.client().kill_container(name, Some(options)).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let error = docker::Error::of("kill the container", name)(error);
+                // Not running any more is what was wanted.
+                if error.is_conflict() || error.is_not_found() { Ok(()) } else { Err(error) }
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Removal of what a job made. It carries on past errors, and does not mind what is gone already.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bollard::query_parameters::{
+    ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder,
+    RemoveContainerOptionsBuilder, RemoveVolumeOptions,
+};
+use futures_util::future;
+use tokio::time::sleep;
+
+use crate::{
+    docker::{Engine, Error},
+    ledger::Thing,
+    plan::{
+        NetworkPlan, Plan,
+        names::{INSTANCE_LABEL, LABEL_PREFIX},
+    },
+};
+
+use super::spec;
+
+/// How often the removal of something in use is tried, and the pause between two tries: the engine
+/// needs a moment to let go of a network or volume after its last container.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// All that a plan makes, in the ledger's words.
+#[must_use]
+pub fn things(plan: &Plan) -> Vec<Thing> {
+    let services = plan.services.iter().map(|service| service.container.clone());
+    let mut things: Vec<Thing> = services
+        .chain([plan.names.build.clone(), plan.names.helper.clone()])
+        .map(Thing::Container)
+        .collect();
+    if let NetworkPlan::Own { name, .. } = &plan.network {
+        things.push(Thing::Network(name.clone()));
+    }
+    things.extend(plan.mounts.temporary().map(|volume| Thing::Volume(volume.name.clone())));
+    things
+}
+
+/// How containers are removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Anonymous {
+    /// Their anonymous volumes go too (`volume_keep` says otherwise).
+    pub remove: bool,
+}
+
+/// Removes things; gives all that could not be.
+pub async fn remove(engine: &Engine, things: &[Thing], anonymous: Anonymous) -> Vec<Error> {
+    let containers = things.iter().filter_map(|thing| match thing {
+        Thing::Container(name) => Some(remove_container(engine, name, anonymous)),
+        Thing::Network(_) | Thing::Volume(_) => None,
+    });
+    let mut errors: Vec<Error> =
+        future::join_all(containers).await.into_iter().filter_map(Result::err).collect();
+    let rest = things.iter().map(|thing| async move {
+        match thing {
+            Thing::Container(_) => Ok(()),
+            Thing::Network(name) => remove_network(engine, name).await,
+            Thing::Volume(name) => remove_volume(engine, name).await,
+        }
+    });
+    errors.extend(future::join_all(rest).await.into_iter().filter_map(Result::err));
+    errors
+}
+
+/// What carries this longshore's mark on the engine, and the job's when one is named: a request
+/// that was under way when a job was stopped may have made something after it was removed.
+///
+/// # Errors
+/// When the engine cannot list them.
+pub async fn marked(
+    engine: &Engine,
+    instance: &str,
+    job: Option<crate::ids::JobId>,
+) -> Result<Vec<Thing>, Error> {
+    let job_label = format!("{LABEL_PREFIX}.job.id");
+    let reusable_label = format!("{LABEL_PREFIX}.reusable");
+    let job = job.map(|job| job.to_string());
+    let mut labels = BTreeMap::from([(INSTANCE_LABEL, instance)]);
+    if let Some(job) = &job {
+        labels.insert(&job_label, job);
+    }
+    let client = engine.client();
+    let filters = spec::label_filter(&labels);
+    let containers = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+    let networks = ListNetworksOptionsBuilder::new().filters(&filters).build();
+    // Volumes bear no job's number, as later jobs may use them again; temporary ones say so.
+    labels.remove(job_label.as_str());
+    labels.insert(&reusable_label, "false");
+    let filters = spec::label_filter(&labels);
+    let volumes = ListVolumesOptionsBuilder::new().filters(&filters).build();
+    let (containers, networks) = future::try_join(
+        async {
+            client
+                .list_containers(Some(containers))
+                .await
+                .map_err(Error::of("list the containers", ""))
+        },
+        async {
+            client.list_networks(Some(networks)).await.map_err(Error::of("list the networks", ""))
+        },
+    )
+    .await?;
+    let mut things: Vec<Thing> =
+        containers.into_iter().filter_map(|c| c.id).map(Thing::Container).collect();
+    things.extend(networks.into_iter().filter_map(|n| n.id).map(Thing::Network));
+    if job.is_none() {
+        let volumes =
+            client.list_volumes(Some(volumes)).await.map_err(Error::of("list the volumes", ""))?;
+        let names = volumes.volumes.unwrap_or_default().into_iter().map(|v| v.name);
+        things.extend(names.map(Thing::Volume));
+    }
+    Ok(things)
+}
+
+async fn remove_container(engine: &Engine, name: &str, anonymous: Anonymous) -> Result<(), Error> {
+    until_free(|| async {
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(anonymous.remove).build();
+        engine
+            .client()
+            .remove_container(name, Some(options))
+            .await
+            .map_err(Error::of("remove the container", name))
+    })
+    .await
+}
+
+async fn remove_network(engine: &Engine, name: &str) -> Result<(), Error> {
+    until_free(|| async {
+        engine.client().remove_network(name).await.map_err(Error::of("remove the network", name))
+    })
+    .await
+}
+
+async fn remove_volume(engine: &Engine, name: &str) -> Result<(), Error> {
+    until_free(|| async {
+        engine
+            .client()
+            .remove_volume(name, None::<RemoveVolumeOptions>)
+            .await
+            .map_err(Error::of("remove the volume", name))
+    })
+    .await
+}
+
+/// Removes something that may be gone already, or in use for a moment more.
+async fn until_free<F, R>(attempt: F) -> Result<(), Error>
+where
+    F: Fn() -> R,
+    R: Future<Output = Result<(), Error>>,
+{
+    let mut tries = 1;
+    loop {
+        match attempt().await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) => {
+                let busy = error.is_conflict() || matches!(error.status(), Some(403 | 500));
+                if !busy || tries == TRIES {
+                    return Err(error);
+                }
+                tries += 1;
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}

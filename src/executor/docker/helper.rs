@@ -1,0 +1,184 @@
+//! The helper container, seen from outside: started once, asked for one task after another.
+
+use std::{collections::VecDeque, io};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use tokio::sync::mpsc;
+
+use crate::{
+    docker,
+    executor::curtain::{Curtain, Said},
+    protocol::{CHUNK, Decoder, Done, Frame, Task},
+};
+
+use super::attach::{Attached, Piece};
+
+/// How much of what the helper program itself complained of is kept, in bytes.
+const COMPLAINT_LIMIT: usize = 4096;
+
+/// A running helper.
+pub struct Helper {
+    attached: Attached,
+    decoder: Decoder,
+    /// What the program wrote to its stderr, the last of it.
+    complaint: VecDeque<u8>,
+}
+
+/// Why the helper did not do its task, as against a task that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HelperError {
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] docker::Error),
+    /// It ended in the middle.
+    #[error("the helper container ended before its task did{}", said(complaint))]
+    Ended {
+        /// What it last wrote.
+        complaint: String,
+    },
+    /// What it wrote is not the protocol.
+    #[error("the helper container does not speak as one{}", said(complaint))]
+    Protocol {
+        /// What it last wrote.
+        complaint: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file it was to be given could not be read.
+    #[error("cannot read what the helper was to be given")]
+    Source {
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn said(complaint: &str) -> String {
+    if complaint.is_empty() { String::new() } else { format!("; it said: {complaint}") }
+}
+
+impl Helper {
+    pub(super) fn new(attached: Attached) -> Self {
+        Self { attached, decoder: Decoder::default(), complaint: VecDeque::new() }
+    }
+
+    /// Runs a task that neither takes nor gives a file.
+    ///
+    /// # Errors
+    /// When the helper or the engine fails; a task that failed is a [`Done`] with a code.
+    pub async fn run(&mut self, task: &Task, curtain: &Curtain) -> Result<Done, HelperError> {
+        self.ask(task).await?;
+        self.answer(curtain, None).await
+    }
+
+    /// Runs a task that takes a file.
+    ///
+    /// # Errors
+    /// As [`Helper::run`], or when `file` fails.
+    pub async fn give(
+        &mut self,
+        task: &Task,
+        file: impl Stream<Item = io::Result<Bytes>>,
+        curtain: &Curtain,
+    ) -> Result<Done, HelperError> {
+        self.ask(task).await?;
+        let mut file = std::pin::pin!(file);
+        while let Some(piece) = file.next().await {
+            let mut piece = piece.map_err(|source| HelperError::Source { source })?;
+            while !piece.is_empty() {
+                let part = piece.split_to(piece.len().min(CHUNK));
+                self.attached.write(&Frame::Data(part).encode()).await?;
+            }
+        }
+        self.attached.write(&Frame::End.encode()).await?;
+        self.answer(curtain, None).await
+    }
+
+    /// Runs a task that gives a file; its pieces go to `file` as they come. When nobody wants them
+    /// any more, the rest is thrown away.
+    ///
+    /// # Errors
+    /// As [`Helper::run`].
+    pub async fn take(
+        &mut self,
+        task: &Task,
+        file: mpsc::Sender<io::Result<Bytes>>,
+        curtain: &Curtain,
+    ) -> Result<Done, HelperError> {
+        self.ask(task).await?;
+        self.answer(curtain, Some(file)).await
+    }
+
+    async fn ask(&mut self, task: &Task) -> Result<(), HelperError> {
+        let json = serde_json::to_vec(task).map_err(|error| HelperError::Protocol {
+            complaint: String::new(),
+            source: error.into(),
+        })?;
+        self.attached.write(&Frame::Task(json.into()).encode()).await?;
+        Ok(())
+    }
+
+    async fn answer(
+        &mut self,
+        curtain: &Curtain,
+        mut file: Option<mpsc::Sender<io::Result<Bytes>>>,
+    ) -> Result<Done, HelperError> {
+        loop {
+            match self.next_frame().await? {
+                Frame::Output(text) => curtain.say(Said::Out(text)),
+                Frame::ErrorOutput(text) => curtain.say(Said::Err(text)),
+                Frame::Data(piece) => {
+                    if let Some(wanted) = &file
+                        && wanted.send(Ok(piece)).await.is_err()
+                    {
+                        file = None;
+                    }
+                }
+                Frame::End => file = None,
+                Frame::Done(json) => {
+                    if let Some(wanted) = file.take() {
+                        // The task failed before its file was whole: who reads it must know.
+                        let cut =
+                            io::Error::new(io::ErrorKind::UnexpectedEof, "the file is not whole");
+                        if wanted.send(Err(cut)).await.is_err() {
+                            tracing::debug!("nobody wanted the file any more");
+                        }
+                    }
+                    return serde_json::from_slice(&json)
+                        .map_err(|error| self.protocol_error(error.into()));
+                }
+                Frame::Task(_) => {
+                    return Err(self.protocol_error(io::Error::other("it sent a task")));
+                }
+            }
+        }
+    }
+
+    async fn next_frame(&mut self) -> Result<Frame, HelperError> {
+        loop {
+            match self.decoder.next_frame() {
+                Ok(Some(frame)) => return Ok(frame),
+                Ok(None) => {}
+                Err(error) => return Err(self.protocol_error(error)),
+            }
+            match self.attached.next().await? {
+                Some(Piece::Out(bytes)) => self.decoder.push(&bytes),
+                Some(Piece::Err(bytes)) => {
+                    self.complaint.extend(bytes.iter());
+                    let excess = self.complaint.len().saturating_sub(COMPLAINT_LIMIT);
+                    self.complaint.drain(..excess);
+                }
+                None => return Err(HelperError::Ended { complaint: self.complaint() }),
+            }
+        }
+    }
+
+    fn complaint(&self) -> String {
+        let bytes: Vec<u8> = self.complaint.iter().copied().collect();
+        String::from_utf8_lossy(&bytes).trim().to_owned()
+    }
+
+    fn protocol_error(&self, source: io::Error) -> HelperError {
+        HelperError::Protocol { complaint: self.complaint(), source }
+    }
+}

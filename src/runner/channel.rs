@@ -1,0 +1,90 @@
+//! A job's line to its server.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    api::{
+        Client, PatchReply, RemoteState, UpdateOutcome, UpdateReply,
+        wire::{Info, JobState, JobUpdate, TraceOutput},
+    },
+    ids::JobId,
+    job::outcome::FailureReason,
+    secret::Secret,
+    trace::JobServer,
+};
+
+/// See the module.
+#[derive(Clone)]
+pub(super) struct Channel {
+    pub(super) client: Arc<Client>,
+    pub(super) info: Arc<Info>,
+    pub(super) job: JobId,
+    pub(super) token: Secret,
+    /// The trace is one of debugging, which the server shows to fewer people.
+    pub(super) debug_trace: bool,
+}
+
+/// What the server says when a job is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Acknowledged {
+    /// The job is ours.
+    Go,
+    /// It is being canceled.
+    Canceled,
+    /// It is not wanted any more; nothing else is to be sent.
+    Unwanted,
+}
+
+impl Channel {
+    /// Tells the server that the job is taken (`PUT state=running`), before anything of it runs.
+    pub(super) async fn acknowledge(&self) -> Acknowledged {
+        let reply = self.update(JobState::Running, None, None, TraceOutput::default()).await;
+        match (reply.outcome, reply.remote) {
+            (UpdateOutcome::Abort, _) | (_, Some(RemoteState::Canceled)) => Acknowledged::Unwanted,
+            (_, Some(RemoteState::Canceling)) => Acknowledged::Canceled,
+            // A server that cannot be reached now may be when the job has ended.
+            (
+                UpdateOutcome::Success
+                | UpdateOutcome::Accepted
+                | UpdateOutcome::TraceInvalid
+                | UpdateOutcome::Failed,
+                None,
+            ) => Acknowledged::Go,
+        }
+    }
+
+    /// Gives a job back that was canceled before it began: no trace, the reason as it is.
+    pub(super) async fn give_back_canceled(&self) {
+        let reason = FailureReason::JobCanceled.as_str().to_owned();
+        let output = TraceOutput { checksum: Some("crc32:00000000".to_owned()), bytesize: None };
+        let reply = self.update(JobState::Failed, Some(reason), None, output).await;
+        tracing::debug!(outcome = ?reply.outcome, "job was canceled before it began");
+    }
+}
+
+impl JobServer for Channel {
+    async fn patch_trace(&self, start: u64, chunk: Bytes) -> PatchReply {
+        self.client.patch_trace(self.job, &self.token, self.debug_trace, start, chunk).await
+    }
+
+    async fn update(
+        &self,
+        state: JobState,
+        reason: Option<String>,
+        exit_code: Option<i32>,
+        output: TraceOutput,
+    ) -> UpdateReply {
+        let update = JobUpdate {
+            info: &self.info,
+            token: &self.token,
+            state,
+            failure_reason: reason,
+            checksum: output.checksum.clone(),
+            output,
+            exit_code: exit_code.filter(|code| *code != 0),
+        };
+        self.client.update_job(self.job, &update).await
+    }
+}

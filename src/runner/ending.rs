@@ -1,0 +1,142 @@
+//! How a job ended, and what is said of it: to its author in the trace, to the server, to the
+//! operator.
+
+use crate::{
+    api::wire::JobState,
+    docker,
+    executor::docker::{ExecutorError, helper::HelperError},
+    job::{
+        InvalidJob,
+        outcome::{FailureReason, Outcome, StopReason},
+    },
+    ledger::StateError,
+    plan::PlanError,
+    trace::{Final, Voice},
+};
+
+/// The system failed, as against a script that did.
+#[derive(Debug)]
+pub(super) struct SystemFailure {
+    pub(super) reason: FailureReason,
+    /// What failed and why, in one line.
+    pub(super) error: String,
+    /// What the reader can do.
+    pub(super) hint: Option<String>,
+    pub(super) exit_code: Option<i32>,
+    /// Whether it may go better when tried again.
+    pub(super) is_passing: bool,
+}
+
+/// How a job or a stage ended.
+pub(super) type Ending = Result<Outcome, SystemFailure>;
+
+impl SystemFailure {
+    fn of(reason: FailureReason, error: &(dyn std::error::Error + 'static)) -> Self {
+        Self {
+            reason,
+            error: docker::chain(error),
+            hint: None,
+            exit_code: None,
+            is_passing: false,
+        }
+    }
+}
+
+impl From<ExecutorError> for SystemFailure {
+    fn from(error: ExecutorError) -> Self {
+        let mut failure = Self::of(error.failure_reason(), &error);
+        failure.hint = error.hint().map(str::to_owned);
+        failure.is_passing = error.is_passing();
+        failure
+    }
+}
+
+impl From<HelperError> for SystemFailure {
+    fn from(error: HelperError) -> Self {
+        ExecutorError::from(error).into()
+    }
+}
+
+impl From<docker::ConnectError> for SystemFailure {
+    fn from(error: docker::ConnectError) -> Self {
+        let mut failure = Self::of(FailureReason::RunnerSystemFailure, &error);
+        failure.hint = error.hint().map(str::to_owned);
+        failure.is_passing = true;
+        failure
+    }
+}
+
+impl From<docker::auth::AuthError> for SystemFailure {
+    fn from(error: docker::auth::AuthError) -> Self {
+        Self::of(FailureReason::RunnerConfigurationError, &error)
+    }
+}
+
+impl From<PlanError> for SystemFailure {
+    fn from(error: PlanError) -> Self {
+        Self::of(error.failure_reason(), &error)
+    }
+}
+
+impl From<StateError> for SystemFailure {
+    fn from(error: StateError) -> Self {
+        let mut failure = Self::of(FailureReason::RunnerSystemFailure, &error);
+        failure.hint = Some("the build host's disk may be full".to_owned());
+        failure
+    }
+}
+
+impl From<InvalidJob> for SystemFailure {
+    /// Exit code 3 is what the incumbent gives (gitlab-job-api.md §5.9).
+    fn from(error: InvalidJob) -> Self {
+        let mut failure = Self::of(FailureReason::RunnerSystemFailure, &error);
+        failure.exit_code = Some(3);
+        failure
+    }
+}
+
+/// The last line of the trace.
+pub(super) fn show(ending: &Ending, voice: &Voice) {
+    match ending {
+        Ok(Outcome::Success) => voice.succeeded(),
+        Ok(Outcome::ScriptFailed { exit_code }) => {
+            voice.failed(&format!("exit code {exit_code}"), false);
+        }
+        Ok(Outcome::Stopped(reason)) => voice.failed(&reason.to_string(), false),
+        Err(failure) => {
+            if let Some(hint) = &failure.hint {
+                voice.plain(&format!("hint: {hint}"));
+            }
+            let system = failure.reason == FailureReason::RunnerSystemFailure;
+            voice.failed(&failure.error, system);
+        }
+    }
+}
+
+/// The ending in the server's words.
+pub(super) fn last_word(ending: &Ending, announced: &[String]) -> Final {
+    let failed = |reason: FailureReason, exit_code: Option<i32>| Final {
+        state: JobState::Failed,
+        reason: Some(reason.for_server(announced).to_owned()),
+        exit_code,
+    };
+    match ending {
+        Ok(Outcome::Success) => Final { state: JobState::Success, reason: None, exit_code: None },
+        Ok(Outcome::ScriptFailed { exit_code }) => {
+            failed(FailureReason::ScriptFailure, Some(*exit_code))
+        }
+        Ok(Outcome::Stopped(reason)) => failed(reason.failure_reason(), None),
+        Err(failure) => failed(failure.reason, failure.exit_code),
+    }
+}
+
+/// Whether nothing of the job may run after this.
+pub(super) fn is_hard(reason: &StopReason) -> bool {
+    match reason {
+        StopReason::Canceled => false,
+        StopReason::TimedOut { deadline, .. } => {
+            *deadline != crate::job::outcome::Deadline::Script
+        }
+        StopReason::Aborted | StopReason::Interrupted(_) => true,
+    }
+}

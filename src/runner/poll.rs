@@ -1,0 +1,327 @@
+//! Asks a runner's server for jobs, as often and as many at once as is allowed, and hands each to
+//! whoever runs jobs.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::{JobReply, Received, wire::JobPayload},
+    config::RunnerConfig,
+    ids::JobId,
+    secret::Secret,
+};
+
+use super::{Gate, Runner, gate::Place};
+
+/// A job that came, with the places it holds until it is done.
+pub struct Arrival {
+    /// The job, or what is known of one that cannot be understood.
+    pub job: Arrived,
+    /// Held while the job runs.
+    pub places: Places,
+}
+
+/// See [`Arrival`].
+pub enum Arrived {
+    /// A job.
+    Job(Box<JobPayload>),
+    /// Its payload cannot be understood; its server must be told.
+    Undecodable {
+        /// Its number.
+        id: JobId,
+        /// Its token.
+        token: Secret,
+        /// Why, without the payload's values.
+        error: String,
+    },
+}
+
+/// Places among the process's and the runner's jobs.
+pub struct Places {
+    _process: Place,
+    _runner: Option<Place>,
+}
+
+/// What bounds a runner's polling.
+pub struct Bounds {
+    /// Jobs of the process.
+    pub concurrent: Gate,
+    /// Jobs of the runner; `None` for no limit of its own.
+    pub limit: Option<Gate>,
+    /// One request at least so long after the other.
+    pub interval: Duration,
+    /// The first one after this: runners take turns.
+    pub offset: Duration,
+}
+
+/// Polls until `stop`, which also ends requests under way. Jobs go to `jobs`.
+pub async fn poll(
+    runner: &Runner,
+    bounds: &Bounds,
+    jobs: mpsc::Sender<Arrival>,
+    stop: CancellationToken,
+) {
+    if runner.config.token.is_empty() {
+        tracing::warn!(runner = runner.config.name, "runner has no token and is skipped");
+        return;
+    }
+    let state = Poller {
+        runner,
+        bounds,
+        health: Mutex::new(Health::new(&runner.config, Instant::now())),
+        adaptive: Mutex::new(Adaptive::new(&runner.config)),
+        more: Notify::new(),
+    };
+    let others = (1..runner.config.request_concurrency).map(|number| state.also(number, &jobs));
+    let all = async {
+        tokio::join!(state.regularly(&jobs), futures_util::future::join_all(others))
+    };
+    if stop.run_until_cancelled(all).await.is_some() {
+        tracing::debug!("nobody takes jobs any more");
+    }
+}
+
+struct Poller<'a> {
+    runner: &'a Runner,
+    bounds: &'a Bounds,
+    health: Mutex<Health>,
+    adaptive: Mutex<Adaptive>,
+    /// A job came: there may be more.
+    more: Notify,
+}
+
+impl Poller<'_> {
+    /// Polls at every interval, and at once after a job.
+    async fn regularly(&self, jobs: &mpsc::Sender<Arrival>) {
+        let mut next = Instant::now() + self.bounds.offset;
+        loop {
+            sleep_until(next).await;
+            let paused = lock(&self.health).paused_until(Instant::now());
+            if let Some(until) = paused {
+                next = until;
+                continue;
+            }
+            next = Instant::now() + self.bounds.interval;
+            match self.once(jobs).await {
+                Came::Job if !self.runner.config.strict_check_interval => {
+                    next = Instant::now();
+                    self.more.notify_waiters();
+                }
+                Came::Job | Came::Nothing => {}
+                Came::Gone => return,
+            }
+        }
+    }
+
+    /// Polls beside the others while jobs keep coming, as far as requests at once are allowed.
+    async fn also(&self, number: usize, jobs: &mpsc::Sender<Arrival>) {
+        loop {
+            self.more.notified().await;
+            while lock(&self.adaptive).limit() > number {
+                match self.once(jobs).await {
+                    Came::Job => {}
+                    Came::Nothing => break,
+                    Came::Gone => return,
+                }
+            }
+        }
+    }
+
+    async fn once(&self, jobs: &mpsc::Sender<Arrival>) -> Came {
+        let places = Places {
+            _runner: match &self.bounds.limit {
+                Some(limit) => Some(limit.take().await),
+                None => None,
+            },
+            _process: self.bounds.concurrent.take().await,
+        };
+        let runner = self.runner;
+        let reply = runner.client.request_job(&runner.info, &runner.shared.system_id).await;
+        self.note(&reply);
+        let job = match reply.job {
+            Received::Nothing => return Came::Nothing,
+            Received::Job(job) => Arrived::Job(job),
+            Received::Undecodable { id: Some(id), token: Some(token), error } => {
+                Arrived::Undecodable { id, token, error }
+            }
+            Received::Undecodable { error, .. } => {
+                tracing::error!(error, "a job came that cannot be understood, nor answered");
+                return Came::Nothing;
+            }
+        };
+        if jobs.send(Arrival { job, places }).await.is_err() { Came::Gone } else { Came::Job }
+    }
+
+    fn note(&self, reply: &JobReply) {
+        if let Some(problem) = &reply.problem {
+            tracing::warn!(problem, status = reply.status, "asking for a job failed");
+        }
+        let came = matches!(reply.job, Received::Job(_));
+        lock(&self.adaptive).note(came, reply.retried);
+        let paused = lock(&self.health).note(reply.healthy, Instant::now());
+        if paused {
+            tracing::error!(
+                pause = ?self.runner.config.unhealthy_interval,
+                "server refuses the runner's token again and again; the runner is paused"
+            );
+        }
+    }
+}
+
+enum Came {
+    Job,
+    Nothing,
+    /// Nobody takes jobs any more.
+    Gone,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Consecutive refusals, and the pause they lead to (gitlab-job-api.md §4.5).
+struct Health {
+    limit: u32,
+    interval: Duration,
+    failures: u32,
+    last_healthy: Instant,
+}
+
+impl Health {
+    fn new(config: &RunnerConfig, now: Instant) -> Self {
+        Self {
+            limit: config.unhealthy_requests_limit.max(1),
+            interval: config.unhealthy_interval,
+            failures: 0,
+            last_healthy: now,
+        }
+    }
+
+    /// Counts an answer; true when it begins a pause.
+    fn note(&mut self, healthy: bool, now: Instant) -> bool {
+        if healthy {
+            self.failures = 0;
+            self.last_healthy = now;
+            return false;
+        }
+        self.failures += 1;
+        self.failures == self.limit
+    }
+
+    /// When the pause ends; after it, another series is counted.
+    fn paused_until(&mut self, now: Instant) -> Option<Instant> {
+        if self.failures < self.limit {
+            return None;
+        }
+        let until = self.last_healthy + self.interval;
+        if now < until {
+            return Some(until);
+        }
+        self.failures = 0;
+        self.last_healthy = now;
+        None
+    }
+}
+
+/// Requests at once, between 1 and what is configured (gitlab-job-api.md §4.6).
+struct Adaptive {
+    most: usize,
+    adapts: bool,
+    factor: f64,
+}
+
+impl Adaptive {
+    fn new(config: &RunnerConfig) -> Self {
+        let flag = "FF_USE_ADAPTIVE_REQUEST_CONCURRENCY";
+        Self {
+            most: config.request_concurrency.max(1),
+            adapts: config.feature_flags.get(flag).copied().unwrap_or(true),
+            factor: 0.0,
+        }
+    }
+
+    fn note(&mut self, job: bool, retried: bool) {
+        let change = match (retried, job) {
+            (true, _) => 0.5,
+            (false, true) => 1.1,
+            (false, false) => 0.95,
+        };
+        #[expect(clippy::cast_precision_loss, reason = "it is a small number")]
+        let most = self.most as f64;
+        self.factor = (self.factor * change).clamp(1.0, most);
+    }
+
+    fn limit(&self) -> usize {
+        if !self.adapts {
+            return self.most;
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is between 1 and a small number"
+        )]
+        let limit = self.factor.ceil() as usize;
+        limit.clamp(1, self.most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn health() -> Health {
+        Health {
+            limit: 3,
+            interval: Duration::from_mins(60),
+            failures: 0,
+            last_healthy: Instant::now(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn api_49_three_refusals_pause_a_runner_and_polling_resumes_after_the_interval() {
+        let mut health = health();
+        let start = Instant::now();
+        assert!(!health.note(false, start) && !health.note(false, start));
+        assert!(health.note(false, start));
+        assert_eq!(health.paused_until(start), Some(start + Duration::from_mins(60)));
+        tokio::time::advance(Duration::from_mins(60)).await;
+        assert_eq!(health.paused_until(Instant::now()), None);
+        assert!(!health.note(false, Instant::now()));
+    }
+
+    #[tokio::test]
+    async fn api_50_a_healthy_answer_begins_the_count_again() {
+        let mut health = health();
+        let now = Instant::now();
+        for healthy in [false, false, true, false, false] {
+            assert!(!health.note(healthy, now));
+        }
+        assert_eq!(health.paused_until(now), None);
+    }
+
+    #[test]
+    fn api_58_59_requests_at_once_grow_with_jobs_and_shrink_with_errors() {
+        let mut adaptive = Adaptive { most: 4, adapts: true, factor: 0.0 };
+        assert_eq!(adaptive.limit(), 1);
+        for _ in 0..20 {
+            adaptive.note(true, false);
+        }
+        assert_eq!(adaptive.limit(), 4);
+        adaptive.note(true, true);
+        assert_eq!(adaptive.limit(), 2);
+        for _ in 0..20 {
+            adaptive.note(false, false);
+        }
+        assert_eq!(adaptive.limit(), 1);
+        assert_eq!(Adaptive { most: 4, adapts: false, factor: 0.0 }.limit(), 4);
+    }
+}

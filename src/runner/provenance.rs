@@ -1,0 +1,72 @@
+//! The statement of provenance that goes into an artifact (SLSA v1, in-toto v0.1; gitlab-job-api.md
+//! §13.4), but for its subjects: the helper adds those, as it has the files.
+
+use serde_json::json;
+
+use crate::{
+    config::RunnerConfig,
+    job::{Job, variable::parse_bool},
+    plan::{Plan, cache::ArtifactPlan},
+};
+
+/// The statement for an artifact that is to have one.
+pub(super) fn statement(
+    artifact: &ArtifactPlan,
+    plan: &Plan,
+    job: &Job,
+    runner: &RunnerConfig,
+) -> Option<String> {
+    let wanted = plan
+        .variables
+        .value("RUNNER_GENERATE_ARTIFACTS_METADATA")
+        .and_then(parse_bool)
+        .unwrap_or(false);
+    if !wanted || artifact.written_format != "zip" {
+        return None;
+    }
+    let value = |name: &str| plan.variables.value(name).unwrap_or_default();
+    let repository = value("CI_PROJECT_URL");
+    let mut parameters: serde_json::Map<String, serde_json::Value> =
+        plan.variables.iter().map(|v| (v.key.clone(), json!(""))).collect();
+    parameters.insert("entryPoint".into(), json!(job.payload.job_info.name));
+    parameters.insert("source".into(), json!(repository));
+    let version = env!("CARGO_PKG_VERSION");
+    Some(
+        json!({
+            "_type": "https://in-toto.io/Statement/v0.1",
+            "predicateType": "https://slsa.dev/provenance/v1",
+            "subject": [],
+            "predicate": {
+                "buildDefinition": {
+                    "buildType": format!(
+                        "https://gitlab.com/gitlab-org/gitlab-runner/-/blob/{}/PROVENANCE.md",
+                        crate::REVISION
+                    ),
+                    "externalParameters": parameters,
+                    "internalParameters": {
+                        "name": runner.name,
+                        "executor": "docker",
+                        "architecture": std::env::consts::ARCH,
+                        "job": job.id.to_string(),
+                    },
+                    "resolvedDependencies": [{
+                        "uri": repository,
+                        "digest": {"sha256": job.payload.git_info.sha},
+                    }],
+                },
+                "runDetails": {
+                    "builder": {
+                        "id": format!("{repository}/-/runners/{}", value("CI_RUNNER_ID")),
+                        "version": {"longshore": version},
+                    },
+                    "metadata": {
+                        "invocationId": job.id.to_string(),
+                        "startedOn": value("CI_JOB_STARTED_AT"),
+                        "finishedOn": jiff::Timestamp::now().to_string(),
+                    },
+                },
+            },
+        })
+        .to_string(),
+    )
+}

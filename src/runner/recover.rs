@@ -1,0 +1,114 @@
+//! After a crash: jobs that an earlier process was running are over. Their servers are told at once,
+//! and what they made is removed.
+
+use std::sync::Arc;
+
+use crate::{
+    api::Client,
+    config::DockerConfig,
+    docker::{self, Engine},
+    executor::docker::clean_up::{self, Anonymous},
+    job::outcome::FailureReason,
+    ledger::{Entry, JobRecord},
+    trace::{self, Delivery, Limits, Masks, Trace},
+};
+
+use super::{
+    Shared,
+    channel::Channel,
+    ending::{self, SystemFailure},
+};
+
+/// Removes everything on an engine that bears this longshore's mark. For an engine on which no job
+/// of this process has begun yet.
+pub(super) async fn sweep(engine: &Engine, instance: &str) {
+    let things = match clean_up::marked(engine, instance, None).await {
+        Ok(things) => things,
+        Err(error) => {
+            tracing::warn!(error = docker::chain(&error), "leftovers could not be looked for");
+            return;
+        }
+    };
+    if things.is_empty() {
+        return;
+    }
+    tracing::info!(count = things.len(), "removing what an earlier process left");
+    for error in clean_up::remove(engine, &things, Anonymous { remove: true }).await {
+        tracing::warn!(error = docker::chain(&error), "something of an earlier process is left");
+    }
+}
+
+/// Ends a job of an earlier process: tells its server, sees that its things are gone, forgets it.
+pub async fn end_job(
+    shared: &Shared,
+    client: Arc<Client>,
+    info: Arc<crate::api::wire::Info>,
+    engine: &DockerConfig,
+    record: JobRecord,
+    entry: Entry,
+) {
+    let channel = Channel {
+        client,
+        info,
+        job: entry.job,
+        token: entry.token,
+        debug_trace: false,
+    };
+    let told = tell(&channel, &record, &entry.failure_reasons).await;
+    let removed = match shared.engine(engine).await {
+        Ok(engine) => {
+            let errors = clean_up::remove(&engine, &entry.things, Anonymous { remove: true }).await;
+            for error in &errors {
+                tracing::warn!(error = docker::chain(error), "something of the job is left");
+            }
+            errors.is_empty()
+        }
+        Err(error) => {
+            tracing::warn!(error = docker::chain(&error), "engine of the job cannot be reached");
+            false
+        }
+    };
+    if told
+        && removed
+        && let Err(error) = record.close()
+    {
+        tracing::warn!(%error, "job's directory could not be removed");
+    }
+}
+
+/// Sends what of the trace the server has not got, and the end.
+async fn tell(channel: &Channel, record: &JobRecord, announced: &[String]) -> bool {
+    let settings = trace::Settings {
+        limit: 0,
+        timestamps: true,
+        sections: false,
+        masks: Masks::default(),
+    };
+    let trace = match Trace::reopen(&record.trace(), settings) {
+        Ok(trace) => trace,
+        Err(error) => {
+            tracing::warn!(%error, "trace of the job cannot be read");
+            return false;
+        }
+    };
+    let failure = SystemFailure::new(
+        FailureReason::RunnerSystemFailure,
+        "longshore ended while the job was running, and was started again",
+    );
+    let ending = Err(failure);
+    ending::show(&ending, &trace.voice());
+    // The server says how much of the trace it has.
+    let delivery = Delivery::default();
+    let last_word = ending::last_word(&ending, announced);
+    let limits = Limits { passes: 0, until: None };
+    match trace::finish(&trace, channel, &delivery, &last_word, limits).await {
+        Ok(()) => {
+            tracing::info!(job.id = %channel.job, "server was told that the job is over");
+            true
+        }
+        Err(error) => {
+            tracing::error!(job.id = %channel.job, error = docker::chain(&error), "server could not be told that the job is over");
+            false
+        }
+    }
+}

@@ -1,0 +1,630 @@
+//! The story of a job, from the server's payload to the last word about it.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::wire::{JobPayload, TraceOutput},
+    docker::{
+        Engine,
+        auth::{AuthSources, Auths},
+    },
+    executor::{
+        curtain::{Curtain, Said},
+        docker::{
+            Build, Docker,
+            clean_up::{self, Anonymous},
+        },
+    },
+    job::{
+        Job,
+        outcome::{Deadline, JobStatus, Outcome, StopReason},
+    },
+    ledger::{Entry, JobRecord},
+    plan::{self, Place, Plan, StepPlan, script::EndMark},
+    secret::Secret,
+    trace::{
+        self, Channel as Stream, Delivery, Greeting, Limits, Masks, Remote, Source, Trace, Voice,
+    },
+};
+
+use super::{
+    Runner,
+    channel::{Acknowledged, Channel},
+    ending::{self, Ending, SystemFailure},
+    slots::Slot,
+    stages::Stages,
+    stops::{Interrupt, Stops},
+};
+
+/// Tries of a preparation that may go better, and the pause between them (GitLab Runner:
+/// `PreparationRetries`, `RetryDelay`).
+const PREPARE_TRIES: u32 = 3;
+const PREPARE_PAUSE: Duration = Duration::from_secs(3);
+
+/// How long a job's removal may take before it is left to the next start.
+const REMOVAL_DEADLINE: Duration = Duration::from_mins(5);
+
+/// Runs a job to its end at the server. Removal of what it made may go on after this returns; the
+/// runner's `shared.removals` has it.
+pub async fn run(runner: &Arc<Runner>, payload: Box<JobPayload>, interrupt: &Interrupt) {
+    let mut channel = Channel {
+        client: Arc::clone(&runner.client),
+        info: Arc::clone(&runner.info),
+        job: payload.id,
+        token: payload.token.clone(),
+        debug_trace: false,
+    };
+    match channel.acknowledge().await {
+        Acknowledged::Go => {}
+        Acknowledged::Unwanted => return tracing::info!("job is not wanted any more"),
+        Acknowledged::Canceled => return channel.give_back_canceled().await,
+    }
+
+    let announced = payload.features.failure_reasons.clone();
+    let slot =
+        runner.shared.slots.take(&runner.config.short_token(), payload.job_info.project_id);
+    let planned = plan_job(runner, &payload, &slot).await;
+    let record = match begin(runner, &payload, &planned).await {
+        Ok(record) => record,
+        Err(failure) => return refuse(&channel, failure, &announced).await,
+    };
+    let trace = match open_trace(&record, &payload, runner, &planned) {
+        Ok(trace) => trace,
+        Err(error) => {
+            let failure = SystemFailure::spool(&error);
+            return refuse(&channel, failure, &announced).await;
+        }
+    };
+    let voice = trace.voice();
+    greet(&voice, runner, &planned);
+    channel.debug_trace = planned
+        .as_ref()
+        .is_ok_and(|(_, plan)| plan.settings.debug_trace || plan.settings.debug_services);
+
+    // The trace is sent while the job runs; the server's answers may stop the job.
+    let delivery = Delivery::default();
+    let (remote, asked) = watch::channel(Remote::None);
+    let done = CancellationToken::new();
+    let pump = trace::pump(trace.clone(), &channel, delivery.clone(), remote, done.clone());
+    let work = async {
+        let mut made = Made::default();
+        let ending = match &planned {
+            Err(failure) => Err(failure.again()),
+            Ok((job, plan)) => {
+                let stops = Stops::new(job.timeout, asked, interrupt.subscribe());
+                let work = Work { runner, job, plan, trace: &trace, voice: &voice, stops: &stops, record: &record };
+                work.run(&mut made).await
+            }
+        };
+        ending::show(&ending, &voice);
+        done.cancel();
+        (ending, made)
+    };
+    let ((), (ending, made)) = tokio::join!(pump, work);
+
+    // Removal does not wait for the server, nor the server for removal.
+    let plan = planned.ok().map(|(_, plan)| plan);
+    let removal = remove(Arc::clone(runner), plan, made, payload.id, slot);
+    let removal = runner.shared.removals.spawn(removal);
+    let limits = Limits { passes: runner.config.final_update_retry_limit, until: None };
+    let last_word = ending::last_word(&ending, &announced);
+    let delivered = trace::finish(&trace, &channel, &delivery, &last_word, limits).await;
+    log_end(&ending, &delivered);
+    runner.shared.removals.spawn(close(record, delivered.is_ok(), removal));
+}
+
+/// Makes the job and its plan.
+async fn plan_job(
+    runner: &Arc<Runner>,
+    payload: &JobPayload,
+    slot: &Slot,
+) -> Result<(Job, Arc<Plan>), SystemFailure> {
+    let job = Job::try_from(payload.clone())?;
+    let place = Place {
+        system_id: runner.shared.system_id.clone(),
+        instance: runner.shared.state.instance().to_owned(),
+        slot: slot.runner,
+        project_slot: slot.project,
+        random: format!("{:016x}", rand::random::<u64>()),
+        architecture: std::env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64"),
+        server_ca: runner.client.server_ca(),
+        client_certificate: runner.client.client_certificate(),
+    };
+    let plan = plan::plan(&job, &runner.config, &place)?;
+    Ok((job, Arc::new(plan)))
+}
+
+/// Notes the job and all it will make, on disk, before anything is made.
+async fn begin(
+    runner: &Arc<Runner>,
+    payload: &JobPayload,
+    planned: &Result<(Job, Arc<Plan>), SystemFailure>,
+) -> Result<JobRecord, SystemFailure> {
+    let entry = Entry {
+        job: payload.id,
+        token: payload.token.clone(),
+        url: runner.config.url.clone(),
+        runner: runner.config.name.clone(),
+        failure_reasons: payload.features.failure_reasons.clone(),
+        engine: runner.config.docker.host.clone(),
+        things: planned.as_ref().map(|(_, plan)| clean_up::things(plan)).unwrap_or_default(),
+    };
+    let key = format!("{}-{}", runner.config.short_token(), payload.id);
+    let shared = Arc::clone(&runner.shared);
+    match tokio::task::spawn_blocking(move || shared.state.begin(&key, &entry)).await {
+        Ok(record) => Ok(record?),
+        Err(panicked) => Err(SystemFailure::panicked(&panicked)),
+    }
+}
+
+fn open_trace(
+    record: &JobRecord,
+    payload: &JobPayload,
+    runner: &Runner,
+    planned: &Result<(Job, Arc<Plan>), SystemFailure>,
+) -> std::io::Result<Trace> {
+    let phrases: Vec<String> = match planned {
+        Ok((_, plan)) => plan.masks.clone(),
+        Err(_) => payload
+            .variables
+            .iter()
+            .filter(|variable| variable.masked)
+            .map(|variable| variable.value.clone())
+            .collect(),
+    };
+    let flag = |name: &str| planned.as_ref().map_or(true, |(_, plan)| plan.flags.on(name));
+    let settings = trace::Settings {
+        limit: runner.config.output_limit,
+        timestamps: flag("FF_TIMESTAMPS"),
+        sections: payload.features.trace_sections,
+        masks: Masks {
+            phrases: phrases.into_iter().map(Secret::new).collect(),
+            prefixes: payload.features.token_mask_prefixes.clone(),
+            all_default_prefixes: flag("FF_MASK_ALL_DEFAULT_TOKENS"),
+        },
+    };
+    Trace::create(&record.trace(), settings)
+}
+
+fn greet(voice: &Voice, runner: &Runner, planned: &Result<(Job, Arc<Plan>), SystemFailure>) {
+    let flags = planned.as_ref().map(|(_, plan)| plan.flags.changed()).unwrap_or_default();
+    voice.greet(&Greeting {
+        name: "longshore",
+        version: env!("CARGO_PKG_VERSION"),
+        revision: crate::REVISION,
+        runner: &runner.config.name,
+        token: &runner.config.short_token(),
+        system_id: &runner.shared.system_id,
+        flags: &flags,
+    });
+    for warning in planned.iter().flat_map(|(_, plan)| &plan.warnings) {
+        voice.warning(warning);
+    }
+}
+
+/// A job for which there is no trace: its end is said all the same.
+async fn refuse(channel: &Channel, failure: SystemFailure, announced: &[String]) {
+    tracing::error!(error = failure.error, "job cannot be run");
+    let last_word = ending::last_word(&Err(failure), announced);
+    let output = TraceOutput { checksum: Some("crc32:00000000".to_owned()), bytesize: None };
+    let reply = trace::JobServer::update(
+        channel,
+        last_word.state,
+        last_word.reason,
+        last_word.exit_code,
+        output,
+    )
+    .await;
+    tracing::debug!(outcome = ?reply.outcome, "server was told");
+}
+
+/// What a job has made, as far as its removal must know.
+#[derive(Default)]
+struct Made {
+    /// Set once something may be there.
+    engine: Option<Engine>,
+    /// Something may have been under way when the job was stopped.
+    uncertain: bool,
+}
+
+/// A job at work.
+struct Work<'a> {
+    runner: &'a Arc<Runner>,
+    job: &'a Job,
+    plan: &'a Arc<Plan>,
+    trace: &'a Trace,
+    voice: &'a Voice,
+    stops: &'a Stops,
+    record: &'a JobRecord,
+}
+
+/// What is ready before the first script.
+struct Ready<'a> {
+    build: Build,
+    stages: Option<Stages<'a>>,
+    /// How sources, caches and artifacts were got.
+    outcome: Outcome,
+}
+
+impl<'a> Work<'a> {
+    async fn run(&self, made: &mut Made) -> Ending {
+        let curtain = Curtain::new(self.trace);
+        let prepared = tokio::select! {
+            prepared = self.prepare_with_tries(&curtain, made) => prepared,
+            reason = self.stops.any() => {
+                made.uncertain = true;
+                Ok(Err(Outcome::Stopped(reason)))
+            }
+        };
+        let mut ready = match prepared {
+            Ok(Ok(ready)) => ready,
+            Ok(Err(outcome)) => return Ok(outcome),
+            Err(failure) => {
+                made.uncertain = true;
+                return Err(failure);
+            }
+        };
+        let ending = tokio::select! {
+            ending = self.run_scripts(&mut ready, &curtain) => ending,
+            reason = self.stops.hard() => Ok(Outcome::Stopped(reason)),
+        };
+        if let Ok(Outcome::Stopped(reason)) = &ending
+            && ending::is_hard(reason)
+        {
+            made.uncertain = true;
+        }
+        ending
+    }
+
+    /// Prepares, and again after a failure that may pass.
+    async fn prepare_with_tries<'b>(
+        &'b self,
+        curtain: &'b Curtain,
+        made: &mut Made,
+    ) -> Result<Result<Ready<'b>, Outcome>, SystemFailure> {
+        let mut tries = 1;
+        loop {
+            let prepared = match self.runner.config.prepare_timeout {
+                None => self.prepare(curtain, made).await,
+                Some(limit) => match timeout(limit, self.prepare(curtain, made)).await {
+                    Ok(prepared) => prepared,
+                    Err(_) => {
+                        let deadline = Deadline::Prepare;
+                        made.uncertain = true;
+                        return Ok(Err(Outcome::Stopped(StopReason::TimedOut { deadline, after: limit })));
+                    }
+                },
+            };
+            match prepared {
+                Err(failure) if failure.is_passing && tries < PREPARE_TRIES => {
+                    self.voice.error(&format!("Preparation failed: {}", failure.error));
+                    self.voice.plain(&format!("Will be retried in {}s ...", PREPARE_PAUSE.as_secs()));
+                    if let Some(engine) = &made.engine {
+                        log_errors(&clean_up::remove(engine, &clean_up::things(self.plan), self.anonymous()).await);
+                    }
+                    tokio::time::sleep(PREPARE_PAUSE).await;
+                    tries += 1;
+                }
+                prepared => return prepared,
+            }
+        }
+    }
+
+    /// Two branches at once: images, services and the build container; and, with the helper,
+    /// sources, caches and artifacts.
+    async fn prepare<'b>(
+        &'b self,
+        curtain: &'b Curtain,
+        made: &mut Made,
+    ) -> Result<Result<Ready<'b>, Outcome>, SystemFailure> {
+        const NAME: &str = "prepare_executor";
+        self.voice.section_start(NAME);
+        self.voice.title("Preparing the \"docker\" executor");
+        self.voice.plain(&format!("Using Docker executor with image {} ...", self.plan.image.name));
+        let engine = self.runner.shared.engine(&self.runner.config.docker).await?;
+        made.engine = Some(engine.clone());
+        let auths = self.credentials().await?;
+        let config = Arc::clone(&self.runner.config);
+        let docker = Arc::new(Docker::new(engine, Arc::clone(self.plan), config, auths));
+
+        let first = async {
+            let build = docker.prepare(self.voice).await?;
+            self.voice.section_end(NAME);
+            curtain.rise();
+            Ok::<_, SystemFailure>(build)
+        };
+        let second = self.with_helper(&docker, curtain);
+        let mut first = std::pin::pin!(first);
+        let mut second = std::pin::pin!(second);
+        let (build, (mut stages, outcome)) = tokio::select! {
+            build = &mut first => (build?, second.await?),
+            got = &mut second => {
+                let (stages, outcome) = got?;
+                if outcome != Outcome::Success {
+                    // No script will run: images and services are not waited for.
+                    self.voice.section_end(NAME);
+                    curtain.rise();
+                    return Ok(Err(self.after_failed_sources(stages, outcome).await?));
+                }
+                (first.await?, (stages, outcome))
+            }
+        };
+        if stages.is_none() && !build.is_root() {
+            stages = Some(self.start_helper(&docker, curtain).await?);
+        }
+        Ok(Ok(Ready { build, stages, outcome }))
+    }
+
+    async fn credentials(&self) -> Result<Arc<Auths>, SystemFailure> {
+        let variable = |name: &str| std::env::var_os(name).map(std::path::PathBuf::from);
+        let sources = AuthSources {
+            variable: self.plan.variables.content("DOCKER_AUTH_CONFIG"),
+            docker_config: variable("DOCKER_CONFIG"),
+            home: variable("HOME"),
+            payload: &self.job.payload.credentials,
+            path: std::env::var_os("PATH"),
+        };
+        let (auths, warnings) = Auths::load(&sources).await?;
+        for warning in warnings {
+            self.voice.warning(&warning);
+        }
+        Ok(Arc::new(auths))
+    }
+
+    /// What the helper does before the script.
+    async fn with_helper<'b>(
+        &'b self,
+        docker: &Arc<Docker>,
+        curtain: &'b Curtain,
+    ) -> Result<(Option<Stages<'b>>, Outcome), SystemFailure> {
+        const NAME: &str = "prepare_script";
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        curtain.say(Said::Begin { name: NAME.into(), title: "Preparing environment".into() });
+        curtain.say(Said::Plain(format!("Running on {} via {host}...", self.plan.names.host)));
+        curtain.say(Said::End(NAME.into()));
+        if !self.plan.needs_helper {
+            return Ok((None, Outcome::Success));
+        }
+        let mut stages = self.start_helper(docker, curtain).await?;
+        let before = stages.before_script();
+        let outcome = match self.runner.config.get_sources_timeout {
+            None => before.await?,
+            Some(limit) => match timeout(limit, before).await {
+                Ok(ending) => ending?,
+                Err(_) => Outcome::Stopped(StopReason::TimedOut {
+                    deadline: Deadline::Sources,
+                    after: limit,
+                }),
+            },
+        };
+        Ok((Some(stages), outcome))
+    }
+
+    async fn start_helper<'b>(
+        &'b self,
+        docker: &Arc<Docker>,
+        curtain: &'b Curtain,
+    ) -> Result<Stages<'b>, SystemFailure> {
+        let helper = docker.start_helper(curtain, self.voice).await?;
+        Ok(Stages {
+            helper,
+            curtain,
+            plan: self.plan,
+            job: self.job,
+            runner: &self.runner.config,
+            client: &self.runner.client,
+            spool: self.record.directory().to_owned(),
+        })
+    }
+
+    /// Sources that failed end the job; what is to be kept of a failed job is kept.
+    async fn after_failed_sources(
+        &self,
+        stages: Option<Stages<'_>>,
+        outcome: Outcome,
+    ) -> Result<Outcome, SystemFailure> {
+        if let (Some(mut stages), Outcome::ScriptFailed { .. }) = (stages, &outcome) {
+            self.keep_results(&mut stages, false).await?;
+            stages.clean_up().await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Scripts, then what is kept of them.
+    async fn run_scripts(&self, ready: &mut Ready<'_>, curtain: &Curtain) -> Ending {
+        if ready.outcome != Outcome::Success {
+            let stages = ready.stages.take();
+            return Ok(self.after_failed_sources(stages, ready.outcome.clone()).await?);
+        }
+        let mut outcome = self.run_steps(&mut ready.build).await?;
+        if let Outcome::Stopped(reason) = &outcome
+            && ending::is_hard(reason)
+        {
+            return Ok(outcome);
+        }
+        if !self.plan.after_script.is_empty() {
+            let after = self.run_after_script(&mut ready.build, &outcome).await?;
+            if outcome == Outcome::Success && !self.plan.settings.after_script_ignore_errors {
+                outcome = after;
+            }
+        }
+        if let Some(stages) = &mut ready.stages {
+            curtain.flush(self.trace);
+            let kept = self.keep_results(stages, outcome == Outcome::Success).await?;
+            stages.clean_up().await?;
+            if outcome == Outcome::Success {
+                outcome = kept;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Caches, then artifacts; the first failure counts.
+    async fn keep_results(&self, stages: &mut Stages<'_>, succeeded: bool) -> Ending {
+        let saved = stages.save_caches(succeeded).await?;
+        let uploaded = stages.upload_artifacts(succeeded).await?;
+        Ok(if saved == Outcome::Success { uploaded } else { saved })
+    }
+
+    /// The job's steps, up to the first that fails or to a stop.
+    async fn run_steps(&self, build: &mut Build) -> Ending {
+        let limit = self.plan.settings.script_timeout;
+        let steps = async {
+            for step in &self.plan.steps {
+                let outcome = self.run_step(build, step).await?;
+                if outcome != Outcome::Success {
+                    return Ok(outcome);
+                }
+            }
+            Ok::<_, SystemFailure>(Outcome::Success)
+        };
+        let ended = async {
+            match limit {
+                None => std::future::pending().await,
+                Some(after) => {
+                    tokio::time::sleep(after).await;
+                    StopReason::TimedOut { deadline: Deadline::Script, after }
+                }
+            }
+        };
+        let reason = tokio::select! {
+            ending = steps => return ending,
+            reason = self.stops.any() => reason,
+            reason = ended => reason,
+        };
+        if ending::is_hard(&reason) {
+            return Ok(Outcome::Stopped(reason));
+        }
+        if reason == StopReason::Canceled {
+            self.voice.warning("script canceled externally (UI, API)");
+        } else {
+            self.voice.warning(&reason.to_string());
+        }
+        build.stop().await?;
+        Ok(Outcome::Stopped(reason))
+    }
+
+    async fn run_step(&self, build: &mut Build, step: &StepPlan) -> Ending {
+        self.voice.section_start(&step.stage);
+        self.voice.title(&format!("Executing \"{}\" stage of the job script", step.stage));
+        let image = build.image();
+        self.voice.plain(&format!("Using docker image {} for {} ...", image.id, self.plan.image.name));
+        let nonce = nonce();
+        let script = self.plan.step_script(step, &self.runner.config, &nonce);
+        let outcome = self.run_script(build, &script, &nonce).await?;
+        self.voice.section_end(&step.stage);
+        Ok(outcome)
+    }
+
+    async fn run_after_script(&self, build: &mut Build, outcome: &Outcome) -> Ending {
+        const NAME: &str = "after_script";
+        self.voice.section_start(NAME);
+        self.voice.title("Running after_script");
+        let nonce = nonce();
+        let script = self.plan.after_script(JobStatus::after(outcome), &nonce);
+        let limit = self.plan.settings.after_script_timeout.min(self.stops.left());
+        let after = match timeout(limit, self.run_script(build, &script, &nonce)).await {
+            Ok(ending) => ending?,
+            Err(_) => {
+                build.stop().await?;
+                self.voice.warning(&format!(
+                    "after_script took longer than {} seconds and was stopped",
+                    limit.as_secs()
+                ));
+                Outcome::ScriptFailed { exit_code: 1 }
+            }
+        };
+        if let Outcome::ScriptFailed { exit_code } = &after
+            && self.plan.settings.after_script_ignore_errors
+        {
+            self.voice.warning(&format!(
+                "after_script failed, but job will continue unaffected: exit code {exit_code}"
+            ));
+        }
+        self.voice.section_end(NAME);
+        Ok(after)
+    }
+
+    async fn run_script(&self, build: &mut Build, script: &str, nonce: &str) -> Ending {
+        let mut out = self.trace.writer(Source::Job, Stream::Out);
+        let mut err = self.trace.writer(Source::Job, Stream::Err);
+        let end = build.run(script, &EndMark::new(nonce), &mut out, &mut err).await?;
+        Ok(match end.exit_code {
+            0 => Outcome::Success,
+            exit_code => Outcome::ScriptFailed { exit_code },
+        })
+    }
+
+    fn anonymous(&self) -> Anonymous {
+        Anonymous { remove: !self.runner.config.docker.volume_keep }
+    }
+}
+
+/// A word that no script can guess.
+fn nonce() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}
+
+/// Removes what a job made. True when nothing is left; the job's numbers are free after it.
+async fn remove(
+    runner: Arc<Runner>,
+    plan: Option<Arc<Plan>>,
+    made: Made,
+    job: crate::ids::JobId,
+    slot: Slot,
+) -> bool {
+    let (Some(plan), Some(engine)) = (plan, made.engine) else { return true };
+    let anonymous = Anonymous { remove: !runner.config.docker.volume_keep };
+    let removal = async {
+        let mut errors = clean_up::remove(&engine, &clean_up::things(&plan), anonymous).await;
+        if made.uncertain {
+            match clean_up::marked(&engine, runner.shared.state.instance(), Some(job)).await {
+                Ok(late) => errors.extend(clean_up::remove(&engine, &late, anonymous).await),
+                Err(error) => errors.push(error),
+            }
+        }
+        errors
+    };
+    let removed = match timeout(REMOVAL_DEADLINE, removal).await {
+        Ok(errors) => {
+            log_errors(&errors);
+            errors.is_empty()
+        }
+        Err(_) => {
+            tracing::warn!("removal of the job's containers took too long; the next start goes on");
+            false
+        }
+    };
+    drop(slot);
+    removed
+}
+
+/// Forgets the job once its server has its end and nothing of it is left.
+async fn close(record: JobRecord, delivered: bool, removal: tokio::task::JoinHandle<bool>) {
+    let removed = removal.await.unwrap_or(false);
+    if delivered && removed {
+        if let Err(error) = record.close() {
+            tracing::warn!(%error, "job's directory could not be removed");
+        }
+    }
+}
+
+fn log_errors(errors: &[crate::docker::Error]) {
+    for error in errors {
+        tracing::warn!(error = crate::docker::chain(error), "something of the job is left");
+    }
+}
+
+fn log_end(ending: &Ending, delivered: &Result<(), trace::FinishError>) {
+    match ending {
+        Ok(Outcome::Success) => tracing::info!("job succeeded"),
+        Ok(outcome) => tracing::info!(?outcome, "job failed"),
+        Err(failure) => tracing::warn!(error = failure.error, "job failed: system failure"),
+    }
+    if let Err(error) = delivered {
+        tracing::error!(error = crate::docker::chain(error), "job's end could not be delivered");
+    }
+}
