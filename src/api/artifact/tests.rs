@@ -3,7 +3,7 @@ use std::cell::Cell;
 use futures_util::TryStreamExt;
 
 use super::*;
-use crate::api::test_server::{Reply, Server};
+use crate::api::test_server::{Reply, Server, client, settings};
 
 fn token() -> Secret {
     Secret::new("glcbt-secret")
@@ -134,13 +134,13 @@ async fn the_deadline_of_an_answer_begins_when_the_content_is_out() {
     let server = Server::start(|n, _| if n == 0 { Reply::status(201) } else { Reply::Hang }).await;
     let client = server.client();
     let archive = ArtifactUpload {
-        response_header_timeout: Duration::from_millis(100),
+        response_header_timeout: Duration::from_millis(400),
         ..archive("zip", "")
     };
     // Time is what this is about, so time has to pass.
     let slow = || {
         let wait = async {
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            tokio::time::sleep(Duration::from_millis(600)).await;
             Ok::<_, std::io::Error>("late")
         };
         Some(Body::wrap_stream(futures_util::stream::once(wait)))
@@ -149,7 +149,7 @@ async fn the_deadline_of_an_answer_begins_when_the_content_is_out() {
     assert_eq!(reply.outcome, UploadOutcome::Stored);
     let reply = client.upload_artifact(JobId(7), &token(), &archive, content).await;
     assert_eq!((reply.outcome, reply.status), (UploadOutcome::Failed, None));
-    assert!(reply.problem.unwrap().contains("within 0.1 s"));
+    assert!(reply.problem.unwrap().contains("within 0.4 s"));
 }
 
 #[tokio::test]
@@ -246,4 +246,30 @@ async fn a_download_that_breaks_off_is_an_error() {
     let download = server.client().download_artifact(JobId(7), &token(), false).await.unwrap();
     assert_eq!(download.length, Some(100));
     assert!(bytes(download).await.is_err());
+}
+
+#[tokio::test]
+async fn api_139_an_answer_before_the_content_is_read_is_heard() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut tasks = tokio::task::JoinSet::new();
+    // As nginx does: it answers at the headers, and reads nothing more.
+    tasks.spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = [0; 512];
+        let _ = stream.read(&mut head).await.unwrap();
+        let answer = b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        stream.shutdown().await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let endless = || {
+        let zeros = || Ok::<_, std::io::Error>(Bytes::from_static(&ZEROS));
+        Some(Body::wrap_stream(futures_util::stream::repeat_with(zeros)))
+    };
+    let client = client(settings(&url));
+    let reply = client.upload_artifact(JobId(7), &token(), &archive("zip", ""), endless).await;
+    assert_eq!((reply.outcome, reply.status), (UploadOutcome::TooLarge, Some(413)));
 }

@@ -145,6 +145,31 @@ fn api_22_the_verified_chain_has_the_leaf_and_the_root() {
     assert_eq!(chain.trim_end(), chain);
 }
 
+#[test]
+fn api_22_without_a_ca_file_the_chain_of_the_servers_own_connection_is_kept() {
+    let ca = ca("private");
+    let leaf = CertificateParams::new(vec!["gitlab.example.com".to_owned(), "s3".to_owned()]);
+    let leaf = leaf.unwrap().signed_by(&KeyPair::generate().unwrap(), &ca).unwrap();
+    let verifier = |own| {
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.der().clone()).unwrap();
+        Verifier::new(roots, own, &provider(), &Url::parse("https://gitlab.example.com").unwrap())
+    };
+    let verify = |verifier: &Verifier, name: &'static str| {
+        let name = ServerName::try_from(name).unwrap();
+        verifier.verify_server_cert(leaf.der(), &[], &name, &[], UnixTime::now())
+    };
+    let from_system = verifier(Vec::new());
+    verify(&from_system, "s3").unwrap();
+    assert_eq!(from_system.chain(), None);
+    verify(&from_system, "gitlab.example.com").unwrap();
+    assert_eq!(from_system.chain().unwrap(), pem(leaf.der()));
+    verify(&from_system, "other.example.com").unwrap_err();
+    let from_file = verifier(vec![ca.der().clone()]);
+    verify(&from_file, "gitlab.example.com").unwrap();
+    assert_eq!(from_file.chain(), None);
+}
+
 #[tokio::test]
 async fn api_23_plain_http_hands_nothing_to_jobs() {
     let server = Server::start(|_, _| Reply::status(204)).await;
