@@ -1,3 +1,4 @@
 //! GitLab's runner API: what is sent (`wire`) and how (`client`).
 
+pub mod reply;
 pub mod wire;
