@@ -9,9 +9,11 @@ pub const REVISION: &str = match option_env!("LONGSHORE_REVISION") {
 pub mod api;
 pub mod config;
 pub mod executor;
+
 pub mod ids;
 pub mod job;
 pub mod ledger;
 pub mod plan;
 pub mod protocol;
 pub mod secret;
+pub mod trace;

@@ -33,7 +33,7 @@ pub enum UpdateOutcome {
 }
 
 /// The answer to an update.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct UpdateReply {
     /// What came of it.
     pub outcome: UpdateOutcome,
@@ -66,7 +66,7 @@ pub enum PatchOutcome {
 }
 
 /// The answer to a piece of trace.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PatchReply {
     /// What came of it.
     pub outcome: PatchOutcome,

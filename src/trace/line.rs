@@ -1,0 +1,242 @@
+//! The lines that the runner itself writes, and its section markers, byte for byte as GitLab
+//! Runner's: users' log parsers and GitLab's own viewer read them.
+
+use std::{
+    fmt::Write as _,
+    sync::{Arc, Mutex},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use super::{Lane, Trace};
+use crate::ids::ShortToken;
+
+/// What every line ends with.
+const END: &str = "\x1b[0;m\n";
+/// What a plain line begins with, and what ends a section marker.
+const CLEAR: &str = "\x1b[0K";
+const BOLD_GREEN: &str = "\x1b[32;1m";
+const BOLD_CYAN: &str = "\x1b[36;1m";
+const BOLD_RED: &str = "\x1b[31;1m";
+const YELLOW: &str = "\x1b[0;33m";
+const RESET: &str = "\x1b[0;m";
+
+/// Writes the runner's lines; clones write to the same stream.
+#[derive(Clone)]
+pub struct Voice {
+    trace: Trace,
+    lane: Arc<Mutex<Lane>>,
+}
+
+/// What the first lines of a trace say.
+#[derive(Debug, Clone, Copy)]
+pub struct Greeting<'a> {
+    /// Program.
+    pub name: &'a str,
+    /// Its version.
+    pub version: &'a str,
+    /// Its commit.
+    pub revision: &'a str,
+    /// The runner's description.
+    pub runner: &'a str,
+    /// What may be shown of its token.
+    pub token: &'a ShortToken,
+    /// The machine.
+    pub system_id: &'a str,
+    /// Feature flags that differ from their defaults.
+    pub flags: &'a [(&'a str, bool)],
+}
+
+impl Voice {
+    pub(super) fn new(trace: Trace, lane: Arc<Mutex<Lane>>) -> Self {
+        Self { trace, lane }
+    }
+
+    /// A line of each part in one write, so that no other stream comes between.
+    fn say(&self, parts: &[&str]) {
+        self.trace.write(&self.lane, parts.concat().as_bytes());
+    }
+
+    /// A line without colour.
+    pub fn plain(&self, text: &str) {
+        self.say(&[CLEAR, text, END]);
+    }
+
+    /// A green line.
+    pub fn info(&self, text: &str) {
+        self.say(&[BOLD_GREEN, text, END]);
+    }
+
+    /// A yellow line that begins with `WARNING: `.
+    pub fn warning(&self, text: &str) {
+        self.say(&[YELLOW, "WARNING: ", text, END]);
+    }
+
+    /// A red line that begins with `ERROR: `.
+    pub fn error(&self, text: &str) {
+        self.say(&[BOLD_RED, "ERROR: ", text, END]);
+    }
+
+    /// The heading of a stage, in cyan.
+    pub fn title(&self, text: &str) {
+        self.say(&[CLEAR, BOLD_CYAN, text, RESET, END]);
+    }
+
+    /// Marks that the section `name` begins; nothing if the server does not know sections.
+    pub fn section_start(&self, name: &str) {
+        self.mark("section_start", name);
+    }
+
+    /// Marks that it ends.
+    pub fn section_end(&self, name: &str) {
+        self.mark("section_end", name);
+    }
+
+    fn mark(&self, marker: &str, name: &str) {
+        if self.trace.inner.sections {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            self.say(&[marker, ":", &now.to_string(), ":", name, "\r", CLEAR]);
+        }
+    }
+
+    /// The first lines of a trace.
+    pub fn greet(&self, greeting: &Greeting<'_>) {
+        let Greeting { name, version, revision, runner, token, system_id, flags } = greeting;
+        self.plain(&format!("Running with {name} {version} ({revision})"));
+        self.plain(&format!("  on {runner} {token}, system ID: {system_id}"));
+        if !flags.is_empty() {
+            let mut line = String::from("  feature flags: ");
+            for (n, (flag, on)) in flags.iter().enumerate() {
+                let comma = if n == 0 { "" } else { ", " };
+                let _ = write!(line, "{comma}{flag}:{on}");
+            }
+            self.plain(&line);
+        }
+    }
+
+    /// The last line of a job that succeeded.
+    pub fn succeeded(&self) {
+        self.info("Job succeeded");
+    }
+
+    /// The last line of a job that failed; `system` if it was not the job's fault.
+    pub fn failed(&self, reason: &str, system: bool) {
+        let whose = if system { " (system failure)" } else { "" };
+        self.error(&format!("Job failed{whose}: {reason}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            Masks, Settings,
+            tests::{plain, text},
+        },
+        *,
+    };
+
+    fn said(speak: impl FnOnce(&Voice)) -> String {
+        let (_dir, trace) = plain(Masks::default());
+        speak(&trace.voice());
+        text(&trace)
+    }
+
+    fn greeting<'a>(token: &'a ShortToken, flags: &'a [(&'a str, bool)]) -> Greeting<'a> {
+        Greeting {
+            name: "longshore",
+            version: "0.1.0",
+            revision: "1a2b3c4d",
+            runner: "builder-7",
+            token,
+            system_id: "s_9f86d081884c",
+            flags,
+        }
+    }
+
+    #[test]
+    fn lines_have_the_colours_of_gitlab_runner() {
+        assert_eq!(said(|v| v.plain("a")), "\x1b[0Ka\x1b[0;m\n");
+        assert_eq!(said(|v| v.info("a")), "\x1b[32;1ma\x1b[0;m\n");
+        assert_eq!(said(|v| v.warning("a")), "\x1b[0;33mWARNING: a\x1b[0;m\n");
+        assert_eq!(said(|v| v.error("a")), "\x1b[31;1mERROR: a\x1b[0;m\n");
+        assert_eq!(said(|v| v.title("a")), "\x1b[0K\x1b[36;1ma\x1b[0;m\x1b[0;m\n");
+    }
+
+    #[test]
+    fn api_74_the_first_lines_name_program_and_runner() {
+        let token = ShortToken::of("ABCDEFGHIJKL");
+        assert_eq!(
+            said(|v| v.greet(&greeting(&token, &[]))),
+            "\x1b[0KRunning with longshore 0.1.0 (1a2b3c4d)\x1b[0;m\n\
+             \x1b[0K  on builder-7 ABCDEFGHI, system ID: s_9f86d081884c\x1b[0;m\n"
+        );
+    }
+
+    #[test]
+    fn docker_192_the_first_lines_list_the_flags_that_were_changed() {
+        let token = ShortToken::of("t");
+        let flags = [("FF_A", true), ("FF_B", false)];
+        let said = said(|v| v.greet(&greeting(&token, &flags)));
+        assert_eq!(
+            said.lines().nth(2),
+            Some("\x1b[0K  feature flags: FF_A:true, FF_B:false\x1b[0;m")
+        );
+    }
+
+    #[test]
+    fn api_95_docker_193_the_last_line_has_the_result() {
+        assert_eq!(said(Voice::succeeded), "\x1b[32;1mJob succeeded\x1b[0;m\n");
+        assert_eq!(
+            said(|v| v.failed("exit code 2", false)),
+            "\x1b[31;1mERROR: Job failed: exit code 2\x1b[0;m\n"
+        );
+        assert_eq!(
+            said(|v| v.failed("no disk", true)),
+            "\x1b[31;1mERROR: Job failed (system failure): no disk\x1b[0;m\n"
+        );
+    }
+
+    fn with(timestamps: bool, sections: bool) -> (tempfile::TempDir, Trace) {
+        let settings = Settings { limit: 0, timestamps, sections, masks: Masks::default() };
+        let dir = tempfile::tempdir().unwrap();
+        let trace = Trace::create(&dir.path().join("trace"), settings).unwrap();
+        (dir, trace)
+    }
+
+    fn section(voice: &Voice) {
+        voice.section_start("prepare_executor");
+        voice.title("Preparing");
+        voice.section_end("prepare_executor");
+    }
+
+    #[test]
+    fn api_75_docker_191_without_sections_there_are_no_markers() {
+        let (_dir, trace) = with(false, false);
+        section(&trace.voice());
+        assert_eq!(text(&trace), "\x1b[0K\x1b[36;1mPreparing\x1b[0;m\x1b[0;m\n");
+    }
+
+    #[test]
+    fn api_76_docker_191_a_section_has_a_start_and_an_end_in_order() {
+        let text = said(section);
+        let marks: Vec<_> = text.split('\r').collect();
+        let [start, end, rest] = marks[..] else { panic!("{text:?}") };
+        assert_eq!(rest, "\x1b[0K");
+        let (before, end) = end.split_once("section_end:").unwrap();
+        assert_eq!(before, "\x1b[0K\x1b[0K\x1b[36;1mPreparing\x1b[0;m\x1b[0;m\n");
+        let start = start.strip_prefix("section_start:").unwrap();
+        let (start, end) = (start.split_once(':').unwrap(), end.split_once(':').unwrap());
+        assert_eq!((start.1, end.1), ("prepare_executor", "prepare_executor"));
+        assert!(start.0.parse::<u64>().unwrap() <= end.0.parse().unwrap());
+    }
+
+    #[test]
+    fn a_title_goes_on_where_its_marker_ended() {
+        let (_dir, trace) = with(true, true);
+        section(&trace.voice());
+        let text = text(&trace);
+        let ends: Vec<_> = text.lines().map(|line| &line[28..32]).collect();
+        assert_eq!(ends, ["00O ", "00O+", "00O "]);
+        assert!(text.lines().all(|line| line[..26].parse::<jiff::civil::DateTime>().is_ok()));
+    }
+}

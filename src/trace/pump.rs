@@ -1,0 +1,448 @@
+//! Sends the trace while the job runs, keeps the job alive at the server while there is nothing to
+//! send, and hears from its answers that the job is to stop.
+//!
+//! Unlike GitLab Runner's, it wakes when there is output, not when an interval has passed: the
+//! first lines are at the server a moment after they were written, and a silent job costs nothing
+//! but the request that keeps it alive.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{JobServer, Trace};
+use crate::api::{PatchOutcome, RemoteState, UpdateOutcome, wire::JobState};
+
+/// Between two requests, until the server says otherwise.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// No interval of the server's is taken to be longer.
+const LONGEST_INTERVAL: Duration = Duration::from_mins(15);
+/// How long the server may hear nothing of a job.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long output is gathered before it is sent, if it could be sent at once.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// How the server wants a job to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Remote {
+    /// By itself.
+    #[default]
+    None,
+    /// Now, with what follows a failed script.
+    Cancel,
+    /// Now, with nothing more.
+    Abort,
+}
+
+/// How much of a trace the server has; clones are the same. It outlives the pump, so that the
+/// final delivery goes on where the pump was, however the pump ended.
+#[derive(Debug, Clone, Default)]
+pub struct Delivery(Arc<AtomicU64>);
+
+impl Delivery {
+    /// The server has `offset` bytes. After a crash, when that is not known, begin at 0: the server
+    /// then says what it has.
+    #[must_use]
+    pub fn starting_at(offset: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(offset)))
+    }
+
+    /// Where to go on sending.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set(&self, offset: u64) {
+        self.0.store(offset, Ordering::Release);
+    }
+}
+
+/// Time between two requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Interval(Duration);
+
+impl Interval {
+    /// Before the server said anything.
+    pub(super) fn new() -> Self {
+        Self(INTERVAL)
+    }
+
+    /// What an answer says of it.
+    pub(super) fn heard(&mut self, said: Option<Duration>) {
+        if let Some(said) = said.filter(|said| !said.is_zero()) {
+            self.0 = said.min(LONGEST_INTERVAL);
+        }
+    }
+
+    /// Its length.
+    pub(super) fn get(self) -> Duration {
+        self.0
+    }
+}
+
+/// Sends `trace` to `server` until `stop`, which is heeded between requests, or until the server
+/// refuses the job. `remote` is told once of each wish to stop, and never less than before.
+///
+/// Not safe to drop while it runs: what a request had sent would be sent again.
+pub async fn pump(
+    trace: Trace,
+    server: &impl JobServer,
+    delivery: Delivery,
+    remote: watch::Sender<Remote>,
+    stop: CancellationToken,
+) {
+    let now = Instant::now();
+    let mut pump = Pump {
+        interval: Interval::new(),
+        sendable: now,
+        silent_until: now + INTERVAL,
+        trace,
+        server,
+        delivery,
+        remote,
+    };
+    while let Some(work) = stop.run_until_cancelled(pump.work()).await {
+        let goes_on = match work {
+            Work::Send => pump.send().await,
+            Work::Touch => pump.touch().await,
+        };
+        if !goes_on {
+            return;
+        }
+    }
+}
+
+/// What is due.
+enum Work {
+    Send,
+    Touch,
+}
+
+struct Pump<'a, S> {
+    trace: Trace,
+    server: &'a S,
+    delivery: Delivery,
+    remote: watch::Sender<Remote>,
+    interval: Interval,
+    /// No request before this.
+    sendable: Instant,
+    /// Without output, one then.
+    silent_until: Instant,
+}
+
+impl<S: JobServer> Pump<'_, S> {
+    /// Waits for something to do.
+    async fn work(&self) -> Work {
+        tokio::select! {
+            biased;
+            () = self.trace.longer_than(self.delivery.offset()) => {}
+            () = sleep_until(self.silent_until.max(self.sendable)) => return Work::Touch,
+        }
+        sleep_until(self.sendable.max(Instant::now() + GATHER)).await;
+        Work::Send
+    }
+
+    /// Sends a chunk; whether to go on.
+    async fn send(&mut self) -> bool {
+        let start = self.delivery.offset();
+        let chunk = match self.trace.chunk(start).await {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the trace's file");
+                self.pause(None);
+                return true;
+            }
+        };
+        let end = start + chunk.len() as u64;
+        let reply = self.server.patch_trace(start, chunk).await;
+        self.pause(reply.interval);
+        let goes_on = self.hear(reply.remote, reply.outcome == PatchOutcome::Abort);
+        match reply.outcome {
+            PatchOutcome::Accepted => self.arrived(end),
+            PatchOutcome::Mismatch { next } => self.arrived(next),
+            PatchOutcome::NotFound | PatchOutcome::Abort | PatchOutcome::Failed => {}
+        }
+        goes_on
+    }
+
+    /// Tells the server that the job is alive; whether to go on.
+    async fn touch(&mut self) -> bool {
+        let output = self.trace.output();
+        let reply = self.server.update(JobState::Running, None, None, output).await;
+        self.pause(reply.interval);
+        if reply.outcome == UpdateOutcome::Success {
+            self.silent_until = Instant::now() + SILENCE;
+        }
+        self.hear(reply.remote, reply.outcome == UpdateOutcome::Abort)
+    }
+
+    fn pause(&mut self, said: Option<Duration>) {
+        self.interval.heard(said);
+        self.sendable = Instant::now() + self.interval.get();
+    }
+
+    fn arrived(&mut self, offset: u64) {
+        self.delivery.set(offset);
+        self.silent_until = Instant::now() + SILENCE;
+    }
+
+    /// Passes on a wish to stop; whether to go on.
+    fn hear(&mut self, said: Option<RemoteState>, refused: bool) -> bool {
+        let wish = match said {
+            Some(RemoteState::Canceled) => Remote::Abort,
+            _ if refused => Remote::Abort,
+            Some(RemoteState::Canceling) => Remote::Cancel,
+            None => Remote::None,
+        };
+        self.remote.send_if_modified(|known| {
+            let more = *known < wish;
+            *known = wish.max(*known);
+            more
+        });
+        wish != Remote::Abort
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::{
+        super::{
+            Channel, Masks, Source, Writer,
+            fake::{Asked, Fake, every, patch, patch_with, update},
+            tests::plain,
+        },
+        *,
+    };
+    use crate::api::{PatchReply, UpdateReply};
+
+    /// A job: what it does, while the pump runs; then the pump is stopped.
+    struct Job {
+        server: Fake,
+        trace: Trace,
+        delivery: Delivery,
+        remote: watch::Receiver<Remote>,
+    }
+
+    async fn job<F: Future<Output = ()>>(
+        patches: impl IntoIterator<Item = PatchReply>,
+        updates: impl IntoIterator<Item = UpdateReply>,
+        life: impl FnOnce(Writer) -> F,
+    ) -> Job {
+        let (_dir, trace) = plain(Masks::default());
+        let server = Fake::new(patches, updates);
+        let (delivery, stop) = (Delivery::default(), CancellationToken::new());
+        let (sender, remote) = watch::channel(Remote::None);
+        let writer = trace.writer(Source::Job, Channel::Out);
+        tokio::join!(pump(trace.clone(), &server, delivery.clone(), sender, stop.clone()), async {
+            life(writer).await;
+            stop.cancel();
+        });
+        Job { server, trace, delivery, remote }
+    }
+
+    async fn seconds(tenths: u64) {
+        sleep(Duration::from_millis(tenths * 100)).await;
+    }
+
+    fn at<'a>(list: impl IntoIterator<Item = (u128, &'a str)>) -> Vec<(u128, String)> {
+        list.into_iter().map(|(at, what)| (at, what.to_owned())).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn api_96_ranges_follow_each_other_and_the_first_is_sent_at_once() {
+        let job = job([], [], |mut out| async move {
+            out.write(b"1234");
+            seconds(7).await;
+            out.write(b"5");
+            seconds(10).await;
+            out.write(b"6789");
+            seconds(20).await;
+        })
+        .await;
+        assert_eq!(job.server.heard_at(), at([(2, "0-3"), (12, "4-4"), (22, "5-8")]));
+        assert_eq!(job.delivery.offset(), 9);
+        assert_eq!(*job.remote.borrow(), Remote::None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn api_98_one_chunk_of_a_mebibyte_a_tick() {
+        let job = job([], [], |mut out| async move {
+            out.write(&vec![b'x'; 3 << 20]);
+            seconds(15).await;
+        })
+        .await;
+        assert_eq!(job.server.heard_at(), at([(2, "0-1048575"), (12, "1048576-2097151")]));
+        assert_eq!(job.delivery.offset(), 2 << 20);
+        assert_eq!(job.trace.size(), 3 << 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn api_99_api_100_after_a_mismatch_the_server_says_where_to_go_on() {
+        let mismatch = |next| patch(PatchOutcome::Mismatch { next });
+        let job = job([mismatch(10), mismatch(0)], [], |mut out| async move {
+            out.write(b"0123456789abcdef");
+            seconds(30).await;
+        })
+        .await;
+        assert_eq!(job.server.heard(), ["0-15", "10-15", "0-15"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn api_101_api_106_api_112_what_was_not_taken_is_sent_again() {
+        let failed = PatchReply { status: None, ..patch(PatchOutcome::Failed) };
+        let answers = [patch(PatchOutcome::Failed), patch(PatchOutcome::NotFound), failed];
+        let job = job(answers, [], |mut out| async move {
+            out.write(b"1234");
+            seconds(50).await;
+        })
+        .await;
+        let all = [(2, "0-3"), (12, "0-3"), (22, "0-3"), (32, "0-3")];
+        assert_eq!(job.server.heard_at(), at(all));
+        assert_eq!(*job.remote.borrow(), Remote::None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn api_102_api_105_the_server_sets_the_interval_even_with_a_mismatch() {
+        let answers =
+            [every(10, PatchOutcome::Accepted), every(5, PatchOutcome::Mismatch { next: 1 })];
+        let job = job(answers, [], |mut out| async move {
+            for _ in 0..200 {
+                out.write(b"x");
+                seconds(1).await;
+            }
+        })
+        .await;
+        let at: Vec<_> = job.server.heard_at().into_iter().map(|(at, _)| at).collect();
+        assert_eq!(at, [2, 102, 152]);
+    }
+
+    #[test]
+    fn api_103_an_interval_of_nothing_is_ignored() {
+        let mut interval = Interval::new();
+        interval.heard(None);
+        interval.heard(Some(Duration::ZERO));
+        assert_eq!(interval.get(), INTERVAL);
+    }
+
+    #[test]
+    fn api_104_an_interval_is_at_most_fifteen_minutes() {
+        let mut interval = Interval::new();
+        interval.heard(Some(Duration::from_secs(100_000)));
+        assert_eq!(interval.get(), Duration::from_mins(15));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn api_107_api_108_a_refusal_aborts_and_ends_the_pump() {
+        for answer in [patch(PatchOutcome::Abort), patch_with(RemoteState::Canceled)] {
+            let job = job([answer], [], |mut out| async move {
+                out.write(b"1234");
+                seconds(10).await;
+                out.write(b"5");
+                seconds(1000).await;
+            })
+            .await;
+            assert_eq!(job.server.heard(), ["0-3"]);
+            assert_eq!(*job.remote.borrow(), Remote::Abort);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_touch_that_is_refused_aborts_too() {
+        let job = job([], [update(UpdateOutcome::Abort)], |_out| seconds(1000)).await;
+        assert_eq!(job.server.heard(), ["Running"]);
+        assert_eq!(*job.remote.borrow(), Remote::Abort);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn api_110_a_silent_job_is_kept_alive() {
+        let job = job([], [], |_out| seconds(700)).await;
+        let all = [(10, "Running"), (310, "Running"), (610, "Running")];
+        assert_eq!(job.server.heard_at(), at(all));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn api_110_a_touch_that_failed_is_repeated_and_says_how_long_the_trace_is() {
+        let job = job([], [update(UpdateOutcome::Failed)], |mut out| async move {
+            out.write(b"123456789");
+            seconds(330).await;
+        })
+        .await;
+        let all = [(2, "0-8"), (302, "Running"), (312, "Running")];
+        assert_eq!(job.server.heard_at(), at(all));
+        let Asked::Update(_, None, None, output) = &job.server.asked()[2] else { panic!() };
+        assert_eq!(output.checksum.as_deref(), Some("crc32:cbf43926"));
+        assert_eq!(output.bytesize, Some(9));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn api_111_steady_output_needs_no_touch() {
+        let job = job([], [], |mut out| async move {
+            for _ in 0..700 {
+                out.write(b"x");
+                seconds(1).await;
+            }
+        })
+        .await;
+        let heard = job.server.heard();
+        assert!(heard.len() >= 69, "{}", heard.len());
+        assert!(heard.iter().all(|what| what != "Running"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn output_after_silence_is_sent_at_once() {
+        let job = job([], [], |mut out| async move {
+            seconds(155).await;
+            out.write(b"x");
+            seconds(10).await;
+        })
+        .await;
+        assert_eq!(job.server.heard_at(), at([(10, "Running"), (157, "0-0")]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn api_116_a_cancel_is_told_once_and_the_log_goes_on() {
+        let answers = [RemoteState::Canceling; 3].map(patch_with);
+        let (_dir, trace) = plain(Masks::default());
+        let (server, stop) = (Fake::new(answers, []), CancellationToken::new());
+        let (sender, mut remote) = watch::channel(Remote::None);
+        let mut out = trace.writer(Source::Job, Channel::Out);
+        tokio::join!(pump(trace, &server, Delivery::default(), sender, stop.clone()), async {
+            out.write(b"x");
+            remote.changed().await.unwrap();
+            assert_eq!(*remote.borrow_and_update(), Remote::Cancel);
+            for _ in 0..50 {
+                out.write(b"x");
+                seconds(1).await;
+            }
+            assert!(!remote.has_changed().unwrap());
+            stop.cancel();
+        });
+        assert!(server.heard().len() > 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn api_117_a_cancel_becomes_an_abort() {
+        let answers = [patch_with(RemoteState::Canceling), patch_with(RemoteState::Canceled)];
+        let job = job(answers, [], |mut out| async move {
+            for _ in 0..50 {
+                out.write(b"x");
+                seconds(1).await;
+            }
+        })
+        .await;
+        assert_eq!(job.server.heard().len(), 2);
+        assert_eq!(*job.remote.borrow(), Remote::Abort);
+    }
+}
