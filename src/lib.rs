@@ -5,3 +5,4 @@ pub mod config;
 pub mod helper;
 pub mod ids;
 pub mod secret;
+pub mod transfer;
