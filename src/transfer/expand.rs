@@ -39,10 +39,7 @@ pub enum ExpandError {
 /// ```
 ///
 /// `${V=x}` gives `x` and assigns nothing.
-pub fn expand(
-    text: &str,
-    lookup: &dyn Fn(&str) -> Option<String>,
-) -> Result<String, ExpandError> {
+pub fn expand(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, ExpandError> {
     let mut reader = Reader { rest: text, lookup, depth: 0 };
     let out = reader.word(End::Text)?;
     Ok(out)
@@ -366,8 +363,15 @@ mod tests {
     #[test]
     fn the_shell_agrees() {
         for text in [
-            "${V%%l*}x${V#v}", "${EMPTY:-a\"b c\"d}", "\"a\\b\\\\c\\\"d\"", "${UNSET:-\"${V}\"}",
-            "\"${UNSET:-'q'}\"", "${V+\\}x}", "${PATH_#*[b]}", "${PATH_%%[!a]*}", "\"${V%\"ue\"}\"",
+            "${V%%l*}x${V#v}",
+            "${EMPTY:-a\"b c\"d}",
+            "\"a\\b\\\\c\\\"d\"",
+            "${UNSET:-\"${V}\"}",
+            "\"${UNSET:-'q'}\"",
+            "${V+\\}x}",
+            "${PATH_#*[b]}",
+            "${PATH_%%[!a]*}",
+            "\"${V%\"ue\"}\"",
         ] {
             let script = format!("printf %s {text}");
             let output = std::process::Command::new("sh")

@@ -2,7 +2,7 @@
 //!
 //! Choosing, packing and extracting files is blocking code and runs in the job's helper container
 //! ([`expand`], [`select`], [`archive`], [`extract`], [`fingerprint`]). What GitLab and the cache's
-//! store are asked for runs in longshore itself ([`artifact`], [`cache`], [`store`]). Nothing here
+//! store are asked for runs in longshore itself ([`artifact`], [`cache`], [`store`], [`when`]). Nothing here
 //! knows the job: what a function needs is an argument.
 
 pub mod archive;
@@ -13,3 +13,4 @@ pub mod extract;
 pub mod fingerprint;
 pub mod select;
 pub mod store;
+pub mod when;

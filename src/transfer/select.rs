@@ -81,12 +81,8 @@ pub fn select(
     wanted: &Wanted<'_>,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Selection {
-    let mut selector = Selector {
-        project_dir,
-        found: BTreeSet::new(),
-        notes: Vec::new(),
-        exclude: Vec::new(),
-    };
+    let mut selector =
+        Selector { project_dir, found: BTreeSet::new(), notes: Vec::new(), exclude: Vec::new() };
     for rule in wanted.exclude {
         let rule = selector.expanded(rule, env);
         match Pattern::parse(&rule, project_dir) {
@@ -198,10 +194,8 @@ impl Selector<'_> {
         let mut count = 0;
         // By depth, whether the entry on the way to the current one matches.
         let mut matching: Vec<bool> = Vec::new();
-        let mut walk = walkdir::WalkDir::new(&base)
-            .follow_root_links(false)
-            .sort_by_file_name()
-            .into_iter();
+        let mut walk =
+            walkdir::WalkDir::new(&base).follow_root_links(false).sort_by_file_name().into_iter();
         while let Some(entry) = walk.next() {
             // What cannot be read is not there, as for a shell's globs.
             let Ok(entry) = entry else { continue };

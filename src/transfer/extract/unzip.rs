@@ -139,9 +139,17 @@ fn attributes(member: &ZipFile<'_, Shared>) -> Attributes {
     let extra = Extra::of(&member.extra_data().unwrap_or_default());
     Attributes {
         // No Unix wrote it when there is no mode.
-        mode: member.unix_mode().filter(|mode| *mode != 0).map(|mode| mode & 0o7777),
+        mode: unix_mode(member).filter(|mode| *mode != 0).map(|mode| mode & 0o7777),
         modified: extra.modified.or_else(|| dos_time(member.last_modified()?)),
         owner: extra.owner,
+    }
+}
+
+/// The mode with its set-id bits, which the crate's own clears.
+fn unix_mode(member: &ZipFile<'_, Shared>) -> Option<u32> {
+    match member.system() {
+        zip::System::Unix => Some(member.external_attributes() >> 16),
+        _ => member.unix_mode(),
     }
 }
 

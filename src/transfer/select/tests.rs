@@ -40,8 +40,16 @@ fn run(
 }
 
 const TREE: &[&str] = &[
-    "bin/a", "bin/deep/b.txt", "bin/deep/.dot", "bin/none/", ".hidden", ".config/x", "c.txt",
-    "d.log", "src/e.txt", "src/sub/f.log",
+    "bin/a",
+    "bin/deep/b.txt",
+    "bin/deep/.dot",
+    "bin/none/",
+    ".hidden",
+    ".config/x",
+    "c.txt",
+    "d.log",
+    "src/e.txt",
+    "src/sub/f.log",
 ];
 
 #[test]
@@ -88,8 +96,7 @@ fn docker_164_globs_dot_files_and_directories() {
     }
     let absolute = format!("{}/src/*.txt", project.path().display());
     assert_eq!(run(&project, &[&absolute], &[], false).0, ["src/e.txt"]);
-    let around =
-        format!("../{}/c.txt", project.path().file_name().unwrap().to_str().unwrap());
+    let around = format!("../{}/c.txt", project.path().file_name().unwrap().to_str().unwrap());
     assert_eq!(run(&project, &[&around], &[], false).0, ["c.txt"]);
 }
 
@@ -99,7 +106,16 @@ fn docker_164_excludes_are_matched_against_each_path() {
     let (found, notes) = run(&project, &["bin", "src"], &["bin/deep", "**/*.log"], false);
     assert_eq!(
         found,
-        ["bin", "bin/a", "bin/deep/.dot", "bin/deep/b.txt", "bin/none", "src", "src/e.txt", "src/sub"]
+        [
+            "bin",
+            "bin/a",
+            "bin/deep/.dot",
+            "bin/deep/b.txt",
+            "bin/none",
+            "src",
+            "src/e.txt",
+            "src/sub"
+        ]
     );
     assert_eq!(
         notes,
