@@ -83,7 +83,7 @@ fn sanitize(raw: &str) -> String {
         if trimmed == text {
             return text;
         }
-        text = trimmed.to_owned();
+        trimmed.clone_into(&mut text);
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! The format is told by the first bytes. A zip's members are extracted on all cores. Links are made
 //! after all files, so that no file can go through a link of the same archive; links that were there
-//! before are never followed ([`tree`]).
+//! before are never followed.
 
 mod tree;
 mod unzip;
@@ -171,12 +171,9 @@ fn untar(file: File, mut tree: Tree) -> Result<Extracted, ExtractError> {
             later.links.push((path, name, target, attributes));
         } else if kind.is_hard_link() {
             let target = entry.link_name_bytes().unwrap_or_default().into_owned();
-            let target = match EntryPath::parse(&target) {
-                Ok(Some(target)) => target,
-                Ok(None) | Err(_) => {
-                    let how = Refusal::Escapes("it is a hard link to something outside");
-                    return Err(ExtractError::entry(&name)(how));
-                }
+            let Ok(Some(target)) = EntryPath::parse(&target) else {
+                let how = Refusal::Escapes("it is a hard link to something outside");
+                return Err(ExtractError::entry(&name)(how));
             };
             later.links.push((path, name, Target::Hard(target), attributes));
         } else {

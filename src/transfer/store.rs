@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// To connect (gitlab-runner: `cacheClient`).
 const CONNECT: Duration = Duration::from_secs(30);
 /// What S3 allows for a presigned request (AWS Signature Version 4, query parameters).
-const LONGEST_EXPIRY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const LONGEST_EXPIRY: Duration = Duration::from_hours(7 * 24);
 
 /// Header that keeps the key as people know it.
 const CACHE_KEY: &str = "x-amz-meta-cachekey";

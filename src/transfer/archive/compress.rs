@@ -58,7 +58,7 @@ const SAMPLE: usize = 16 << 10;
 
 /// A thread's compressor; making one costs more than compressing a small file.
 pub(super) enum Compressor {
-    Deflate { stream: Compress, sampler: Compress, level: u32 },
+    Deflate { stream: Box<Compress>, sampler: Box<Compress>, level: u32 },
     Zstd { compressor: Box<zstd::bulk::Compressor<'static>>, level: i32 },
 }
 
@@ -74,8 +74,8 @@ impl Compressor {
     pub(super) fn new(codec: Codec, checksum: bool) -> io::Result<Self> {
         Ok(match codec {
             Codec::Deflate(level) => Self::Deflate {
-                stream: Compress::new(Compression::new(level), false),
-                sampler: Compress::new(Compression::fast(), false),
+                stream: Box::new(Compress::new(Compression::new(level), false)),
+                sampler: Box::new(Compress::new(Compression::fast(), false)),
                 level,
             },
             Codec::Zstd(level) => {

@@ -200,6 +200,59 @@ fn seventy_thousand_entries_need_zip64_and_get_it() {
 }
 
 #[test]
+fn members_and_offsets_over_four_gigabytes_need_zip64_and_get_it() {
+    use super::pack::{Framing, Packed};
+
+    /// Leaves a hole for every large piece.
+    struct Sparse(File);
+    impl Write for Sparse {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if bytes.len() < 1 << 20 {
+                return self.0.write(bytes);
+            }
+            io::Seek::seek_relative(&mut self.0, i64::try_from(bytes.len()).unwrap())?;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let project = tempfile::tempdir().unwrap();
+    fs::write(project.path().join("large"), "").unwrap();
+    fs::write(project.path().join("small"), "").unwrap();
+    let mut large = Member::of(project.path(), Path::new("large")).unwrap().unwrap();
+    let small = Member::of(project.path(), Path::new("small")).unwrap().unwrap();
+    let path = project.path().join("a.zip");
+    let mut framing = zip::ZipFraming::new(Sparse(File::create(&path).unwrap()));
+    let piece = vec![0; 64 << 20];
+    large.size = 68 * piece.len() as u64;
+    framing.begin(&large, compress::Codec::Deflate(5)).unwrap();
+    for _ in 0..68 {
+        framing.part(&piece).unwrap();
+    }
+    framing.end(&large, 7, large.size).unwrap();
+    let data = b"content".to_vec();
+    let packed = Packed { codec: None, crc: crc32fast::hash(&data), size: 7, data };
+    framing.whole(&small, packed).unwrap();
+    assert_eq!(framing.finish().unwrap(), 2);
+
+    let mut read = ::zip::ZipArchive::new(File::open(&path).unwrap()).unwrap();
+    let found = read.by_index_raw(0).unwrap();
+    assert_eq!((found.size(), found.compressed_size()), (large.size, large.size));
+    drop(found);
+    let mut content = String::new();
+    read.by_name("small").unwrap().read_to_string(&mut content).unwrap();
+    assert_eq!(content, "content");
+    if has("python3") {
+        let script = "import sys, zipfile; z = zipfile.ZipFile(sys.argv[1]); \
+                      print(z.infolist()[0].file_size, z.read('small').decode())";
+        let output = Command::new("python3").args(["-c", script]).arg(&path).output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        assert_eq!(printed, format!("{} content", large.size), "{output:?}");
+    }
+}
+
+#[test]
 fn docker_169_gzip_has_one_member_for_each_regular_file() {
     let (project, files) = example();
     let bytes = pack(Format::Gzip, Level::Default, project.path(), &files);

@@ -154,7 +154,7 @@ impl<W: Write> ZipFraming<W> {
         out.extend(name_length(&record.name).to_le_bytes());
         out.extend(name_length(&extra).to_le_bytes());
         out.extend([0; 6]);
-        out.extend(((kind | member.mode) << 16 | dos).to_le_bytes());
+        out.extend((((kind | member.mode) << 16) | dos).to_le_bytes());
         out.extend(low_32(record.offset).to_le_bytes());
         out.extend(&record.name);
         out.extend(&extra);
@@ -269,18 +269,18 @@ fn times_and_owners(member: &Member, extra: &mut Vec<u8>) {
 
 /// Date and time in DOS's form, in UTC: time in the lower half, date in the upper.
 fn dos_time(seconds: i64) -> u32 {
-    const FIRST: u32 = 1 << 21 | 1 << 16;
+    const FIRST: u32 = (1 << 21) | (1 << 16);
     let Ok(time) = jiff::Timestamp::from_second(seconds) else { return FIRST };
     let time = time.to_zoned(jiff::tz::TimeZone::UTC);
     let part = |number: i8| u32::from(number.cast_unsigned());
     match u32::try_from(i32::from(time.year()) - 1980) {
         Ok(year @ 0..=127) => {
-            year << 25
-                | part(time.month()) << 21
-                | part(time.day()) << 16
-                | part(time.hour()) << 11
-                | part(time.minute()) << 5
-                | part(time.second()) / 2
+            (year << 25)
+                | (part(time.month()) << 21)
+                | (part(time.day()) << 16)
+                | (part(time.hour()) << 11)
+                | (part(time.minute()) << 5)
+                | (part(time.second()) / 2)
         }
         _ => FIRST,
     }

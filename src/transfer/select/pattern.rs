@@ -134,8 +134,7 @@ fn clean(text: &str, project_dir: &Path) -> Result<Vec<String>, PatternError> {
     for part in text.split('/') {
         match part {
             "" | "." => {}
-            ".." if parts.pop().is_none() => above += 1,
-            ".." => {}
+            ".." => above += usize::from(parts.pop().is_none()),
             part => parts.push(part),
         }
     }

@@ -76,7 +76,7 @@ impl FakeS3 {
 
 /// A store that does not wait between tries.
 fn store(config: &S3Config) -> Store {
-    let expiry = Duration::from_secs(3600);
+    let expiry = Duration::from_hours(1);
     let mut store = Store::new(config, expiry, Duration::from_secs(20)).unwrap();
     store.pause = Duration::ZERO;
     store
@@ -160,7 +160,7 @@ fn check(parts: &axum::http::request::Parts) -> Result<(), String> {
     let mut headers = String::new();
     for name in &signed {
         let value = parts.headers.get(*name).ok_or_else(|| format!("no {name}"))?;
-        headers += &format!("{name}:{}\n", value.to_str().unwrap().trim());
+        headers.extend([name, ":", value.to_str().unwrap().trim(), "\n"]);
     }
     let canonical = format!(
         "{}\n{}\n{}\n{headers}\n{names}\nUNSIGNED-PAYLOAD",
@@ -229,7 +229,7 @@ async fn an_object_is_stored_found_and_had_again() {
 async fn docker_159_a_presigned_request_lives_as_long_as_the_job() {
     let s3 = FakeS3::start().await;
     s3.store().head("a").await.unwrap();
-    let month = Duration::from_secs(30 * 24 * 3600);
+    let month = Duration::from_hours(30 * 24);
     Store::new(&s3.config(), month, PAUSE * 20).unwrap().head("a").await.unwrap();
     assert_eq!(s3.objects.lock().unwrap().expiries, ["3600", "604800"]);
 }
