@@ -177,6 +177,13 @@ pub fn is_too_large(config: &CacheConfig, size: u64) -> bool {
     config.max_uploaded_archive_size > 0 && size > config.max_uploaded_archive_size
 }
 
+/// Whether a local archive makes a download needless: it is not older than the object. Times are in
+/// seconds since 1970; an object without one is always had.
+#[must_use]
+pub fn is_current(local: i64, remote: Option<i64>) -> bool {
+    remote.is_some_and(|remote| local >= remote)
+}
+
 /// `policy` of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Policy {
@@ -330,6 +337,14 @@ mod tests {
         assert_eq!(directions("push"), (false, true));
         let error = Policy::parse("pul").unwrap_err();
         assert_eq!(error.to_string(), "unknown cache policy `pul`");
+    }
+
+    #[test]
+    fn docker_162_a_local_archive_that_is_not_older_is_used() {
+        assert!(is_current(100, Some(100)));
+        assert!(is_current(101, Some(100)));
+        assert!(!is_current(99, Some(100)));
+        assert!(!is_current(99, None));
     }
 
     #[test]
