@@ -68,7 +68,7 @@ fn example() -> (tempfile::TempDir, Vec<PathBuf>) {
         ("large.txt", text.into_bytes(), 0o644),
         ("large.bin", noise(3 << 20, 7), 0o640),
         ("nothing", Vec::new(), 0o644),
-        ("unreadable-by-others", b"y".to_vec(), 0o000),
+        ("read-only", b"y".to_vec(), 0o400),
         ("umlaut-ü and space", b"z".to_vec(), 0o644),
     ] {
         fs::write(root.join(name), content).unwrap();
