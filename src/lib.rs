@@ -9,7 +9,6 @@ pub const REVISION: &str = match option_env!("LONGSHORE_REVISION") {
 pub mod api;
 pub mod config;
 pub mod executor;
-
 pub mod ids;
 pub mod job;
 pub mod ledger;
@@ -17,3 +16,4 @@ pub mod plan;
 pub mod protocol;
 pub mod secret;
 pub mod trace;
+pub mod transfer;

@@ -1,0 +1,189 @@
+//! Extraction of archives that may be anybody's: nothing is written outside the directory, whatever
+//! the entries are called and whatever links there are (docker-executor.md §12.7, §13.6).
+//!
+//! The format is told by the first bytes. A zip's members are extracted on all cores. Links are made
+//! after all files, so that no file can go through a link of the same archive; links that were there
+//! before are never followed.
+
+mod tree;
+mod unzip;
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek},
+    path::Path,
+};
+
+use self::tree::{Attributes, EntryPath, Refusal, Tree};
+
+/// Room for reading: a few times what a decompressor gives at once.
+const BUFFER: usize = 128 << 10;
+
+/// What was extracted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extracted {
+    /// Files, directories and links.
+    pub entries: u64,
+}
+
+/// Why an archive was not extracted, or not to its end: what was extracted before stays.
+#[derive(Debug, thiserror::Error)]
+pub enum ExtractError {
+    /// The archive cannot be read.
+    #[error("cannot read the archive `{path}`")]
+    Open {
+        /// The archive.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The directory cannot be opened.
+    #[error("cannot open the directory `{path}`")]
+    Into {
+        /// The directory.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Gzip holds single files and no directory; nothing says where they belong.
+    #[error("a gzip file cannot be extracted")]
+    Gzip,
+    /// It is no zip, or a broken one.
+    #[error("not a zip archive, or a broken one")]
+    Zip {
+        /// Why.
+        source: zip::result::ZipError,
+    },
+    /// It is a broken tar.
+    #[error("broken tar archive")]
+    Tar {
+        /// Why.
+        source: io::Error,
+    },
+    /// An entry would be made outside the directory.
+    #[error("entry `{entry}` leaves the directory: {how}")]
+    Escapes {
+        /// Its name in the archive.
+        entry: String,
+        /// How.
+        how: &'static str,
+    },
+    /// An entry could not be read or made.
+    #[error("cannot extract `{entry}`")]
+    Entry {
+        /// Its name in the archive.
+        entry: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl ExtractError {
+    fn entry(name: &[u8]) -> impl FnOnce(Refusal) -> Self {
+        let entry = String::from_utf8_lossy(name).into_owned();
+        move |refusal| match refusal {
+            Refusal::Escapes(how) => Self::Escapes { entry, how },
+            Refusal::Io(source) => Self::Entry { entry, source },
+        }
+    }
+}
+
+/// Extracts `archive` below the directory `into`. Files that are there already are replaced, modes
+/// and times are restored, and owners where that is allowed.
+pub fn extract(archive: &Path, into: &Path) -> Result<Extracted, ExtractError> {
+    let unreadable = |source| ExtractError::Open { path: archive.display().to_string(), source };
+    let mut file = File::open(archive).map_err(unreadable)?;
+    let mut magic = Vec::new();
+    Read::by_ref(&mut file).take(4).read_to_end(&mut magic).map_err(unreadable)?;
+    file.rewind().map_err(unreadable)?;
+    let tree = Tree::open(into)
+        .map_err(|source| ExtractError::Into { path: into.display().to_string(), source })?;
+    match magic[..] {
+        [0x28, 0xb5, 0x2f, 0xfd] => untar(file, tree),
+        [0x1f, 0x8b, ..] => Err(ExtractError::Gzip),
+        _ => unzip::unzip(file, tree),
+    }
+}
+
+/// What must wait until all files are there.
+#[derive(Default)]
+struct Later {
+    directories: Vec<(EntryPath, Vec<u8>, Attributes)>,
+    links: Vec<(EntryPath, Vec<u8>, Target, Attributes)>,
+}
+
+enum Target {
+    Symbolic(Vec<u8>),
+    Hard(EntryPath),
+}
+
+impl Later {
+    fn run(mut self, tree: &mut Tree) -> Result<(), ExtractError> {
+        // Hard links first: once symbolic ones are there, a hard link could be to one of them.
+        self.links.sort_by_key(|(_, _, target, _)| matches!(target, Target::Symbolic(_)));
+        for (path, name, target, attributes) in &self.links {
+            match target {
+                Target::Hard(target) => tree.make_hard_link(path, target),
+                Target::Symbolic(target) => tree.make_link(path, target, *attributes),
+            }
+            .map_err(ExtractError::entry(name))?;
+        }
+        // The deepest first: a directory's mode may forbid to enter it.
+        self.directories.sort_by_key(|(path, _, _)| std::cmp::Reverse(path.depth()));
+        for (path, name, attributes) in self.directories {
+            tree.finish_directory(&path, attributes).map_err(ExtractError::entry(&name))?;
+        }
+        Ok(())
+    }
+}
+
+fn untar(file: File, mut tree: Tree) -> Result<Extracted, ExtractError> {
+    let broken = |source| ExtractError::Tar { source };
+    let decoder = zstd::Decoder::new(file).map_err(broken)?;
+    let mut archive = tar::Archive::new(decoder);
+    let mut later = Later::default();
+    let mut entries = 0;
+    let mut buffer = vec![0; BUFFER];
+    for entry in archive.entries().map_err(broken)? {
+        let mut entry = entry.map_err(broken)?;
+        let name = entry.path_bytes().into_owned();
+        let header = entry.header();
+        let attributes = Attributes {
+            mode: Some(header.mode().map_err(broken)?),
+            modified: i64::try_from(header.mtime().map_err(broken)?).ok(),
+            owner: match (header.uid(), header.gid()) {
+                (Ok(uid), Ok(gid)) => u32::try_from(uid).ok().zip(u32::try_from(gid).ok()),
+                _ => None,
+            },
+        };
+        let kind = header.entry_type();
+        let Some(path) = EntryPath::parse(&name).map_err(ExtractError::entry(&name))? else {
+            continue;
+        };
+        if kind.is_dir() {
+            tree.make_directory(&path).map_err(ExtractError::entry(&name))?;
+            later.directories.push((path, name, attributes));
+        } else if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
+            tree.make_file(&path, &mut entry, &mut buffer, attributes)
+                .map_err(ExtractError::entry(&name))?;
+        } else if kind.is_symlink() {
+            let target = Target::Symbolic(entry.link_name_bytes().unwrap_or_default().into_owned());
+            later.links.push((path, name, target, attributes));
+        } else if kind.is_hard_link() {
+            let target = entry.link_name_bytes().unwrap_or_default().into_owned();
+            let Ok(Some(target)) = EntryPath::parse(&target) else {
+                let how = Refusal::Escapes("it is a hard link to something outside");
+                return Err(ExtractError::entry(&name)(how));
+            };
+            later.links.push((path, name, Target::Hard(target), attributes));
+        } else {
+            continue;
+        }
+        entries += 1;
+    }
+    later.run(&mut tree)?;
+    Ok(Extracted { entries })
+}
+
+#[cfg(test)]
+mod tests;

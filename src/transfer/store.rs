@@ -1,0 +1,284 @@
+//! The caches' object store: S3, or what speaks like it, through presigned requests
+//! (docker-executor.md §12.4 to §12.6). Runs in longshore, so that no credential of the store comes
+//! near a job.
+
+use std::{io, time::Duration};
+
+use bytes::Bytes;
+use reqwest::{Client, Response, StatusCode, header};
+use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle};
+use url::Url;
+
+use crate::config::S3Config;
+
+/// Tries of a request in all.
+const TRIES: u32 = 3;
+/// Between two of them.
+const PAUSE: Duration = Duration::from_secs(1);
+/// To connect (gitlab-runner: `cacheClient`).
+const CONNECT: Duration = Duration::from_secs(30);
+/// What S3 allows for a presigned request (AWS Signature Version 4, query parameters).
+const LONGEST_EXPIRY: Duration = Duration::from_hours(7 * 24);
+
+/// Header that keeps the key as people know it.
+const CACHE_KEY: &str = "x-amz-meta-cachekey";
+
+/// Why an object was not had or stored. No message has an address, as addresses are signed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The settings make no address.
+    #[error("no bucket `{bucket}` at `{endpoint}`")]
+    Bucket {
+        /// Its name.
+        bucket: String,
+        /// The store.
+        endpoint: String,
+    },
+    /// The HTTP client could not be made.
+    #[error("cannot make an HTTP client for the cache")]
+    Client {
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// The store refused.
+    #[error("the cache's store answered {status} for `{object}`")]
+    Status {
+        /// The object.
+        object: String,
+        /// Its answer.
+        status: StatusCode,
+    },
+    /// No answer, or one that broke off.
+    #[error("cannot reach the cache's store for `{object}`")]
+    Transport {
+        /// The object.
+        object: String,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// What was to be sent could not be had.
+    #[error("cannot read the archive for `{object}`")]
+    Body {
+        /// The object.
+        object: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct Store {
+    client: Client,
+    bucket: Bucket,
+    credentials: Credentials,
+    expiry: Duration,
+    pause: Duration,
+}
+
+/// What is known of an object.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Head {
+    /// Bytes.
+    pub size: Option<u64>,
+    /// Seconds since 1970.
+    pub modified: Option<i64>,
+    /// The key as people know it.
+    pub cache_key: Option<String>,
+}
+
+/// An object on its way.
+#[derive(Debug)]
+pub struct Download {
+    /// What is known of it.
+    pub head: Head,
+    object: String,
+    response: Response,
+}
+
+impl Download {
+    /// The next piece; `None` at the end. An error means that what came so far is worth nothing:
+    /// ask for the object again, or go on without it.
+    ///
+    /// # Errors
+    /// When the answer breaks off.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
+        self.response.chunk().await.map_err(|error| transport(&self.object, error))
+    }
+}
+
+/// What is said with an object that is stored.
+#[derive(Debug, Clone, Copy)]
+pub struct Upload<'a> {
+    /// Bytes; the store wants to know before.
+    pub size: u64,
+    /// Of the archive, seconds since 1970.
+    pub modified: i64,
+    /// The key as people know it.
+    pub cache_key: &'a str,
+}
+
+impl Store {
+    /// The store of `config`. `expiry` is how long a request may begin after it was signed, the
+    /// job's timeout; `timeout` bounds each request (`CACHE_REQUEST_TIMEOUT`).
+    pub fn new(config: &S3Config, expiry: Duration, timeout: Duration) -> Result<Self, StoreError> {
+        let style = if config.path_style { UrlStyle::Path } else { UrlStyle::VirtualHost };
+        let (name, region) = (config.bucket.clone(), config.region.clone());
+        let bucket = Bucket::new(config.endpoint.clone(), style, name, region).map_err(|_| {
+            StoreError::Bucket {
+                bucket: config.bucket.clone(),
+                endpoint: config.endpoint.host_str().unwrap_or_default().to_owned(),
+            }
+        })?;
+        let (key, secret) = (config.access_key.as_str(), config.secret_key.expose());
+        let credentials = match &config.session_token {
+            Some(token) => Credentials::new_with_token(key, secret, token.expose()),
+            None => Credentials::new(key, secret),
+        };
+        let client = Client::builder()
+            .timeout(timeout)
+            .connect_timeout(CONNECT)
+            .user_agent(concat!("longshore/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|source| StoreError::Client { source })?;
+        let expiry = expiry.clamp(Duration::from_secs(1), LONGEST_EXPIRY);
+        Ok(Self { client, bucket, credentials, expiry, pause: PAUSE })
+    }
+
+    /// Asks about an object; `None` when there is none.
+    pub async fn head(&self, object: &str) -> Result<Option<Head>, StoreError> {
+        let sign = || self.bucket.head_object(Some(&self.credentials), object).sign(self.expiry);
+        let response = self.ask(object, || self.client.head(sign())).await?;
+        Ok(response.as_ref().map(head))
+    }
+
+    /// Asks for an object; `None` when there is none.
+    pub async fn get(&self, object: &str) -> Result<Option<Download>, StoreError> {
+        let sign = || self.bucket.get_object(Some(&self.credentials), object).sign(self.expiry);
+        let response = self.ask(object, || self.client.get(sign())).await?;
+        Ok(response.map(|response| Download {
+            head: head(&response),
+            object: object.to_owned(),
+            response,
+        }))
+    }
+
+    /// Stores an object. `body` gives its bytes, for each try again.
+    pub async fn put(
+        &self,
+        object: &str,
+        upload: &Upload<'_>,
+        mut body: impl AsyncFnMut() -> io::Result<reqwest::Body>,
+    ) -> Result<(), StoreError> {
+        let cache_key = header_text(upload.cache_key);
+        let mut made = 0;
+        loop {
+            let body = body()
+                .await
+                .map_err(|source| StoreError::Body { object: object.to_owned(), source })?;
+            let mut request = self
+                .client
+                .put(self.put_url(object, &cache_key))
+                .header(CACHE_KEY, &cache_key)
+                .header(header::CONTENT_TYPE, "application/octet-stream")
+                .header(header::CONTENT_LENGTH, upload.size);
+            if let Some(modified) = http_date(upload.modified) {
+                request = request.header(header::LAST_MODIFIED, modified);
+            }
+            made += 1;
+            let error = match request.body(body).send().await {
+                Ok(response) if response.status().is_success() => return Ok(()),
+                Ok(response) => {
+                    StoreError::Status { object: object.to_owned(), status: response.status() }
+                }
+                Err(error) => transport(object, error),
+            };
+            self.again(made, error).await?;
+        }
+    }
+
+    fn put_url(&self, object: &str, cache_key: &str) -> Url {
+        let mut action = self.bucket.put_object(Some(&self.credentials), object);
+        action.headers_mut().insert(CACHE_KEY, cache_key);
+        action.sign(self.expiry)
+    }
+
+    /// Makes a request without a body; `None` for 404.
+    async fn ask(
+        &self,
+        object: &str,
+        request: impl Fn() -> reqwest::RequestBuilder,
+    ) -> Result<Option<Response>, StoreError> {
+        let mut made = 0;
+        loop {
+            made += 1;
+            let error = match request().send().await {
+                Ok(response) if response.status() == StatusCode::NOT_FOUND => return Ok(None),
+                Ok(response) if response.status().is_success() => return Ok(Some(response)),
+                Ok(response) => {
+                    StoreError::Status { object: object.to_owned(), status: response.status() }
+                }
+                Err(error) => transport(object, error),
+            };
+            self.again(made, error).await?;
+        }
+    }
+
+    /// Waits if another try makes sense, and gives the error back if not.
+    async fn again(&self, made: u32, error: StoreError) -> Result<(), StoreError> {
+        let retryable = match &error {
+            StoreError::Status { status, .. } => {
+                status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
+            }
+            StoreError::Transport { .. } => true,
+            StoreError::Bucket { .. } | StoreError::Client { .. } | StoreError::Body { .. } => {
+                false
+            }
+        };
+        if !retryable || made >= TRIES {
+            return Err(error);
+        }
+        tokio::time::sleep(self.pause).await;
+        Ok(())
+    }
+}
+
+/// Without the address, which is signed and so as good as the credentials.
+fn transport(object: &str, error: reqwest::Error) -> StoreError {
+    StoreError::Transport { object: object.to_owned(), source: error.without_url() }
+}
+
+fn head(response: &Response) -> Head {
+    let text = |name: &str| response.headers().get(name)?.to_str().ok();
+    Head {
+        size: text("content-length").and_then(|text| text.parse().ok()),
+        modified: text("last-modified").and_then(|text| {
+            let time = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+            Some(time.as_second())
+        }),
+        cache_key: text(CACHE_KEY).map(str::to_owned),
+    }
+}
+
+fn http_date(seconds: i64) -> Option<String> {
+    let time = jiff::Timestamp::from_second(seconds).ok()?;
+    jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&time).ok()
+}
+
+/// A key as a header can hold it: what is not printable ASCII, percent-encoded, and without spaces
+/// at its ends, which signatures do not have either.
+fn header_text(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.trim().chars() {
+        if c.is_ascii_graphic() || c == ' ' {
+            out.push(c);
+        } else {
+            out.extend(url::form_urlencoded::byte_serialize(c.encode_utf8(&mut [0; 4]).as_bytes()));
+        }
+    }
+    // Runs of spaces are one in a signature (AWS Signature Version 4, canonical headers).
+    out.split(' ').filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests;
