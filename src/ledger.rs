@@ -164,6 +164,12 @@ impl State {
 }
 
 impl JobRecord {
+    /// The job's directory, for files under way.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Where the spool of the job's trace is.
     #[must_use]
     pub fn trace(&self) -> PathBuf {

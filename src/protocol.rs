@@ -171,6 +171,13 @@ pub enum Task {
     Extract(Extract),
     /// Makes an archive and gives it, or leaves it as a file.
     Archive(Box<Archive>),
+    /// Removes what the paths match, after a cache was extracted only in part.
+    RemovePaths {
+        /// What paths are relative to, and must not leave.
+        project_dir: String,
+        /// Globs.
+        paths: Vec<String>,
+    },
     /// Says size and time of a file; `Done.file` is `None` when there is none.
     Stat {
         /// The file.

@@ -80,6 +80,35 @@ pub struct JobPayload {
     pub policy_options: PolicyOptions,
 }
 
+impl JobPayload {
+    /// A job of which nothing more is known.
+    #[must_use]
+    pub fn unknown(id: JobId, token: Secret) -> Self {
+        Self {
+            id,
+            token,
+            allow_git_fetch: false,
+            job_info: JobInfo::default(),
+            git_info: GitInfo::default(),
+            runner_info: RunnerInfo::default(),
+            inputs: Vec::new(),
+            variables: Vec::new(),
+            steps: Vec::new(),
+            image: Image::default(),
+            services: Vec::new(),
+            artifacts: Vec::new(),
+            cache: Vec::new(),
+            credentials: Vec::new(),
+            dependencies: Vec::new(),
+            features: ServerFeatures::default(),
+            secrets: BTreeMap::new(),
+            hooks: Vec::new(),
+            run: String::new(),
+            policy_options: PolicyOptions::default(),
+        }
+    }
+}
+
 /// `job_info`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The system failed, as against a script that did.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct SystemFailure {
     pub(super) reason: FailureReason,
     /// What failed and why, in one line.
@@ -31,6 +31,32 @@ pub(super) struct SystemFailure {
 pub(super) type Ending = Result<Outcome, SystemFailure>;
 
 impl SystemFailure {
+    /// A failure in words of ours.
+    pub(super) fn new(reason: FailureReason, error: &str) -> Self {
+        Self { reason, error: error.to_owned(), hint: None, exit_code: None, is_passing: false }
+    }
+
+    /// A payload that cannot be understood.
+    pub(super) fn undecodable(error: &str) -> Self {
+        Self::new(
+            FailureReason::RunnerSystemFailure,
+            &format!("the job that the server sent cannot be understood: {error}"),
+        )
+    }
+
+    /// The trace has no place on disk.
+    pub(super) fn spool(error: &std::io::Error) -> Self {
+        Self::new(
+            FailureReason::RunnerSystemFailure,
+            &format!("cannot keep the job's trace on the build host: {error}"),
+        )
+    }
+
+    /// A bug of ours.
+    pub(super) fn panicked(error: &tokio::task::JoinError) -> Self {
+        Self::new(FailureReason::RunnerSystemFailure, &format!("a task panicked: {error}"))
+    }
+
     fn of(reason: FailureReason, error: &(dyn std::error::Error + 'static)) -> Self {
         Self {
             reason,

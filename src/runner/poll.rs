@@ -2,7 +2,7 @@
 //! whoever runs jobs.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -23,6 +23,8 @@ use super::{Gate, Runner, gate::Place};
 
 /// A job that came, with the places it holds until it is done.
 pub struct Arrival {
+    /// Whose it is.
+    pub runner: Arc<Runner>,
     /// The job, or what is known of one that cannot be understood.
     pub job: Arrived,
     /// Held while the job runs.
@@ -44,18 +46,38 @@ pub enum Arrived {
     },
 }
 
+impl Arrived {
+    /// The job's number.
+    #[must_use]
+    pub fn id(&self) -> JobId {
+        match self {
+            Self::Job(job) => job.id,
+            Self::Undecodable { id, .. } => *id,
+        }
+    }
+
+    /// The project's number, where it is known.
+    #[must_use]
+    pub fn project_id(&self) -> i64 {
+        match self {
+            Self::Job(job) => job.job_info.project_id,
+            Self::Undecodable { .. } => 0,
+        }
+    }
+}
+
 /// Places among the process's and the runner's jobs.
 pub struct Places {
     _process: Place,
-    _runner: Option<Place>,
+    _runner: Place,
 }
 
 /// What bounds a runner's polling.
 pub struct Bounds {
     /// Jobs of the process.
     pub concurrent: Gate,
-    /// Jobs of the runner; `None` for no limit of its own.
-    pub limit: Option<Gate>,
+    /// Jobs of the runner.
+    pub limit: Gate,
     /// One request at least so long after the other.
     pub interval: Duration,
     /// The first one after this: runners take turns.
@@ -64,7 +86,7 @@ pub struct Bounds {
 
 /// Polls until `stop`, which also ends requests under way. Jobs go to `jobs`.
 pub async fn poll(
-    runner: &Runner,
+    runner: &Arc<Runner>,
     bounds: &Bounds,
     jobs: mpsc::Sender<Arrival>,
     stop: CancellationToken,
@@ -90,7 +112,7 @@ pub async fn poll(
 }
 
 struct Poller<'a> {
-    runner: &'a Runner,
+    runner: &'a Arc<Runner>,
     bounds: &'a Bounds,
     health: Mutex<Health>,
     adaptive: Mutex<Adaptive>,
@@ -137,10 +159,7 @@ impl Poller<'_> {
 
     async fn once(&self, jobs: &mpsc::Sender<Arrival>) -> Came {
         let places = Places {
-            _runner: match &self.bounds.limit {
-                Some(limit) => Some(limit.take().await),
-                None => None,
-            },
+            _runner: self.bounds.limit.take().await,
             _process: self.bounds.concurrent.take().await,
         };
         let runner = self.runner;
@@ -157,7 +176,8 @@ impl Poller<'_> {
                 return Came::Nothing;
             }
         };
-        if jobs.send(Arrival { job, places }).await.is_err() { Came::Gone } else { Came::Job }
+        let runner = Arc::clone(self.runner);
+        if jobs.send(Arrival { runner, job, places }).await.is_err() { Came::Gone } else { Came::Job }
     }
 
     fn note(&self, reply: &JobReply) {

@@ -34,6 +34,7 @@ use super::{
     Runner,
     channel::{Acknowledged, Channel},
     ending::{self, Ending, SystemFailure},
+    poll::Arrived,
     slots::Slot,
     stages::Stages,
     stops::{Interrupt, Stops},
@@ -49,7 +50,13 @@ const REMOVAL_DEADLINE: Duration = Duration::from_mins(5);
 
 /// Runs a job to its end at the server. Removal of what it made may go on after this returns; the
 /// runner's `shared.removals` has it.
-pub async fn run(runner: &Arc<Runner>, payload: Box<JobPayload>, interrupt: &Interrupt) {
+pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) {
+    let (payload, undecodable) = match arrived {
+        Arrived::Job(payload) => (payload, None),
+        Arrived::Undecodable { id, token, error } => {
+            (Box::new(JobPayload::unknown(id, token)), Some(SystemFailure::undecodable(&error)))
+        }
+    };
     let mut channel = Channel {
         client: Arc::clone(&runner.client),
         info: Arc::clone(&runner.info),
@@ -66,7 +73,10 @@ pub async fn run(runner: &Arc<Runner>, payload: Box<JobPayload>, interrupt: &Int
     let announced = payload.features.failure_reasons.clone();
     let slot =
         runner.shared.slots.take(&runner.config.short_token(), payload.job_info.project_id);
-    let planned = plan_job(runner, &payload, &slot).await;
+    let planned = match undecodable {
+        None => plan_job(runner, &payload, &slot),
+        Some(failure) => Err(failure),
+    };
     let record = match begin(runner, &payload, &planned).await {
         Ok(record) => record,
         Err(failure) => return refuse(&channel, failure, &announced).await,
@@ -92,7 +102,7 @@ pub async fn run(runner: &Arc<Runner>, payload: Box<JobPayload>, interrupt: &Int
     let work = async {
         let mut made = Made::default();
         let ending = match &planned {
-            Err(failure) => Err(failure.again()),
+            Err(failure) => Err(failure.clone()),
             Ok((job, plan)) => {
                 let stops = Stops::new(job.timeout, asked, interrupt.subscribe());
                 let work = Work { runner, job, plan, trace: &trace, voice: &voice, stops: &stops, record: &record };
@@ -117,7 +127,7 @@ pub async fn run(runner: &Arc<Runner>, payload: Box<JobPayload>, interrupt: &Int
 }
 
 /// Makes the job and its plan.
-async fn plan_job(
+fn plan_job(
     runner: &Arc<Runner>,
     payload: &JobPayload,
     slot: &Slot,
