@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod config;
+pub mod docker;
 pub mod helper;
 pub mod ids;
 pub mod secret;

@@ -1,0 +1,570 @@
+//! The helper image, composed from this host's own packages and imported into the engine under a
+//! name that is the hash of what is in it; and the portable helper, which is put into a container
+//! of another image.
+//!
+//! Which of them a job uses, and what runs in it, is decided by the executor.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bollard::query_parameters::{
+    CreateImageOptions, ListImagesOptions, RemoveImageOptions,
+};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use tokio::sync::{OnceCell, mpsc};
+
+use super::{
+    Engine, Error,
+    auth::find_in,
+    labels,
+    tree::{Hashes, Linkage, Program, Sealed, Tree, TreeError, linkage},
+};
+
+/// Name of all helper images; the tag is the hash.
+pub const REPOSITORY: &str = "longshore-helper";
+/// Where our executable is in the helper image.
+pub const EXECUTABLE: &str = "/usr/bin/longshore";
+/// `PATH` in the helper image.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Directory of the portable helper.
+pub const PORTABLE: &str = "/.longshore";
+
+/// This process's executable, also when its file was replaced by an upgrade.
+const OURSELVES: &str = "/proc/self/exe";
+
+/// Programs of git that are not links to `git`: what fetching over HTTP and submodules need.
+const GIT_PARTS: [&str; 6] = [
+    "git-remote-http",
+    "git-remote-https",
+    "git-sh-i18n",
+    "git-sh-i18n--envsubst",
+    "git-sh-setup",
+    "git-submodule",
+];
+
+/// What git's scripts and an operator's `pre_get_sources_script` may expect of a system. All but
+/// the shell may be missing on the host, and then are in the image.
+const TOOLS: [&str; 36] = [
+    "awk", "basename", "bash", "cat", "chmod", "chown", "cp", "cut", "date", "dirname", "env",
+    "expr", "false", "find", "grep", "head", "id", "ln", "ls", "mkdir", "mktemp", "mv", "printf",
+    "pwd", "rm", "rmdir", "sed", "sleep", "sort", "stat", "tail", "tee", "touch", "tr", "true",
+    "uname",
+];
+/// The rest of [`TOOLS`], which is as long as it is by what fits a line.
+const MORE_TOOLS: [&str; 3] = ["git-lfs", "wc", "xargs"];
+
+/// Libraries that glibc loads by name, not by link (`nsswitch.conf`). Newer ones have them built
+/// in.
+const NAME_SERVICE: [&str; 3] = ["libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2"];
+
+/// Where distributions keep the bundle of CA certificates.
+const CA_BUNDLES: [&str; 5] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The helper image on an engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HelperImage {
+    /// `longshore-helper:<hash>`.
+    pub reference: String,
+    /// `sha256:…`
+    pub id: String,
+    /// What is not in it because the host does not have it, for the daemon's log.
+    pub warnings: Vec<String>,
+}
+
+/// Why there is no helper image.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum HelperImageError {
+    /// No git on the host.
+    #[error("git is not installed on this host, and the helper image is made of it")]
+    NoGit,
+    /// No shell on the host.
+    #[error("this host has no /bin/sh to make the helper image of")]
+    NoShell,
+    /// The engine cannot run this host's programs.
+    #[error("the engine runs on {engine}, this host's programs are for {host}")]
+    Architecture {
+        /// Of the engine.
+        engine: String,
+        /// Of this host.
+        host: String,
+    },
+    /// A part of it cannot be read.
+    #[error("cannot compose the helper image")]
+    Compose(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// The engine does not take it.
+    #[error(transparent)]
+    Engine(Arc<Error>),
+}
+
+impl HelperImageError {
+    /// What the operator can do.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoGit => Some(
+                "install the package `git` on this host, or set `helper_image` in \
+                 [runners.docker] to an image that has git and a shell",
+            ),
+            Self::Architecture { .. } => Some(
+                "set `helper_image` in [runners.docker] to an image of the engine's architecture",
+            ),
+            Self::NoShell | Self::Compose(_) => Some(
+                "set `helper_image` in [runners.docker] to an image that has git and a shell",
+            ),
+            Self::Engine(_) => None,
+        }
+    }
+}
+
+impl From<TreeError> for HelperImageError {
+    fn from(error: TreeError) -> Self {
+        Self::Compose(Arc::new(error))
+    }
+}
+
+impl From<Error> for HelperImageError {
+    fn from(error: Error) -> Self {
+        Self::Engine(Arc::new(error))
+    }
+}
+
+/// What an engine is known to have, and the hashes of the host's files.
+#[derive(Default)]
+pub(super) struct Cell {
+    image: Mutex<Arc<OnceCell<HelperImage>>>,
+    hashes: Arc<Mutex<Hashes>>,
+}
+
+/// The host as the image is composed from it.
+#[derive(Debug, Clone)]
+struct Host {
+    executable: PathBuf,
+    path: OsString,
+}
+
+impl Host {
+    fn this() -> Self {
+        Self { executable: OURSELVES.into(), path: PATH.into() }
+    }
+}
+
+/// The helper image, imported if it is not there. After the first call for an engine this costs
+/// no request; see [`forget`]. Calls at the same time wait for the same import.
+///
+/// # Errors
+/// When the host has no git, the engine another architecture, or the engine refuses the image.
+pub async fn ensure(engine: &Engine) -> Result<HelperImage, HelperImageError> {
+    ensure_from(engine, Host::this()).await
+}
+
+/// Makes the next [`ensure`] look whether the image is still there: for when the engine says
+/// that it is not.
+pub fn forget(engine: &Engine) {
+    *engine.helper().image.lock().unwrap_or_else(PoisonError::into_inner) = Arc::default();
+}
+
+async fn ensure_from(engine: &Engine, host: Host) -> Result<HelperImage, HelperImageError> {
+    let cell =
+        Arc::clone(&engine.helper().image.lock().unwrap_or_else(PoisonError::into_inner));
+    cell.get_or_try_init(async || {
+        fits(engine.architecture())?;
+        let hashes = Arc::clone(&engine.helper().hashes);
+        let (sealed, warnings) = blocking(move || {
+            let (tree, warnings) = compose(&host)?;
+            let mut hashes = hashes.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok((tree.seal(&mut hashes)?, warnings))
+        })
+        .await?;
+        let reference = format!("{REPOSITORY}:{}", sealed.name());
+        let id = match present(engine, &reference).await? {
+            Some(id) => id,
+            None => import(engine, sealed, &reference).await?,
+        };
+        remove_others(engine, &reference).await;
+        Ok(HelperImage { reference, id, warnings })
+    })
+    .await
+    .cloned()
+}
+
+/// Runs composing, which reads and hashes many files, where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, HelperImageError> + Send + 'static,
+) -> Result<T, HelperImageError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|panicked| Err(HelperImageError::Compose(Arc::new(panicked))))
+}
+
+fn fits(engine: &str) -> Result<(), HelperImageError> {
+    // Go's names for Rust's.
+    let host = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+        other => other,
+    };
+    if engine == host {
+        return Ok(());
+    }
+    Err(HelperImageError::Architecture { engine: engine.to_owned(), host: host.to_owned() })
+}
+
+async fn present(engine: &Engine, reference: &str) -> Result<Option<String>, Error> {
+    let inspected = engine.client().inspect_image(reference).await;
+    match inspected.map_err(Error::of("inspect the helper image", reference)) {
+        Ok(image) => Ok(Some(image.id.unwrap_or_default())),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Sends the tree as the only layer of a new image (Docker Engine API, `POST /images/create`
+/// with `fromSrc=-`).
+async fn import(
+    engine: &Engine,
+    sealed: Sealed,
+    reference: &str,
+) -> Result<String, HelperImageError> {
+    let failed = || Error::of("import the helper image", reference);
+    let options = CreateImageOptions {
+        from_src: Some("-".into()),
+        repo: Some(REPOSITORY.into()),
+        tag: Some(sealed.name().to_owned()),
+        message: Some("composed by longshore from its host's packages".into()),
+        changes: vec![format!("ENV PATH={PATH}"), format!("LABEL {}=true", labels::HELPER)],
+        ..CreateImageOptions::default()
+    };
+    let mut answers =
+        engine.client().create_image(Some(options), Some(body(Arc::new(sealed))), None);
+    while let Some(answer) = answers.next().await {
+        answer.map_err(failed())?;
+    }
+    present(engine, reference).await?.ok_or_else(|| {
+        let message = "the engine took it, but does not have it".to_owned();
+        let gone = bollard::errors::Error::DockerStreamError { error: message };
+        HelperImageError::from(failed()(gone))
+    })
+}
+
+type Body = <bollard::BollardRequest as IntoBody>::Body;
+
+/// Names the type of a request's body, which bollard does not.
+trait IntoBody {
+    type Body;
+}
+
+impl<B> IntoBody for hyper::Request<B> {
+    type Body = B;
+}
+
+/// A tar as it is written. The writer ends when nobody reads any more.
+fn body(sealed: Arc<Sealed>) -> Body {
+    let (sender, mut receiver) = mpsc::channel::<io::Result<Bytes>>(4);
+    let writer = tokio::task::spawn_blocking(move || {
+        let mut to = io::BufWriter::with_capacity(256 << 10, Pieces(sender.clone()));
+        if let Err(error) = sealed.write(&mut to).and_then(|()| io::Write::flush(&mut to)) {
+            // Without a reader there is nobody to tell.
+            let _ = sender.blocking_send(Err(error));
+        }
+    });
+    let pieces = futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx));
+    // The body owns its writer, and ends after it.
+    let end = futures_util::stream::once(async move {
+        writer.await.map(|()| Bytes::new()).map_err(io::Error::other)
+    });
+    bollard::body_try_stream(pieces.chain(end))
+}
+
+struct Pieces(mpsc::Sender<io::Result<Bytes>>);
+
+impl io::Write for Pieces {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.0.blocking_send(Ok(Bytes::copy_from_slice(piece))).map_err(gone)?;
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Removes helper images that are not `current`. Those that containers use stay: the engine
+/// refuses to remove them. Nothing that fails here is worth more than a line in the log.
+async fn remove_others(engine: &Engine, current: &str) {
+    let label = format!("{}=true", labels::HELPER);
+    let options = ListImagesOptions {
+        filters: Some(HashMap::from([("label".to_owned(), vec![label])])),
+        ..ListImagesOptions::default()
+    };
+    let images = match engine.client().list_images(Some(options)).await {
+        Ok(images) => images,
+        Err(error) => {
+            tracing::warn!(error = %error, "cannot look for old helper images");
+            return;
+        }
+    };
+    let ours = format!("{REPOSITORY}:");
+    let others = images
+        .into_iter()
+        .flat_map(|image| image.repo_tags)
+        .filter(|tag| tag.starts_with(&ours) && tag != current);
+    for tag in others {
+        let removed = engine.client().remove_image(&tag, None::<RemoveImageOptions>, None).await;
+        match removed.map_err(Error::of("remove the old helper image", &tag)) {
+            Ok(_) => tracing::info!(image = %tag, "removed an old helper image"),
+            Err(error) if error.is_conflict() || error.is_not_found() => {}
+            Err(error) => tracing::warn!(
+                image = %tag, error = %super::chain(&error), "cannot remove an old helper image"
+            ),
+        }
+    }
+}
+
+/// The tree of the helper image, and what is not in it.
+fn compose(host: &Host) -> Result<(Tree, Vec<String>), HelperImageError> {
+    let mut composer = Composer::default();
+    let find = |name: &str| find_in(&host.path, Path::new(name));
+    let git = find("git").ok_or(HelperImageError::NoGit)?;
+    if !Path::new("/bin/sh").exists() {
+        return Err(HelperImageError::NoShell);
+    }
+    composer.tree.file(Path::new(EXECUTABLE), &host.executable)?;
+    composer.needs_of(&host.executable)?;
+    composer.program(Path::new("/bin/sh"))?;
+    composer.git(&git)?;
+    for tool in TOOLS.iter().chain(&MORE_TOOLS) {
+        match find(tool) {
+            Some(path) => composer.program(&path)?,
+            None => composer.missing(tool),
+        }
+    }
+    composer.name_service()?;
+    composer.certificates()?;
+    let tree = &mut composer.tree;
+    tree.text(
+        Path::new("/etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    );
+    tree.text(Path::new("/etc/group"), "root:x:0:\nnogroup:x:65534:\n");
+    tree.text(
+        Path::new("/etc/nsswitch.conf"),
+        "passwd: files\ngroup: files\nhosts: files dns\nnetworks: files\n\
+         protocols: files\nservices: files\n",
+    );
+    tree.directory(Path::new("/root"), 0o700);
+    tree.directory(Path::new("/tmp"), 0o1777);
+    Ok((composer.tree, composer.warnings))
+}
+
+#[derive(Default)]
+struct Composer {
+    tree: Tree,
+    warnings: Vec<String>,
+    /// Programs whose needs are in the tree.
+    done: HashSet<PathBuf>,
+    /// Where glibc is, which every loader searches.
+    library_directory: Option<PathBuf>,
+}
+
+impl Composer {
+    fn missing(&mut self, tool: &str) {
+        self.warnings.push(format!("`{tool}` is not installed here, the helper does not have it"));
+    }
+
+    /// Adds a program at its own path, with all it needs.
+    fn program(&mut self, path: &Path) -> Result<(), TreeError> {
+        let path = self.tree.mirror(path)?;
+        self.needs_of(&path)
+    }
+
+    fn needs_of(&mut self, path: &Path) -> Result<(), TreeError> {
+        if !self.done.insert(path.to_owned()) {
+            return Ok(());
+        }
+        match Program::of(path)? {
+            Program::Static => Ok(()),
+            Program::Script { interpreter } => self.program(&interpreter),
+            Program::Dynamic { loader } => {
+                self.tree.mirror(&loader)?;
+                self.libraries(&linkage(path, &loader)?)
+            }
+        }
+    }
+
+    fn libraries(&mut self, linkage: &Linkage) -> Result<(), TreeError> {
+        if let Some(glibc) = linkage.libraries.iter().find(|l| l.name == "libc.so.6") {
+            self.library_directory = glibc.path.parent().map(Path::to_owned);
+        }
+        for library in &linkage.libraries {
+            self.tree.mirror(&library.path)?;
+            // There is no `ld.so.cache` in the image: what is in a directory of its own needs a
+            // link where the loader looks.
+            if let Some(directory) = self.library_directory.clone() {
+                let expected = directory.join(&library.name);
+                if library.path.parent() != Some(&directory) && !expected.exists() {
+                    let directory = self.tree.mirror(&directory)?;
+                    self.tree.link(&directory.join(&library.name), &library.path);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn name_service(&mut self) -> Result<(), TreeError> {
+        let Some(directory) = self.library_directory.clone() else { return Ok(()) };
+        for library in NAME_SERVICE {
+            let path = directory.join(library);
+            if path.exists() {
+                self.tree.mirror(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// git, its links to itself, and the parts of it that are programs of their own.
+    fn git(&mut self, git: &Path) -> Result<(), HelperImageError> {
+        self.program(git)?;
+        let output = std::process::Command::new(git)
+            .arg("--exec-path")
+            .env_clear()
+            .output()
+            .map_err(|source| TreeError::Read { path: git.to_owned(), source })?;
+        let directory = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        let read = |source| TreeError::Read { path: directory.clone(), source };
+        let mut names: Vec<PathBuf> = std::fs::read_dir(&directory)
+            .and_then(|all| all.map(|entry| Ok(entry?.path())).collect())
+            .map_err(read)?;
+        names.sort();
+        let itself = [git.to_owned(), directory.join("git")].map(|p| p.canonicalize().ok());
+        for path in names {
+            let name = path.file_name().unwrap_or_default();
+            let same = path.canonicalize().is_ok_and(|p| itself.contains(&Some(p)));
+            if same || GIT_PARTS.iter().any(|part| name == *part) {
+                let path = self.tree.mirror(&path)?;
+                // Some parts are read by others and have no first line of their own.
+                if Program::of(&path).is_ok() {
+                    self.needs_of(&path)?;
+                }
+            }
+        }
+        let part = |name: &str| self.tree.contains(&directory.join(name));
+        let lacking: Vec<_> = GIT_PARTS.into_iter().filter(|name| !part(name)).collect();
+        for name in lacking {
+            self.missing(name);
+        }
+        // Without it `git init` complains.
+        let share = directory.parent().and_then(Path::parent).map(|p| p.join("share"));
+        if let Some(share) = share {
+            self.tree.directory(&share.join("git-core/templates"), 0o755);
+        }
+        Ok(())
+    }
+
+    fn certificates(&mut self) -> Result<(), TreeError> {
+        let Some(bundle) = CA_BUNDLES.iter().map(Path::new).find(|path| path.exists()) else {
+            self.warnings.push(
+                "no bundle of CA certificates is installed here (package `ca-certificates`), \
+                 the helper trusts no public server"
+                    .to_owned(),
+            );
+            return Ok(());
+        };
+        self.tree.mirror(bundle)?;
+        // Programs look at different places; the first is Debian's.
+        self.tree.file(Path::new(CA_BUNDLES[0]), bundle)
+    }
+}
+
+/// Our executable with its loader and libraries, to be unpacked at `/` of a container of any
+/// image of this host's architecture.
+#[derive(Debug, Clone)]
+pub struct PortableHelper {
+    sealed: Arc<Sealed>,
+    command: Vec<String>,
+}
+
+impl PortableHelper {
+    /// How to run the executable there; arguments follow. As the loader runs it,
+    /// `/proc/self/exe` is the loader in that process.
+    #[must_use]
+    pub fn command(&self) -> &[String] {
+        &self.command
+    }
+
+    /// Unpacks it in a container that is created.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub async fn put_into(&self, engine: &Engine, container: &str) -> Result<(), Error> {
+        let options = bollard::query_parameters::UploadToContainerOptions {
+            path: "/".into(),
+            ..Default::default()
+        };
+        engine
+            .client()
+            .upload_to_container(container, Some(options), body(Arc::clone(&self.sealed)))
+            .await
+            .map_err(Error::of("put the helper into the container", container))
+    }
+}
+
+/// Composes the portable helper. Cheap after the first time: keep it, or ask again.
+///
+/// # Errors
+/// When the executable or a library cannot be read, or the engine has another architecture.
+pub async fn portable_helper(engine: &Engine) -> Result<PortableHelper, HelperImageError> {
+    portable_from(engine, OURSELVES.into()).await
+}
+
+async fn portable_from(
+    engine: &Engine,
+    executable: PathBuf,
+) -> Result<PortableHelper, HelperImageError> {
+    fits(engine.architecture())?;
+    let hashes = Arc::clone(&engine.helper().hashes);
+    blocking(move || {
+        let root = Path::new(PORTABLE);
+        let mut tree = Tree::default();
+        let program = root.join("longshore").display().to_string();
+        tree.file(Path::new(&program), &executable)?;
+        let mut command = vec![program];
+        if let Program::Dynamic { loader } = Program::of(&executable)? {
+            let linkage = linkage(&executable, &loader)?;
+            let libraries = root.join("lib");
+            tree.directory(&libraries, 0o755);
+            tree.file(&root.join("ld.so"), &loader)?;
+            let glibc = linkage.libraries.iter().find(|l| l.name == "libc.so.6");
+            let glibc = glibc.and_then(|l| l.path.parent()).map(Path::to_owned);
+            for library in &linkage.libraries {
+                tree.file(&libraries.join(&library.name), &library.path)?;
+            }
+            for (name, directory) in NAME_SERVICE.iter().zip(glibc.iter().cycle()) {
+                let path = directory.join(name);
+                if path.exists() {
+                    tree.file(&libraries.join(name), &path)?;
+                }
+            }
+            let loader = root.join("ld.so").display().to_string();
+            let libraries = libraries.display().to_string();
+            command.splice(0..0, [loader, "--library-path".to_owned(), libraries]);
+        }
+        let mut hashes = hashes.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(PortableHelper { sealed: Arc::new(tree.seal(&mut hashes)?), command })
+    })
+    .await
+}

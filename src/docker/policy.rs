@@ -1,0 +1,375 @@
+//! What a job may ask of the engine: pull policies, images, services, users. Pure; the refusals'
+//! texts are for the job's author.
+
+use globset::GlobBuilder;
+
+use crate::config::{DockerConfig, PullPolicy};
+
+/// A wish of the job that the runner's settings forbid.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Not the name of a policy.
+    #[error("pull_policy `{policy}` is not one of always, if-not-present, never")]
+    UnknownPolicy {
+        /// As the job has it.
+        policy: String,
+    },
+    /// No wanted policy is allowed.
+    #[error(
+        "pull_policy [{wanted}] {origin} is not one of the allowed_pull_policies [{allowed}]",
+        wanted = list(wanted),
+        allowed = list(allowed),
+    )]
+    NoPolicyLeft {
+        /// What was asked for.
+        wanted: Vec<PullPolicy>,
+        /// Where.
+        origin: PolicyOrigin,
+        /// What the settings allow.
+        allowed: Vec<PullPolicy>,
+    },
+    /// The image matches no pattern.
+    #[error("{what} `{name}` is not allowed by {key}: {patterns}", patterns = patterns.join(", "))]
+    Image {
+        /// `image` or `service`.
+        what: &'static str,
+        /// The image.
+        name: String,
+        /// The key of the settings.
+        key: &'static str,
+        /// Its patterns.
+        patterns: Vec<String>,
+    },
+    /// The user is not in the list.
+    #[error("user `{user}` is not one of the allowed users: {allowed}", allowed = allowed.join(", "))]
+    User {
+        /// The user.
+        user: String,
+        /// Who is allowed.
+        allowed: Vec<String>,
+    },
+}
+
+impl Refusal {
+    /// Whether the server is told of a configuration error; else of a system failure, as
+    /// gitlab-runner does (contract, §15).
+    #[must_use]
+    pub fn is_configuration_error(&self) -> bool {
+        match self {
+            Self::UnknownPolicy { .. } | Self::NoPolicyLeft { .. } => true,
+            Self::Image { .. } | Self::User { .. } => false,
+        }
+    }
+}
+
+/// Where pull policies were asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PolicyOrigin {
+    /// `pull_policy` of the job's image or service.
+    Job,
+    /// `pull_policy` of the runner.
+    Runner,
+}
+
+impl std::fmt::Display for PolicyOrigin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Job => "in the job",
+            Self::Runner => "in the runner's configuration",
+        })
+    }
+}
+
+/// Policies as messages show them.
+#[must_use]
+pub fn list(policies: &[PullPolicy]) -> String {
+    policies.iter().map(|p| p.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// The policies to try, in order; duplicates are tries of their own. `wanted` is what the image
+/// or service of the job asks for, empty when it does not.
+///
+/// # Errors
+/// When a name is unknown or nothing that is wanted is allowed.
+pub fn effective(wanted: &[String], config: &DockerConfig) -> Result<Vec<PullPolicy>, Refusal> {
+    let or_always = |policies: &[PullPolicy]| match policies {
+        [] => vec![PullPolicy::Always],
+        some => some.to_vec(),
+    };
+    let configured = or_always(&config.pull_policy);
+    let (candidates, origin) = if wanted.is_empty() {
+        (configured.clone(), PolicyOrigin::Runner)
+    } else {
+        let parsed = wanted.iter().map(|name| parse(name)).collect::<Result<_, _>>()?;
+        (parsed, PolicyOrigin::Job)
+    };
+    let allowed = match &config.allowed_pull_policies {
+        Some(allowed) if !allowed.is_empty() => allowed.clone(),
+        _ => configured,
+    };
+    let left: Vec<_> = candidates.iter().copied().filter(|p| allowed.contains(p)).collect();
+    if left.is_empty() {
+        return Err(Refusal::NoPolicyLeft { wanted: candidates, origin, allowed });
+    }
+    Ok(left)
+}
+
+fn parse(name: &str) -> Result<PullPolicy, Refusal> {
+    match name {
+        "always" => Ok(PullPolicy::Always),
+        "if-not-present" => Ok(PullPolicy::IfNotPresent),
+        "never" => Ok(PullPolicy::Never),
+        other => Err(Refusal::UnknownPolicy { policy: other.to_owned() }),
+    }
+}
+
+/// Whether a job may have `image`. `default` is the runner's own image, expanded, which always
+/// may be used.
+///
+/// # Errors
+/// When `allowed_images` has patterns and none matches.
+pub fn check_image(image: &str, default: &str, config: &DockerConfig) -> Result<(), Refusal> {
+    if image == default {
+        return Ok(());
+    }
+    check("image", image, "allowed_images", &config.allowed_images)
+}
+
+/// Whether a job may have `service`. `configured` are the images of the runner's own services,
+/// expanded.
+///
+/// # Errors
+/// When `allowed_services` has patterns and none matches.
+pub fn check_service(
+    service: &str,
+    configured: &[String],
+    config: &DockerConfig,
+) -> Result<(), Refusal> {
+    if configured.iter().any(|own| own == service) {
+        return Ok(());
+    }
+    check("service", service, "allowed_services", &config.allowed_services)
+}
+
+fn check(
+    what: &'static str,
+    name: &str,
+    key: &'static str,
+    patterns: &[String],
+) -> Result<(), Refusal> {
+    if patterns.is_empty() || matches_any(patterns, name) {
+        return Ok(());
+    }
+    Err(Refusal::Image { what, name: name.to_owned(), key, patterns: patterns.to_vec() })
+}
+
+/// Whether a container may run as `user`, the one that was chosen of the runner's and the job's.
+///
+/// # Errors
+/// When there is a list and `user` is not in it.
+pub fn check_user(user: &str, config: &DockerConfig) -> Result<(), Refusal> {
+    let allowed = match &config.allowed_users[..] {
+        [] => config.user.iter().filter(|u| !u.is_empty()).cloned().collect(),
+        some => some.to_vec(),
+    };
+    if user.is_empty() || allowed.is_empty() || allowed.iter().any(|u| u == user) {
+        return Ok(());
+    }
+    Err(Refusal::User { user: user.to_owned(), allowed })
+}
+
+/// Whether one of `patterns` matches all of `name`, as the doublestar package reads them: `*` and
+/// `?` stop at `/`, `**` does not when it is a whole path component, `{a,b}` and `[…]` work. A
+/// pattern that cannot be read matches nothing.
+#[must_use]
+pub fn matches_any(patterns: &[String], name: &str) -> bool {
+    patterns.iter().any(|pattern| {
+        let matches = |pattern: &str| {
+            GlobBuilder::new(pattern)
+                .literal_separator(true)
+                .backslash_escape(true)
+                .build()
+                .is_ok_and(|glob| glob.compile_matcher().is_match(name))
+        };
+        matches(pattern) || pattern.strip_suffix("/**").is_some_and(matches)
+    })
+}
+
+/// A reference as registries' credentials are looked up by: without tag and digest, with the
+/// registry's host in lower case, and `docker.io/` for images of Docker Hub.
+#[must_use]
+pub fn registry_path(reference: &str) -> String {
+    let (name, _) = reference.split_once('@').unwrap_or((reference, ""));
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    let name = match name[last..].find(':') {
+        Some(colon) => &name[..last + colon],
+        None => name,
+    };
+    match name.split_once('/') {
+        Some((host, path)) if is_host(host) => {
+            let host = host.to_ascii_lowercase();
+            let host = if host == "index.docker.io" { "docker.io" } else { &host };
+            format!("{host}/{path}")
+        }
+        _ => format!("docker.io/{name}"),
+    }
+}
+
+/// Whether the first part of a reference names a registry, not a user of Docker Hub
+/// (distribution/reference, `splitDockerDomain`).
+fn is_host(part: &str) -> bool {
+    part.contains(['.', ':']) || part == "localhost" || part.chars().any(char::is_uppercase)
+}
+
+/// The reference with `:latest` when it has neither tag nor digest.
+#[must_use]
+pub fn with_tag(reference: &str) -> String {
+    let last = reference.rsplit('/').next().unwrap_or(reference);
+    if reference.contains('@') || last.contains(':') || is_image_id(reference) {
+        reference.to_owned()
+    } else {
+        format!("{reference}:latest")
+    }
+}
+
+/// Whether this is an image's id and not a name.
+#[must_use]
+pub fn is_image_id(reference: &str) -> bool {
+    let hex = reference.strip_prefix("sha256:").unwrap_or(reference);
+    hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::testing::docker_config, *};
+
+    fn strings(items: &[&str]) -> Vec<String> {
+        items.iter().map(|&s| s.to_owned()).collect()
+    }
+
+    #[test]
+    fn docker_120_the_default_image_needs_no_permission() {
+        let config = DockerConfig { allowed_images: strings(&["ruby:*"]), ..docker_config() };
+        check_image("internal/base", "internal/base", &config).unwrap();
+        check_image("ruby:3.3", "internal/base", &config).unwrap();
+        let refusal = check_image("alpine", "internal/base", &config).unwrap_err();
+        assert_eq!(refusal.to_string(), "image `alpine` is not allowed by allowed_images: ruby:*");
+        assert!(!refusal.is_configuration_error());
+        check_image("alpine", "", &docker_config()).unwrap();
+    }
+
+    #[test]
+    fn docker_121_globs_of_images_stop_at_slashes() {
+        for (pattern, name, expected) in [
+            ("ruby:*", "ruby:3.3", true),
+            ("ruby:*", "library/ruby:3.3", false),
+            ("registry.example.com/*", "registry.example.com/group/image:1", false),
+            ("registry.example.com/*/*", "registry.example.com/group/image:1", true),
+            ("registry.example.com/**", "registry.example.com/a/b/c:1", true),
+            ("registry.example.com/**", "registry.example.com", true),
+            ("registry.example.com/**/c:*", "registry.example.com/c:1", true),
+            ("**", "any/thing:1", true),
+            ("**/*", "alpine", true),
+            ("re**e:1", "re/gi/e:1", false),
+            ("alpine:3.?", "alpine:3.9", true),
+            ("alpine:3.?", "alpine:3./", false),
+            ("alpine:3.[0-4]", "alpine:3.4", true),
+            ("alpine:3.[^0-4]", "alpine:3.4", false),
+            ("{alpine,debian}:*", "debian:12", true),
+            ("!alpine", "debian", false),
+            ("[", "[", false),
+        ] {
+            assert_eq!(matches_any(&strings(&[pattern]), name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn services_of_the_runner_need_no_permission() {
+        let config = DockerConfig { allowed_services: strings(&["redis:*"]), ..docker_config() };
+        check_service("postgres:16", &strings(&["postgres:16"]), &config).unwrap();
+        assert!(check_service("postgres:16", &[], &config).is_err());
+    }
+
+    #[test]
+    fn docker_123_policies_outside_the_allowed_ones_are_refused_with_both_lists() {
+        use PullPolicy::{Always, IfNotPresent, Never};
+        let config = |pull: &[PullPolicy], allowed: Option<&[PullPolicy]>| DockerConfig {
+            pull_policy: pull.to_vec(),
+            allowed_pull_policies: allowed.map(<[_]>::to_vec),
+            ..docker_config()
+        };
+        assert_eq!(effective(&[], &config(&[], None)), Ok(vec![Always]));
+        assert_eq!(
+            effective(&[], &config(&[Always, Always, IfNotPresent], None)),
+            Ok(vec![Always, Always, IfNotPresent])
+        );
+        let wide = config(&[Always], Some(&[Never, IfNotPresent]));
+        assert_eq!(
+            effective(&strings(&["if-not-present", "always", "never"]), &wide),
+            Ok(vec![IfNotPresent, Never])
+        );
+        let refusal = effective(&strings(&["never"]), &config(&[Always, IfNotPresent], None));
+        let refusal = refusal.unwrap_err();
+        assert!(refusal.is_configuration_error());
+        assert_eq!(
+            refusal.to_string(),
+            "pull_policy [never] in the job is not one of the allowed_pull_policies \
+             [always, if-not-present]"
+        );
+        assert_eq!(
+            effective(&[], &wide).unwrap_err().to_string(),
+            "pull_policy [always] in the runner's configuration is not one of the \
+             allowed_pull_policies [never, if-not-present]"
+        );
+        assert_eq!(
+            effective(&strings(&["sometimes"]), &wide).unwrap_err().to_string(),
+            "pull_policy `sometimes` is not one of always, if-not-present, never"
+        );
+    }
+
+    #[test]
+    fn users_are_checked_against_the_list_or_else_the_runners_own() {
+        let config = |user: Option<&str>, allowed: &[&str]| DockerConfig {
+            user: user.map(str::to_owned),
+            allowed_users: strings(allowed),
+            ..docker_config()
+        };
+        check_user("anyone", &config(None, &[])).unwrap();
+        check_user("", &config(Some("ci"), &["ci"])).unwrap();
+        check_user("ci", &config(Some("ci"), &[])).unwrap();
+        assert!(check_user("root", &config(Some("ci"), &[])).is_err());
+        check_user("1000", &config(None, &["1000", "ci"])).unwrap();
+        assert_eq!(
+            check_user("root", &config(None, &["1000", "ci"])).unwrap_err().to_string(),
+            "user `root` is not one of the allowed users: 1000, ci"
+        );
+    }
+
+    #[test]
+    fn references_are_reduced_to_the_path_of_their_registry() {
+        for (reference, path) in [
+            ("alpine", "docker.io/alpine"),
+            ("alpine:3", "docker.io/alpine"),
+            ("group/image:3@sha256:00", "docker.io/group/image"),
+            ("index.docker.io/group/image", "docker.io/group/image"),
+            ("Registry.Example.com:5000/Group/image:3", "registry.example.com:5000/Group/image"),
+            ("localhost/image", "localhost/image"),
+        ] {
+            assert_eq!(registry_path(reference), path, "{reference}");
+        }
+    }
+
+    #[test]
+    fn a_missing_tag_is_latest() {
+        for (reference, tagged) in [
+            ("alpine", "alpine:latest"),
+            ("host:5000/alpine", "host:5000/alpine:latest"),
+            ("alpine:3", "alpine:3"),
+            ("alpine@sha256:00", "alpine@sha256:00"),
+        ] {
+            assert_eq!(with_tag(reference), tagged);
+        }
+        let id = format!("sha256:{}", "0".repeat(64));
+        assert_eq!(with_tag(&id), id);
+    }
+}

@@ -1,0 +1,214 @@
+//! Engines for tests: a real one, and one that answers what the test says.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    process::Command,
+    sync::{Arc, Mutex, OnceLock},
+};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::Request,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+use tokio::task::JoinSet;
+
+use super::{Engine, EngineEnv};
+use crate::config::{DockerConfig, PullPolicy, Resources};
+
+/// `[runners.docker]` with every key at its default.
+pub(crate) fn docker_config() -> DockerConfig {
+    DockerConfig {
+        host: None,
+        tls_cert_path: None,
+        tls_verify: false,
+        image: String::new(),
+        helper_image: None,
+        pull_policy: vec![PullPolicy::Always],
+        allowed_pull_policies: None,
+        allowed_images: vec![],
+        allowed_services: vec![],
+        allowed_privileged_images: vec![],
+        allowed_privileged_services: vec![],
+        user: None,
+        allowed_users: vec![],
+        group_add: vec![],
+        disable_entrypoint_overwrite: false,
+        privileged: false,
+        services_privileged: None,
+        cap_add: vec![],
+        cap_drop: vec![],
+        security_opt: vec![],
+        services_security_opt: vec![],
+        userns_mode: None,
+        sysctls: Default::default(),
+        ulimits: vec![],
+        devices: vec![],
+        device_cgroup_rules: vec![],
+        services_devices: vec![],
+        gpus: String::new(),
+        service_gpus: String::new(),
+        resources: Resources::default(),
+        service_resources: Resources::default(),
+        oom_kill_disable: false,
+        oom_score_adjust: 0,
+        shm_size: 0,
+        runtime: None,
+        volumes: vec![],
+        disable_cache: false,
+        cache_dir: None,
+        volume_driver: None,
+        volume_driver_ops: HashMap::new(),
+        volume_keep: false,
+        volumes_from: vec![],
+        tmpfs: HashMap::new(),
+        services_tmpfs: HashMap::new(),
+        network_mode: None,
+        network_mtu: 0,
+        enable_ipv6: false,
+        dns: vec![],
+        dns_search: vec![],
+        extra_hosts: vec![],
+        links: vec![],
+        hostname: None,
+        mac_address: None,
+        pid_mode: None,
+        ipc_mode: None,
+        isolation: None,
+        services_limit: None,
+        wait_for_services: None,
+        container_labels: Default::default(),
+        log_options: HashMap::new(),
+        services: vec![],
+    }
+}
+
+/// The address of a real engine: `DOCKER_HOST`, or one that `tests/engine/up` brings up.
+pub(crate) fn engine_host() -> &'static str {
+    static HOST: OnceLock<String> = OnceLock::new();
+    HOST.get_or_init(|| {
+        if let Some(host) = std::env::var("DOCKER_HOST").ok().filter(|h| !h.is_empty()) {
+            return host;
+        }
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engine/up");
+        let output = Command::new(script).output().expect(script);
+        let said = String::from_utf8_lossy(&output.stdout);
+        let host = said.lines().last().unwrap_or_default();
+        assert!(output.status.success() && host.contains("://"), "{script} gave no engine: {said}");
+        host.to_owned()
+    })
+}
+
+/// A connection to the real engine. Its own for each test, as connections belong to the runtime
+/// they were made in.
+pub(crate) async fn engine() -> Engine {
+    let host = tokio::task::spawn_blocking(engine_host).await.unwrap();
+    let config = DockerConfig { host: Some(host.to_owned()), ..docker_config() };
+    Engine::connect(&config, &EngineEnv::default()).await.unwrap()
+}
+
+/// A request as an engine sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct Recorded {
+    /// `GET /images/json?all=true`, without the version.
+    pub(crate) line: String,
+    /// `/v1.41`, or empty.
+    pub(crate) version: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// An engine on a socket of its own that keeps what it was asked.
+pub(crate) struct FakeEngine {
+    requests: Arc<Mutex<Vec<Recorded>>>,
+    directory: tempfile::TempDir,
+    _server: JoinSet<()>,
+}
+
+impl FakeEngine {
+    /// Starts one that answers with `answer`.
+    pub(crate) fn start<F, A>(answer: F) -> Self
+    where
+        F: Fn(Recorded) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = Response> + Send + 'static,
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = tokio::net::UnixListener::bind(directory.path().join("s")).unwrap();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&requests);
+        let app = axum::Router::new().fallback(move |request: Request| {
+            let (answer, seen) = (answer.clone(), Arc::clone(&seen));
+            async move {
+                let recorded = record(request).await;
+                seen.lock().unwrap().push(recorded.clone());
+                answer(recorded).await
+            }
+        });
+        let mut server = JoinSet::new();
+        server.spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self { requests, directory, _server: server }
+    }
+
+    /// Its address.
+    pub(crate) fn host(&self) -> String {
+        format!("unix://{}", self.directory.path().join("s").display())
+    }
+
+    /// A connection to it.
+    pub(crate) async fn connect(&self) -> Engine {
+        let config = DockerConfig { host: Some(self.host()), ..docker_config() };
+        Engine::connect(&config, &EngineEnv::default()).await.unwrap()
+    }
+
+    /// What it was asked since the last call.
+    pub(crate) fn take(&self) -> Vec<Recorded> {
+        std::mem::take(&mut self.requests.lock().unwrap())
+    }
+
+    /// How many requests came since then.
+    pub(crate) fn requests_so_far(&self) -> usize {
+        self.requests.lock().unwrap().len()
+    }
+
+    /// What it was asked, lines only.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.take().into_iter().map(|r| r.line).collect()
+    }
+}
+
+async fn record(request: Request) -> Recorded {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path_and_query().unwrap().as_str();
+    let (version, path) = match path[1..].split_once('/') {
+        Some((first, _)) if first.starts_with("v1.") => path.split_at(first.len() + 1),
+        _ => ("", path),
+    };
+    Recorded {
+        line: format!("{} {path}", parts.method),
+        version: version.to_owned(),
+        headers: parts.headers,
+        body: axum::body::to_bytes(body, usize::MAX).await.unwrap(),
+    }
+}
+
+/// `GET /version` of an engine of that platform.
+pub(crate) fn version(api: &str, min: &str, os: &str, arch: &str) -> Response {
+    let about = serde_json::json!(
+        {"ApiVersion": api, "MinAPIVersion": min, "Os": os, "Arch": arch, "Version": "1"}
+    );
+    axum::Json(about).into_response()
+}
+
+/// An error as engines send it.
+pub(crate) fn refused(status: u16, message: &str) -> Response {
+    let body = serde_json::json!({ "message": message });
+    (StatusCode::from_u16(status).unwrap(), axum::Json(body)).into_response()
+}
+
+/// JSON lines, as a pull reports.
+pub(crate) fn stream(lines: &[serde_json::Value]) -> Response {
+    let text: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+    Body::from(text).into_response()
+}
