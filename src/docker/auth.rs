@@ -447,9 +447,10 @@ impl Helpers {
 /// The program of that name in a `PATH`.
 pub(super) fn find_in(path: &std::ffi::OsStr, program: &Path) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt as _;
-    std::env::split_paths(path).filter(|d| d.is_absolute()).map(|d| d.join(program)).find(|p| {
-        p.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
-    })
+    std::env::split_paths(path)
+        .filter(|d| d.is_absolute())
+        .map(|d| d.join(program))
+        .find(|p| p.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0))
 }
 
 #[cfg(test)]
@@ -622,8 +623,7 @@ esac"#,
         let home = tempfile::tempdir().unwrap();
         let old = serde_json::json!({"r.example": {"auth": encoded("old:x"), "email": "a@b"}});
         std::fs::write(home.path().join(".dockercfg"), old.to_string()).unwrap();
-        let sources =
-            AuthSources { home: Some(home.path().to_owned()), ..AuthSources::default() };
+        let sources = AuthSources { home: Some(home.path().to_owned()), ..AuthSources::default() };
         let (auths, _) = Auths::load(&sources).await.unwrap();
         assert_eq!(who(&auths, "r.example/x").unwrap().0, "old");
     }
@@ -631,8 +631,7 @@ esac"#,
     #[tokio::test]
     async fn helpers_that_fail_or_hang_are_named() {
         let path = helper("sad", "echo no such key; exit 1");
-        let helpers =
-            Helpers { path: Some(path.path().into()), deadline: HELPER_DEADLINE };
+        let helpers = Helpers { path: Some(path.path().into()), deadline: HELPER_DEADLINE };
         let error = helpers.get("sad", "r.example").await.unwrap_err();
         assert_eq!(error.to_string(), "docker-credential-sad get failed: no such key");
         let path = helper("slow", "exec sleep 600");

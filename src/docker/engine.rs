@@ -87,8 +87,9 @@ impl EngineEnv {
         Self {
             host: variable("DOCKER_HOST"),
             cert_path: variable("DOCKER_CERT_PATH").map(Into::into),
-            tls_verify: variable("DOCKER_TLS_VERIFY")
-                .is_some_and(|v| !matches!(v.as_str(), "0" | "f" | "F" | "false" | "False" | "FALSE")),
+            tls_verify: variable("DOCKER_TLS_VERIFY").is_some_and(|v| {
+                !matches!(v.as_str(), "0" | "f" | "F" | "false" | "False" | "FALSE")
+            }),
             api_version: variable("DOCKER_API_VERSION"),
             home: variable("HOME").map(Into::into),
         }
@@ -105,7 +106,9 @@ pub enum ConnectError {
         host: String,
     },
     /// TLS is wanted, but nothing says where the certificates are.
-    #[error("tls_verify is set, but neither tls_cert_path nor DOCKER_CERT_PATH says where the certificates are")]
+    #[error(
+        "tls_verify is set, but neither tls_cert_path nor DOCKER_CERT_PATH says where the certificates are"
+    )]
     NoCertPath,
     /// A certificate or key cannot be read.
     #[error("cannot read `{path}`", path = path.display())]
@@ -155,7 +158,9 @@ pub enum ConnectError {
         version: ApiVersion,
     },
     /// `DOCKER_API_VERSION` is not one the engine, or we, can speak.
-    #[error("DOCKER_API_VERSION asks for API {wanted}, but the engine at `{host}` can be used with {oldest} to {newest}")]
+    #[error(
+        "DOCKER_API_VERSION asks for API {wanted}, but the engine at `{host}` can be used with {oldest} to {newest}"
+    )]
     NotServed {
         /// The address.
         host: String,
@@ -411,3 +416,7 @@ async fn tls(directory: &Path) -> Result<ClientConfig, ConnectError> {
         .with_client_auth_cert(chain, key)
         .map_err(failed)
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -10,13 +10,12 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use bollard::query_parameters::{
-    CreateImageOptions, ListImagesOptions, RemoveImageOptions,
-};
+use bollard::query_parameters::{CreateImageOptions, ListImagesOptions, RemoveImageOptions};
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::StreamExt as _;
 use tokio::sync::{OnceCell, mpsc};
 
 use super::{
@@ -35,8 +34,9 @@ pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 /// Directory of the portable helper.
 pub const PORTABLE: &str = "/.longshore";
 
-/// This process's executable, also when its file was replaced by an upgrade.
-const OURSELVES: &str = "/proc/self/exe";
+/// A helper image is not removed while it is younger: another longshore on the same engine may be
+/// about to use it.
+const GRACE: Duration = Duration::from_secs(3600);
 
 /// Programs of git that are not links to `git`: what fetching over HTTP and submodules need.
 const GIT_PARTS: [&str; 6] = [
@@ -120,9 +120,9 @@ impl HelperImageError {
             Self::Architecture { .. } => Some(
                 "set `helper_image` in [runners.docker] to an image of the engine's architecture",
             ),
-            Self::NoShell | Self::Compose(_) => Some(
-                "set `helper_image` in [runners.docker] to an image that has git and a shell",
-            ),
+            Self::NoShell | Self::Compose(_) => {
+                Some("set `helper_image` in [runners.docker] to an image that has git and a shell")
+            }
             Self::Engine(_) => None,
         }
     }
@@ -152,12 +152,19 @@ pub(super) struct Cell {
 struct Host {
     executable: PathBuf,
     path: OsString,
+    repository: String,
 }
 
 impl Host {
     fn this() -> Self {
-        Self { executable: OURSELVES.into(), path: PATH.into() }
+        Self { executable: ourselves(), path: PATH.into(), repository: REPOSITORY.to_owned() }
     }
+}
+
+/// This process's executable, also when its file was replaced by an upgrade. Not `/proc/self`:
+/// the loader that is asked about it is a process of its own.
+fn ourselves() -> PathBuf {
+    format!("/proc/{}/exe", std::process::id()).into()
 }
 
 /// The helper image, imported if it is not there. After the first call for an engine this costs
@@ -176,23 +183,23 @@ pub fn forget(engine: &Engine) {
 }
 
 async fn ensure_from(engine: &Engine, host: Host) -> Result<HelperImage, HelperImageError> {
-    let cell =
-        Arc::clone(&engine.helper().image.lock().unwrap_or_else(PoisonError::into_inner));
+    let cell = Arc::clone(&engine.helper().image.lock().unwrap_or_else(PoisonError::into_inner));
     cell.get_or_try_init(async || {
         fits(engine.architecture())?;
         let hashes = Arc::clone(&engine.helper().hashes);
+        let repository = host.repository.clone();
         let (sealed, warnings) = blocking(move || {
             let (tree, warnings) = compose(&host)?;
             let mut hashes = hashes.lock().unwrap_or_else(PoisonError::into_inner);
             Ok((tree.seal(&mut hashes)?, warnings))
         })
         .await?;
-        let reference = format!("{REPOSITORY}:{}", sealed.name());
+        let reference = format!("{repository}:{}", sealed.name());
         let id = match present(engine, &reference).await? {
             Some(id) => id,
             None => import(engine, sealed, &reference).await?,
         };
-        remove_others(engine, &reference).await;
+        remove_others(engine, &reference, GRACE).await;
         Ok(HelperImage { reference, id, warnings })
     })
     .await
@@ -240,9 +247,10 @@ async fn import(
     reference: &str,
 ) -> Result<String, HelperImageError> {
     let failed = || Error::of("import the helper image", reference);
+    let repository = reference.rsplit_once(':').map_or(reference, |(repository, _)| repository);
     let options = CreateImageOptions {
         from_src: Some("-".into()),
-        repo: Some(REPOSITORY.into()),
+        repo: Some(repository.to_owned()),
         tag: Some(sealed.name().to_owned()),
         message: Some("composed by longshore from its host's packages".into()),
         changes: vec![format!("ENV PATH={PATH}"), format!("LABEL {}=true", labels::HELPER)],
@@ -303,9 +311,10 @@ impl io::Write for Pieces {
     }
 }
 
-/// Removes helper images that are not `current`. Those that containers use stay: the engine
-/// refuses to remove them. Nothing that fails here is worth more than a line in the log.
-async fn remove_others(engine: &Engine, current: &str) {
+/// Removes helper images of `current`'s repository that are older than `grace` and not it. Those
+/// that containers use stay: the engine refuses to remove them. Nothing that fails here is worth
+/// more than a line in the log.
+async fn remove_others(engine: &Engine, current: &str, grace: Duration) {
     let label = format!("{}=true", labels::HELPER);
     let options = ListImagesOptions {
         filters: Some(HashMap::from([("label".to_owned(), vec![label])])),
@@ -318,9 +327,16 @@ async fn remove_others(engine: &Engine, current: &str) {
             return;
         }
     };
-    let ours = format!("{REPOSITORY}:");
+    let (repository, _) = current.rsplit_once(':').unwrap_or((current, ""));
+    let ours = format!("{repository}:");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let old = |created: i64| {
+        let created = Duration::from_secs(u64::try_from(created).unwrap_or(0));
+        now.saturating_sub(created) >= grace
+    };
     let others = images
         .into_iter()
+        .filter(|image| old(image.created))
         .flat_map(|image| image.repo_tags)
         .filter(|tag| tag.starts_with(&ours) && tag != current);
     for tag in others {
@@ -445,6 +461,7 @@ impl Composer {
             .output()
             .map_err(|source| TreeError::Read { path: git.to_owned(), source })?;
         let directory = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        let directory = self.tree.mirror(&directory)?;
         let read = |source| TreeError::Read { path: directory.clone(), source };
         let mut names: Vec<PathBuf> = std::fs::read_dir(&directory)
             .and_then(|all| all.map(|entry| Ok(entry?.path())).collect())
@@ -486,7 +503,8 @@ impl Composer {
         };
         self.tree.mirror(bundle)?;
         // Programs look at different places; the first is Debian's.
-        self.tree.file(Path::new(CA_BUNDLES[0]), bundle)
+        let debian = Path::new(CA_BUNDLES[0]);
+        if bundle == debian { Ok(()) } else { self.tree.file(debian, bundle) }
     }
 }
 
@@ -528,7 +546,7 @@ impl PortableHelper {
 /// # Errors
 /// When the executable or a library cannot be read, or the engine has another architecture.
 pub async fn portable_helper(engine: &Engine) -> Result<PortableHelper, HelperImageError> {
-    portable_from(engine, OURSELVES.into()).await
+    portable_from(engine, ourselves()).await
 }
 
 async fn portable_from(
@@ -568,3 +586,7 @@ async fn portable_from(
     })
     .await
 }
+
+#[cfg(test)]
+#[path = "helper_image_tests.rs"]
+mod tests;

@@ -667,14 +667,13 @@ async fn run(
             }
             _ => {}
         }
-        let progress = layers.values().fold(Progress::default(), |sum, (bytes, total, done)| {
-            Progress {
+        let progress =
+            layers.values().fold(Progress::default(), |sum, (bytes, total, done)| Progress {
                 layers_done: sum.layers_done + usize::from(*done),
                 layers: sum.layers + 1,
                 bytes: sum.bytes + bytes,
                 bytes_total: sum.bytes_total + total,
-            }
-        });
+            });
         report.send_replace(progress);
     }
     Ok(())

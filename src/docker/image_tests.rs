@@ -34,10 +34,7 @@ fn pulled() -> Response {
     stream(&[json!({"status": "Pulling from library/x", "id": "latest"})])
 }
 
-async fn get(
-    engine: &Engine,
-    request: &ImageRequest,
-) -> (Result<Image, PullError>, Vec<PullNote>) {
+async fn get(engine: &Engine, request: &ImageRequest) -> (Result<Image, PullError>, Vec<PullNote>) {
     let mut notes = Vec::new();
     let got = ensure_paced(engine, request, &mut |note| notes.push(note), QUICK).await;
     (got, notes)
@@ -229,10 +226,7 @@ async fn credentials_reach_the_engine_in_the_alphabet_it_decodes() {
     got.unwrap();
     assert!(notes.contains(&PullNote::Authenticating { origin: "$DOCKER_AUTH_CONFIG".into() }));
     let post = fake.take().remove(0);
-    assert_eq!(
-        post.line,
-        "POST /images/create?fromImage=r.example%2Fx%3A1&platform=linux%2Farm64"
-    );
+    assert_eq!(post.line, "POST /images/create?fromImage=r.example%2Fx%3A1&platform=linux%2Farm64");
     let header = post.headers["x-registry-auth"].to_str().unwrap();
     let json = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE, header).unwrap();
     let json: serde_json::Value = serde_json::from_slice(&json).unwrap();

@@ -4,14 +4,18 @@ use std::{
     collections::HashMap,
     future::Future,
     process::Command,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use axum::{
-    body::{Body, Bytes},
+    body::Body,
     extract::Request,
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
+    serve::ListenerExt as _,
 };
 use tokio::task::JoinSet;
 
@@ -117,12 +121,12 @@ pub(crate) struct Recorded {
     /// `/v1.41`, or empty.
     pub(crate) version: String,
     pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
 }
 
 /// An engine on a socket of its own that keeps what it was asked.
 pub(crate) struct FakeEngine {
     requests: Arc<Mutex<Vec<Recorded>>>,
+    connections: Arc<AtomicUsize>,
     directory: tempfile::TempDir,
     _server: JoinSet<()>,
 }
@@ -138,6 +142,11 @@ impl FakeEngine {
         let listener = tokio::net::UnixListener::bind(directory.path().join("s")).unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&requests);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let accepted = Arc::clone(&connections);
+        let listener = listener.tap_io(move |_| {
+            accepted.fetch_add(1, Ordering::SeqCst);
+        });
         let app = axum::Router::new().fallback(move |request: Request| {
             let (answer, seen) = (answer.clone(), Arc::clone(&seen));
             async move {
@@ -148,7 +157,7 @@ impl FakeEngine {
         });
         let mut server = JoinSet::new();
         server.spawn(async move { axum::serve(listener, app).await.unwrap() });
-        Self { requests, directory, _server: server }
+        Self { requests, connections, directory, _server: server }
     }
 
     /// Its address.
@@ -167,6 +176,11 @@ impl FakeEngine {
         std::mem::take(&mut self.requests.lock().unwrap())
     }
 
+    /// How many connections were opened.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
     /// How many requests came since then.
     pub(crate) fn requests_so_far(&self) -> usize {
         self.requests.lock().unwrap().len()
@@ -180,6 +194,8 @@ impl FakeEngine {
 
 async fn record(request: Request) -> Recorded {
     let (parts, body) = request.into_parts();
+    // Read to its end, as an engine does before it answers.
+    axum::body::to_bytes(body, usize::MAX).await.unwrap();
     let path = parts.uri.path_and_query().unwrap().as_str();
     let (version, path) = match path[1..].split_once('/') {
         Some((first, _)) if first.starts_with("v1.") => path.split_at(first.len() + 1),
@@ -189,7 +205,6 @@ async fn record(request: Request) -> Recorded {
         line: format!("{} {path}", parts.method),
         version: version.to_owned(),
         headers: parts.headers,
-        body: axum::body::to_bytes(body, usize::MAX).await.unwrap(),
     }
 }
 
@@ -211,4 +226,49 @@ pub(crate) fn refused(status: u16, message: &str) -> Response {
 pub(crate) fn stream(lines: &[serde_json::Value]) -> Response {
     let text: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
     Body::from(text).into_response()
+}
+
+/// Runs a shell script in a container of `image` that is removed afterwards, and gives what it
+/// said; panics when it fails.
+pub(crate) async fn run_in(engine: &Engine, image: &str, script: &str) -> String {
+    let command = ["/bin/sh", "-ec", script].map(str::to_owned).to_vec();
+    let created = create(engine, image, command).await;
+    finish(engine, &created).await
+}
+
+/// Creates a container.
+pub(crate) async fn create(engine: &Engine, image: &str, command: Vec<String>) -> String {
+    let body = bollard::models::ContainerCreateBody {
+        image: Some(image.to_owned()),
+        cmd: Some(command),
+        ..Default::default()
+    };
+    let none = None::<bollard::query_parameters::CreateContainerOptions>;
+    engine.client().create_container(none, body).await.unwrap().id
+}
+
+/// Starts it, waits for its end, removes it and gives what it said; panics when it fails.
+pub(crate) async fn finish(engine: &Engine, container: &str) -> String {
+    use bollard::query_parameters as q;
+    use futures_util::StreamExt as _;
+    let client = engine.client();
+    let started = client.start_container(container, None::<q::StartContainerOptions>).await;
+    let mut ended = Vec::new();
+    let mut said = String::new();
+    if started.is_ok() {
+        ended = client
+            .wait_container(container, None::<q::WaitContainerOptions>)
+            .collect::<Vec<_>>()
+            .await;
+        let options = q::LogsOptions { stdout: true, stderr: true, ..Default::default() };
+        let mut logs = client.logs(container, Some(options));
+        while let Some(piece) = logs.next().await {
+            said.push_str(&String::from_utf8_lossy(&piece.unwrap().into_bytes()));
+        }
+    }
+    let options = q::RemoveContainerOptions { force: true, v: true, ..Default::default() };
+    client.remove_container(container, Some(options)).await.unwrap();
+    started.unwrap();
+    assert!(matches!(&ended[..], [Ok(_)]), "{ended:?}: {said}");
+    said
 }

@@ -144,10 +144,7 @@ pub(super) enum Connector {
 }
 
 impl Connector {
-    pub(super) fn tcp(
-        address: Uri,
-        tls: Option<(TlsConnector, ServerName<'static>)>,
-    ) -> Self {
+    pub(super) fn tcp(address: Uri, tls: Option<(TlsConnector, ServerName<'static>)>) -> Self {
         let mut http = HttpConnector::new();
         http.set_connect_timeout(Some(DIAL));
         http.set_keepalive(Some(KEEPALIVE));

@@ -187,7 +187,7 @@ impl Tree {
                     let hash = hashes.of(&source)?;
                     say(if executable { "program" } else { "file" }, &hash);
                     match first.get(&(hash, executable)) {
-                        Some(first) => Entry::Same { path: first.clone() },
+                        Some(first) => Entry::Same { path: first.clone(), executable },
                         None => {
                             first.insert((hash, executable), path.clone());
                             Entry::File { source, executable }
@@ -250,11 +250,21 @@ impl Hashes {
 
 #[derive(Debug)]
 enum Entry {
-    Directory { mode: u32 },
-    Link { target: PathBuf },
-    File { source: Source, executable: bool },
+    Directory {
+        mode: u32,
+    },
+    Link {
+        target: PathBuf,
+    },
+    File {
+        source: Source,
+        executable: bool,
+    },
     /// The same content and mode as another file, which comes earlier.
-    Same { path: PathBuf },
+    Same {
+        path: PathBuf,
+        executable: bool,
+    },
 }
 
 /// A tree that will not change any more.
@@ -291,13 +301,14 @@ impl Sealed {
                     header.set_mode(0o777);
                     tar.append_link(&mut header, path, target)?;
                 }
-                Entry::Same { path: first } => {
+                Entry::Same { path: first, executable } => {
                     header.set_entry_type(tar::EntryType::Link);
-                    header.set_mode(0o644);
+                    // Unpacking it sets this mode on the file that both are.
+                    header.set_mode(mode_of(*executable));
                     tar.append_link(&mut header, path, first)?;
                 }
                 Entry::File { source, executable } => {
-                    header.set_mode(if *executable { 0o755 } else { 0o644 });
+                    header.set_mode(mode_of(*executable));
                     match source {
                         Source::Text(text) => {
                             header.set_size(u64::try_from(text.len()).map_err(io::Error::other)?);
@@ -315,6 +326,10 @@ impl Sealed {
         }
         tar.into_inner()?.flush()
     }
+}
+
+fn mode_of(executable: bool) -> u32 {
+    if executable { 0o755 } else { 0o644 }
 }
 
 /// A shared library as the loader finds it.
@@ -479,6 +494,10 @@ mod tests {
         fs::create_dir(root.join("usr")).unwrap();
         fs::write(root.join("usr/git-1"), "git").unwrap();
         fs::write(root.join("usr/git-copy"), "git").unwrap();
+        for file in ["usr/git-1", "usr/git-copy"] {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+            fs::set_permissions(root.join(file), mode).unwrap();
+        }
         std::os::unix::fs::symlink("usr", root.join("bin")).unwrap();
         std::os::unix::fs::symlink(root.join("bin/git-1"), root.join("usr/git")).unwrap();
         let mut tree = Tree::default();
@@ -496,8 +515,8 @@ mod tests {
                 "Symlink 777 R/bin -> usr",
                 "Directory 755 R/usr",
                 "Symlink 777 R/usr/git -> /R/bin/git-1",
-                "Regular 644 R/usr/git-1",
-                "Link 644 R/usr/git-copy -> R/usr/git-1",
+                "Regular 755 R/usr/git-1",
+                "Link 755 R/usr/git-copy -> R/usr/git-1",
             ]
         );
     }
