@@ -348,6 +348,8 @@ impl Endpoint {
         let (scheme, rest) = host.split_once("://").ok_or_else(unsupported)?;
         let (address, tls) = match scheme {
             "unix" if rest.starts_with('/') => (Address::Unix(rest.into()), None),
+            // `https` without certificates would be spoken in the clear.
+            "https" if !tls_verify => return Err(unsupported()),
             "tcp" | "http" | "https" => {
                 let url = url::Url::parse(&format!("x://{rest}")).map_err(|_| unsupported())?;
                 let name = url.host_str().filter(|h| !h.is_empty()).ok_or_else(unsupported)?;

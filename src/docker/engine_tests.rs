@@ -82,8 +82,14 @@ fn docker_24_without_a_host_address_and_tls_come_from_the_environment() {
 
 #[test]
 fn addresses_of_other_kinds_are_refused() {
-    for host in ["npipe:////./pipe/docker_engine", "ssh://host", "host:2375", "unix://x", "tcp://"]
-    {
+    for host in [
+        "npipe:////./pipe/docker_engine",
+        "ssh://host",
+        "host:2375",
+        "unix://x",
+        "tcp://",
+        "https://host",
+    ] {
         let error = Endpoint::of(&docker_config(), &env(host)).unwrap_err();
         assert!(matches!(error, ConnectError::Address { .. }), "{host}: {error}");
     }
@@ -248,4 +254,45 @@ async fn a_real_engine_is_reached_and_its_absence_is_said() {
     assert_eq!(error.to_string(), "no Docker engine answers at `unix:///nonexistent/s`");
     let ConnectError::Unreachable { source, .. } = error else { panic!("{error}") };
     assert!(source.is_gone());
+}
+
+#[tokio::test]
+async fn a_container_is_attached_to_in_both_directions() {
+    use bollard::query_parameters as q;
+    use futures_util::StreamExt as _;
+    let engine = testing::engine().await;
+    let client = engine.client();
+    let body = bollard::models::ContainerCreateBody {
+        image: Some("busybox:latest".into()),
+        cmd: Some(["sh", "-c", "read line; echo got $line"].map(str::to_owned).to_vec()),
+        open_stdin: Some(true),
+        stdin_once: Some(true),
+        attach_stdin: Some(true),
+        ..Default::default()
+    };
+    let none = None::<q::CreateContainerOptions>;
+    let id = client.create_container(none, body).await.unwrap().id;
+    let options =
+        q::AttachContainerOptions { stream: true, stdin: true, stdout: true, ..Default::default() };
+    let mut attached = client.attach_container(&id, Some(options)).await.unwrap();
+    client.start_container(&id, None::<q::StartContainerOptions>).await.unwrap();
+    attached.input.write_all(b"this\n").await.unwrap();
+    attached.input.flush().await.unwrap();
+    let said: Vec<_> = attached.output.map(|piece| piece.unwrap().to_string()).collect().await;
+    let options = q::RemoveContainerOptions { force: true, ..Default::default() };
+    client.remove_container(&id, Some(options)).await.unwrap();
+    assert_eq!(said, ["got this\n"]);
+}
+
+#[test]
+fn connecting_and_getting_images_can_be_done_by_a_task_of_its_own() {
+    fn is_send(_: impl Send) {}
+    let (config, env) = (docker_config(), EngineEnv::default());
+    is_send(Engine::connect(&config, &env));
+    let with = |engine: &'static Engine, request: &'static image::ImageRequest| {
+        is_send(helper_image::ensure(engine));
+        is_send(helper_image::portable_helper(engine));
+        is_send(async move { image::ensure(engine, request, &mut |_| {}).await });
+    };
+    let _: fn(&'static Engine, &'static image::ImageRequest) = with;
 }

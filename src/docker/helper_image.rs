@@ -365,8 +365,15 @@ fn compose(host: &Host) -> Result<(Tree, Vec<String>), HelperImageError> {
     composer.git(&git)?;
     for tool in TOOLS.iter().chain(&MORE_TOOLS) {
         match find(tool) {
-            Some(path) => composer.program(&path)?,
             None => composer.missing(tool),
+            Some(path) => {
+                if let Err(error) = composer.program(&path) {
+                    composer.warnings.push(format!(
+                        "`{tool}` will not work in the helper: {}",
+                        super::chain(&error)
+                    ));
+                }
+            }
         }
     }
     composer.name_service()?;
