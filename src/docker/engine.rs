@@ -19,7 +19,8 @@ use tokio_rustls::{
 };
 
 use super::{
-    Error, helper_image, image,
+    Error, helper_image,
+    pulls::Pulls,
     transport::{self, Connector, Transport},
 };
 use crate::config::DockerConfig;
@@ -193,7 +194,7 @@ struct Inner {
     host: String,
     version: ApiVersion,
     architecture: String,
-    pulls: image::Pulls,
+    pulls: Pulls,
     helper: helper_image::Cell,
 }
 
@@ -237,7 +238,7 @@ impl Engine {
                 host,
                 version,
                 architecture: about.arch,
-                pulls: image::Pulls::default(),
+                pulls: Pulls::default(),
                 helper: helper_image::Cell::default(),
             }),
         })
@@ -271,7 +272,7 @@ impl Engine {
         &self.inner.transport
     }
 
-    pub(super) fn pulls(&self) -> &image::Pulls {
+    pub(super) fn pulls(&self) -> &Pulls {
         &self.inner.pulls
     }
 
@@ -337,12 +338,11 @@ struct Endpoint {
 impl Endpoint {
     fn of(config: &DockerConfig, env: &EngineEnv) -> Result<Self, ConnectError> {
         let configured = config.host.as_deref().filter(|host| !host.is_empty());
-        let (host, tls_verify, cert_path) = match configured {
-            Some(host) => (host, config.tls_verify, config.tls_cert_path.as_ref()),
-            None => {
-                let host = env.host.as_deref().unwrap_or(DEFAULT_HOST);
-                (host, env.tls_verify, env.cert_path.as_ref())
-            }
+        let (host, tls_verify, cert_path) = if let Some(host) = configured {
+            (host, config.tls_verify, config.tls_cert_path.as_ref())
+        } else {
+            let host = env.host.as_deref().unwrap_or(DEFAULT_HOST);
+            (host, env.tls_verify, env.cert_path.as_ref())
         };
         let unsupported = || ConnectError::Address { host: host.to_owned() };
         let (scheme, rest) = host.split_once("://").ok_or_else(unsupported)?;

@@ -9,7 +9,10 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, rustls::server::WebPkiClientVerifier};
 
 use super::{
-    super::testing::{self, FakeEngine, Recorded, docker_config, version},
+    super::{
+        image,
+        testing::{self, FakeEngine, Recorded, docker_config, version},
+    },
     *,
 };
 

@@ -1,4 +1,4 @@
-use std::{process::Stdio, time::Instant};
+use std::{path::Path, process::Stdio};
 
 use axum::{
     body::Body as Answer,
@@ -9,7 +9,10 @@ use bollard::query_parameters::InspectContainerOptions;
 use tokio::{io::AsyncWriteExt as _, process::Command, task::JoinSet};
 
 use super::{
-    super::testing::{self, create, engine, finish, run_in},
+    super::{
+        credential_helper::find_in,
+        testing::{self, create, engine, finish, run_in},
+    },
     *,
 };
 
@@ -167,9 +170,8 @@ async fn an_image_that_is_there_is_not_sent_again_and_old_ones_go_unless_used() 
     let host = host("/bin/true");
     let first = ensure_from(&engine, host.clone()).await.unwrap();
     forget(&engine);
-    let started = Instant::now();
+    // Were it sent again, it would have another id.
     assert_eq!(ensure_from(&engine, host.clone()).await.unwrap(), first);
-    eprintln!("again: {:?}", started.elapsed());
     // Another executable is another image.
     forget(&engine);
     let second = Host { executable: "/bin/cat".into(), ..host };

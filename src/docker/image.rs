@@ -3,27 +3,16 @@
 //! That an image is resolved once a job is the caller's to see to; that several jobs that want
 //! the same image at once wait for one pull is seen to here.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    ops::RangeInclusive,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use bollard::query_parameters::CreateImageOptions;
-use futures_util::{
-    FutureExt as _, StreamExt as _,
-    future::{BoxFuture, Shared, WeakShared},
-};
 use rand::Rng as _;
-use sha2::{Digest as _, Sha256};
-use tokio::sync::watch;
 
+pub use super::pulls::Progress;
 use super::{
     ApiVersion, Engine, Error,
     auth::{Auths, Found},
     chain, policy,
+    pulls::Platform,
 };
 use crate::config::PullPolicy;
 
@@ -217,32 +206,6 @@ impl fmt::Display for PullNote {
     }
 }
 
-/// Where a pull stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Progress {
-    /// Layers that are on the engine.
-    pub layers_done: usize,
-    /// Layers that the engine has named so far.
-    pub layers: usize,
-    /// Bytes that arrived, of the layers that are being downloaded or were.
-    pub bytes: u64,
-    /// Bytes of these layers.
-    pub bytes_total: u64,
-}
-
-impl fmt::Display for Progress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} of {} layers, {} of {} MB",
-            self.layers_done,
-            self.layers,
-            self.bytes / 1_000_000,
-            self.bytes_total / 1_000_000
-        )
-    }
-}
-
 /// What kind of failure it was, and so which failure reason the server sees (contract, §15).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullErrorKind {
@@ -343,6 +306,8 @@ impl PullError {
 enum Failure {
     #[error("the engine does not have it")]
     Missing,
+    #[error("this is not the name of an image")]
+    Name,
     #[error("`{platform}` is not a platform such as linux/arm64")]
     Platform { platform: String },
     #[error(transparent)]
@@ -355,7 +320,7 @@ impl Failure {
     fn kind(&self) -> PullErrorKind {
         match self {
             Self::Missing => PullErrorKind::NeverMissing,
-            Self::Platform { .. } => PullErrorKind::Configuration,
+            Self::Name | Self::Platform { .. } => PullErrorKind::Configuration,
             Self::Engine(_) => PullErrorKind::Engine,
             Self::Pull(error) if error.is_gone() => PullErrorKind::Engine,
             Self::Pull(error) => PullErrorKind::of_text(&chain(&**error)),
@@ -420,8 +385,16 @@ async fn under(
     say: &mut (dyn FnMut(PullNote) + Send),
     pause: &RangeInclusive<Duration>,
 ) -> Result<Image, Failure> {
+    // Names become part of addresses.
+    if !policy::is_reference(&request.name) {
+        return Err(Failure::Name);
+    }
     let platform = request.platform.as_deref().filter(|p| !p.is_empty());
-    let platform = platform.map(Platform::parse).transpose()?;
+    let read = |text: &str| {
+        let wrong = || Failure::Platform { platform: text.to_owned() };
+        Platform::parse(text).ok_or_else(wrong)
+    };
+    let platform = platform.map(read).transpose()?;
     // `always` needs a look beforehand only for an id: no registry can be asked for one.
     if policy != PullPolicy::Always || policy::is_image_id(&request.name) {
         let present = inspect(engine, &request.name, platform.as_ref()).await?;
@@ -470,50 +443,6 @@ async fn inspect(
         Ok(inspected) => Ok(Some(inspected.into())),
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(Failure::Engine(Arc::new(error))),
-    }
-}
-
-/// `os/architecture[/variant]`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Platform {
-    os: String,
-    architecture: String,
-    variant: Option<String>,
-}
-
-impl Platform {
-    fn parse(text: &str) -> Result<Self, Failure> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let own = |s: &&str| (*s).to_owned();
-        let platform = match &parts[..] {
-            [architecture] => Some(("linux".to_owned(), own(architecture), None)),
-            [os, architecture] => Some((own(os), own(architecture), None)),
-            [os, architecture, variant] => Some((own(os), own(architecture), Some(own(variant)))),
-            _ => None,
-        };
-        let plain = |s: &&str| {
-            !s.is_empty() && s.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
-        };
-        match platform.filter(|_| parts.iter().all(plain)) {
-            Some((os, architecture, variant)) => Ok(Self { os, architecture, variant }),
-            None => Err(Failure::Platform { platform: text.to_owned() }),
-        }
-    }
-
-    /// As `GET /images/{name}/json` takes it.
-    fn as_json(&self) -> String {
-        let mut json = serde_json::json!({ "os": self.os, "architecture": self.architecture });
-        if let Some(variant) = &self.variant {
-            json["variant"] = variant.as_str().into();
-        }
-        json.to_string()
-    }
-}
-
-impl fmt::Display for Platform {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{variant}"))
     }
 }
 
@@ -570,113 +499,6 @@ async fn once(
             }
         }
     }
-}
-
-type Outcome = Result<(), Arc<Error>>;
-type PullFuture = Shared<BoxFuture<'static, Outcome>>;
-
-/// The pulls under way. Pulls of the same image with the same credentials are one.
-#[derive(Default)]
-pub(super) struct Pulls {
-    under_way: Arc<Mutex<HashMap<[u8; 32], UnderWay>>>,
-}
-
-struct UnderWay {
-    ended: WeakShared<BoxFuture<'static, Outcome>>,
-    progress: watch::Receiver<Progress>,
-}
-
-struct Pull {
-    ended: PullFuture,
-    progress: watch::Receiver<Progress>,
-}
-
-impl Pulls {
-    fn join(
-        &self,
-        engine: &Engine,
-        name: &str,
-        platform: Option<&Platform>,
-        found: Option<&Found>,
-    ) -> Pull {
-        let options = CreateImageOptions {
-            from_image: Some(policy::with_tag(name)),
-            platform: platform.map(ToString::to_string).unwrap_or_default(),
-            ..CreateImageOptions::default()
-        };
-        let credentials = found.map(Found::for_engine);
-        // A digest, so that the map holds no secrets.
-        let key: [u8; 32] = Sha256::new()
-            .chain_update(serde_json::to_vec(&(&options, &credentials)).unwrap_or_default())
-            .finalize()
-            .into();
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those that nobody waited for to the end could not remove themselves.
-        under_way.retain(|_, pull| pull.ended.upgrade().is_some());
-        if let Some(pull) = under_way.get(&key) {
-            if let Some(ended) = pull.ended.upgrade() {
-                return Pull { ended, progress: pull.progress.clone() };
-            }
-        }
-        let (report, progress) = watch::channel(Progress::default());
-        let client = engine.client().clone();
-        let failed = Error::of("pull the image", name);
-        let registry = Arc::clone(&self.under_way);
-        let ended = async move {
-            let outcome = run(&client, options, credentials, &report).await;
-            registry.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-            outcome.map_err(|e| Arc::new(failed(e)))
-        }
-        .boxed()
-        .shared();
-        if let Some(weak) = ended.downgrade() {
-            under_way.insert(key, UnderWay { ended: weak, progress: progress.clone() });
-        }
-        Pull { ended, progress }
-    }
-}
-
-/// Asks the engine to pull and reads its report to the end.
-async fn run(
-    client: &bollard::Docker,
-    options: CreateImageOptions,
-    credentials: Option<bollard::auth::DockerCredentials>,
-    report: &watch::Sender<Progress>,
-) -> Result<(), bollard::errors::Error> {
-    let mut layers = HashMap::<String, (u64, u64, bool)>::new();
-    let mut messages = client.create_image(Some(options), None, credentials);
-    while let Some(message) = messages.next().await {
-        let message = message?;
-        let Some(layer) = message.id else { continue };
-        let status = message.status.as_deref().unwrap_or_default();
-        // `Pulling from …` names the tag, not a layer.
-        if status.starts_with("Pulling from") {
-            continue;
-        }
-        let (bytes, total, done) = layers.entry(layer).or_default();
-        match status {
-            "Downloading" => {
-                let detail = message.progress_detail.unwrap_or_default();
-                let number = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok());
-                *bytes = number(detail.current).unwrap_or(*bytes);
-                *total = number(detail.total).unwrap_or(*total).max(*bytes);
-            }
-            "Download complete" => *bytes = *total,
-            "Pull complete" | "Already exists" => {
-                (*bytes, *done) = (*total, true);
-            }
-            _ => {}
-        }
-        let progress =
-            layers.values().fold(Progress::default(), |sum, (bytes, total, done)| Progress {
-                layers_done: sum.layers_done + usize::from(*done),
-                layers: sum.layers + 1,
-                bytes: sum.bytes + bytes,
-                bytes_total: sum.bytes_total + total,
-            });
-        report.send_replace(progress);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -262,6 +262,18 @@ async fn a_platform_is_part_of_the_inspection_where_the_engine_knows_that() {
 }
 
 #[tokio::test]
+async fn a_name_that_is_none_is_asked_of_nobody() {
+    let fake = FakeEngine::start(|_| async { version() });
+    let engine = fake.connect().await;
+    fake.take();
+    for name in ["../containers/json", "$IMAGE:1"] {
+        let (got, _) = get(&engine, &request(name, &[PullPolicy::IfNotPresent])).await;
+        assert_eq!(got.unwrap_err().kind(), PullErrorKind::Configuration);
+    }
+    assert_eq!(fake.lines(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn an_engine_that_goes_away_is_no_fault_of_the_registry() {
     let fake = FakeEngine::start(|_| async { version() });
     let engine = fake.connect().await;

@@ -145,7 +145,7 @@ mod tests {
             sha: "abc".into(),
             before_sha: "abb".into(),
             reference: "main".into(),
-            timeout: Duration::from_secs(3600),
+            timeout: Duration::from_hours(1),
             project_id: 3,
             project_runner_id: 1,
             pipeline_id: 5,

@@ -7,11 +7,15 @@
 use std::fmt;
 
 pub mod auth;
+mod compose;
+mod credential_helper;
 pub mod engine;
 pub mod helper_image;
 pub mod image;
 pub mod labels;
 pub mod policy;
+mod program;
+mod pulls;
 #[cfg(test)]
 pub(crate) mod testing;
 mod transport;
@@ -24,7 +28,7 @@ pub use engine::{ApiVersion, ConnectError, Engine, EngineEnv};
 pub struct Error {
     operation: &'static str,
     object: String,
-    source: bollard::errors::Error,
+    source: Box<bollard::errors::Error>,
 }
 
 impl fmt::Display for Error {
@@ -42,13 +46,13 @@ impl Error {
         object: &str,
     ) -> impl FnOnce(bollard::errors::Error) -> Self + Send + use<> {
         let object = object.to_owned();
-        move |source| Self { operation, object, source }
+        move |source| Self { operation, object, source: Box::new(source) }
     }
 
     /// The HTTP status the engine answered with, if it answered.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
-        match &self.source {
+        match &*self.source {
             bollard::errors::Error::DockerResponseServerError { status_code, .. } => {
                 Some(*status_code)
             }
@@ -59,7 +63,7 @@ impl Error {
     /// The engine's own words, if it answered.
     #[must_use]
     pub fn engine_message(&self) -> Option<&str> {
-        match &self.source {
+        match &*self.source {
             bollard::errors::Error::DockerResponseServerError { message, .. } => Some(message),
             bollard::errors::Error::DockerStreamError { error }
             | bollard::errors::Error::DockerContainerWaitError { error, .. } => Some(error),
@@ -83,7 +87,7 @@ impl Error {
     #[must_use]
     pub fn is_gone(&self) -> bool {
         use bollard::errors::Error as E;
-        match &self.source {
+        match &*self.source {
             E::HyperLegacyError { .. }
             | E::HyperResponseError { .. }
             | E::SocketNotFoundError(_)
@@ -91,17 +95,20 @@ impl Error {
             E::IOError { err } => {
                 use std::io::ErrorKind as K;
                 // A body that breaks off arrives as an I/O error of kind `Other` around hyper's.
-                err.get_ref().is_some_and(|e| e.is::<hyper::Error>())
-                    || matches!(
-                        err.kind(),
-                        K::NotFound
-                            | K::ConnectionRefused
-                            | K::ConnectionReset
-                            | K::ConnectionAborted
-                            | K::BrokenPipe
-                            | K::UnexpectedEof
-                            | K::TimedOut
-                    )
+                err.get_ref().is_some_and(
+                    <dyn std::error::Error + std::marker::Send + std::marker::Sync + 'static>::is::<
+                        hyper::Error,
+                    >,
+                ) || matches!(
+                    err.kind(),
+                    K::NotFound
+                        | K::ConnectionRefused
+                        | K::ConnectionReset
+                        | K::ConnectionAborted
+                        | K::BrokenPipe
+                        | K::UnexpectedEof
+                        | K::TimedOut
+                )
             }
             _ => false,
         }

@@ -232,6 +232,17 @@ pub fn with_tag(reference: &str) -> String {
     }
 }
 
+/// Whether this can be a reference or an id at all: only the characters of one
+/// (distribution/reference, `ReferenceRegexp`), and no path part that an address would be
+/// normalised by.
+#[must_use]
+pub fn is_reference(text: &str) -> bool {
+    let of_reference = |c: char| c.is_ascii_alphanumeric() || "._-/:@+".contains(c);
+    !text.is_empty()
+        && text.chars().all(of_reference)
+        && text.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
+
 /// Whether this is an image's id and not a name.
 #[must_use]
 pub fn is_image_id(reference: &str) -> bool {
@@ -356,6 +367,16 @@ mod tests {
             ("localhost/image", "localhost/image"),
         ] {
             assert_eq!(registry_path(reference), path, "{reference}");
+        }
+    }
+
+    #[test]
+    fn what_could_lead_elsewhere_is_no_reference() {
+        for good in ["alpine", "r.example:5000/g/x_y:1.0-rc.1", "x@sha256:00", "sha256:00"] {
+            assert!(is_reference(good), "{good}");
+        }
+        for bad in ["", "a b", "../containers/x", "a/./b", "/a", "a//b", "a?b", "a%2fb", "$IMAGE"] {
+            assert!(!is_reference(bad), "{bad}");
         }
     }
 

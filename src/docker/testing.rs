@@ -1,7 +1,7 @@
 //! Engines for tests: a real one, and one that answers what the test says.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     future::Future,
     process::Command,
     sync::{
@@ -47,7 +47,7 @@ pub(crate) fn docker_config() -> DockerConfig {
         security_opt: vec![],
         services_security_opt: vec![],
         userns_mode: None,
-        sysctls: Default::default(),
+        sysctls: BTreeMap::default(),
         ulimits: vec![],
         devices: vec![],
         device_cgroup_rules: vec![],
@@ -83,7 +83,7 @@ pub(crate) fn docker_config() -> DockerConfig {
         isolation: None,
         services_limit: None,
         wait_for_services: None,
-        container_labels: Default::default(),
+        container_labels: BTreeMap::default(),
         log_options: HashMap::new(),
         services: vec![],
     }
@@ -224,7 +224,7 @@ pub(crate) fn refused(status: u16, message: &str) -> Response {
 
 /// JSON lines, as a pull reports.
 pub(crate) fn stream(lines: &[serde_json::Value]) -> Response {
-    let text: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+    let text = lines.iter().map(ToString::to_string).collect::<Vec<_>>().join("\r\n");
     Body::from(text).into_response()
 }
 

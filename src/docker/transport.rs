@@ -40,20 +40,21 @@ use tower_service::Service;
 use super::engine::ApiVersion;
 
 /// Deadlines of a TCP connection (docker executor contract, §2.1). Unix sockets have none.
-const DIAL: Duration = Duration::from_secs(300);
+const DIAL: Duration = Duration::from_mins(5);
 const KEEPALIVE: Duration = Duration::from_secs(10);
-const TLS_HANDSHAKE: Duration = Duration::from_secs(60);
-const RESPONSE_HEADER: Duration = Duration::from_secs(120);
+const TLS_HANDSHAKE: Duration = Duration::from_mins(1);
+const RESPONSE_HEADER: Duration = Duration::from_mins(2);
 const IDLE_TCP: Duration = Duration::from_secs(10);
 /// Idle connections to a socket cost a descriptor on either side; a burst of jobs keeps them warm.
-const IDLE_UNIX: Duration = Duration::from_secs(60);
+const IDLE_UNIX: Duration = Duration::from_mins(1);
 const IDLE_CONNECTIONS: usize = 32;
 
 /// The address that bollard writes into requests; the connector knows the real one.
 pub(super) const BASE: &str = "http://docker";
 
 type StreamedBody = StreamBody<Pin<Box<dyn Stream<Item = io::Result<Frame<Bytes>>> + Send>>>;
-type Body = Either<Full<Bytes>, StreamedBody>;
+/// Body of a request; bollard does not name the type.
+pub(super) type Body = Either<Full<Bytes>, StreamedBody>;
 
 /// A pool of connections and the API version that requests on it name.
 #[derive(Clone)]
