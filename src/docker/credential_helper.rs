@@ -132,16 +132,21 @@ pub(super) fn find_in(path: &std::ffi::OsStr, program: &Path) -> Option<PathBuf>
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     /// A `PATH` with one helper of the given script.
     pub(in crate::docker) fn helper(name: &str, script: &str) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
+        let draft = dir.path().join("draft");
         let file = dir.path().join(format!("docker-credential-{name}"));
-        std::fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(&draft, format!("#!/bin/sh\n{script}\n")).unwrap();
+        // Another process makes the program: what is open for writing here could be open in a
+        // child that another test just forked, and then cannot be run.
+        let install = std::process::Command::new("install")
+            .args(["-m", "755"])
+            .args([&draft, &file])
+            .status();
+        assert!(install.unwrap().success());
         dir
     }
 

@@ -282,6 +282,20 @@ async fn an_engine_that_goes_away_is_no_fault_of_the_registry() {
     assert_eq!(got.unwrap_err().kind(), PullErrorKind::Engine);
 }
 
+#[tokio::test]
+async fn docker_182_a_registry_that_is_not_there_is_an_external_failure() {
+    let engine = testing::engine().await;
+    // Engines speak plain HTTP to registries on their own host; nobody listens on this port.
+    let wanted = request("127.0.0.1:1/longshore-test/x:1", &[PullPolicy::Always]);
+    let (got, notes) = get(&engine, &wanted).await;
+    let error = got.unwrap_err();
+    assert_eq!(error.kind(), PullErrorKind::ExternalDependency, "{}", chain(&error));
+    assert!(chain(&error).starts_with(
+        "image `127.0.0.1:1/longshore-test/x:1` cannot be used with pull policy `always`: "
+    ));
+    assert_eq!(notes.iter().filter(|n| n.is_warning()).count(), 2);
+}
+
 #[test]
 fn docker_182_texts_of_failed_pulls_give_the_kind() {
     use PullErrorKind::{Configuration, ExternalDependency, ImagePull};
