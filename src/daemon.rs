@@ -196,13 +196,19 @@ impl Daemon {
             let offset = config.check_interval * index / count;
             let old = before
                 .iter()
-                .position(|p| p.runner.config.name == runner.name && p.runner.config.token == runner.token)
+                .position(|p| {
+                    p.runner.config.name == runner.name && p.runner.config.token == runner.token
+                })
                 .map(|at| before.swap_remove(at));
             let limit = match &old {
                 Some(old) => old.limit.clone(),
                 None => Gate::new(0),
             };
-            limit.resize(if runner.limit == 0 { tokio::sync::Semaphore::MAX_PERMITS } else { runner.limit });
+            limit.resize(if runner.limit == 0 {
+                tokio::sync::Semaphore::MAX_PERMITS
+            } else {
+                runner.limit
+            });
             if let Some(old) = old {
                 let same = *old.runner.config == **runner
                     && old.interval == config.check_interval
@@ -250,9 +256,8 @@ impl Daemon {
         };
         let stop = poller.stop.clone();
         let span = tracing::info_span!("runner", name = runner.config.name);
-        self.polling.spawn(
-            async move { poll::poll(&runner, &bounds, jobs, stop).await }.instrument(span),
-        );
+        self.polling
+            .spawn(async move { poll::poll(&runner, &bounds, jobs, stop).await }.instrument(span));
     }
 
     fn client(&mut self, runner: &RunnerConfig, config: &Config) -> Option<Arc<Client>> {

@@ -8,12 +8,15 @@ pub const REVISION: &str = match option_env!("LONGSHORE_REVISION") {
 
 pub mod api;
 pub mod config;
+pub mod daemon;
+pub mod docker;
 pub mod executor;
 pub mod ids;
 pub mod job;
 pub mod ledger;
 pub mod plan;
 pub mod protocol;
+pub mod runner;
 pub mod secret;
 pub mod trace;
 pub mod transfer;

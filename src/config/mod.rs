@@ -1,9 +1,6 @@
 //! What the operator asks for: gitlab-runner's `config.toml`, read as written (`file`), checked as
 //! a whole into [`Config`] (`check`), watched (`watch`) and edited in place (`edit`).
 
-pub mod flags;
-pub mod values;
-pub mod volume;
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -7,4 +7,5 @@
 //!
 //! Whatever is made is in the ledger first, so that `clean_up` can also be done by a later process.
 
+pub mod curtain;
 pub mod docker;

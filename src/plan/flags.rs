@@ -56,11 +56,11 @@ impl Flags {
 
     /// Those that differ from their default, as the trace's header shows them.
     #[must_use]
-    pub fn changed(&self) -> Vec<String> {
+    pub fn changed(&self) -> Vec<(&'static str, bool)> {
         FLAGS
             .iter()
             .filter(|flag| self.0.get(flag.name).is_some_and(|on| *on != flag.default))
-            .map(|flag| format!("{}:{}", flag.name, !flag.default))
+            .map(|flag| (flag.name, !flag.default))
             .collect()
     }
 }

@@ -224,9 +224,6 @@ impl PlanError {
     #[must_use]
     pub fn failure_reason(&self) -> FailureReason {
         match self {
-            Self::Refused(refusal) if !refusal.is_configuration() => {
-                FailureReason::RunnerSystemFailure
-            }
             Self::Service(service::ServiceError::TooMany { .. }) => {
                 FailureReason::RunnerSystemFailure
             }
@@ -471,15 +468,15 @@ fn plan_image(
     if name.is_empty() {
         return Err(PlanError::NoImage);
     }
-    policy::check_image(&name, &default, &docker.allowed_images)?;
+    policy::check_image(&name, &default, docker)?;
     let user = docker
         .user
         .clone()
         .or_else(|| image.user.as_deref().map(|user| variables.expand(user)))
         .filter(|user| !user.is_empty());
-    policy::check_user(user.as_deref(), docker.user.as_deref(), &docker.allowed_users)?;
+    policy::check_user(user.as_deref().unwrap_or_default(), docker)?;
     Ok(ImagePlan {
-        policies: policy::pull_policies(&name, &image.pull_policy, docker)?,
+        policies: policy::effective(&image.pull_policy, docker)?,
         platform: image.platform.as_deref().map(|p| variables.expand(p)).filter(|p| !p.is_empty()),
         user,
         entrypoint: image.entrypoint.clone().filter(|e| !e.is_empty()),

@@ -1,196 +1,282 @@
-//! What a job may ask for: images, services, users, pull policies, privileges.
+//! What a job may ask of the engine: pull policies, images, services, users. Pure; the refusals'
+//! texts are for the job's author.
 
 use globset::GlobBuilder;
 
 use crate::config::{DockerConfig, PullPolicy};
 
-/// Something the runner does not allow.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+/// A wish of the job that the runner's settings forbid.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Image.
+    /// No wanted policy is allowed.
     #[error(
-        "image `{name}` is not among the runner's allowed_images: {}",
-        allowed.join(", ")
+        "pull_policy [{wanted}] {origin} is not one of the allowed_pull_policies [{allowed}]",
+        wanted = list(wanted),
+        allowed = list(allowed),
     )]
+    NoPolicyLeft {
+        /// What was asked for.
+        wanted: Vec<PullPolicy>,
+        /// Where.
+        origin: PolicyOrigin,
+        /// What the settings allow.
+        allowed: Vec<PullPolicy>,
+    },
+    /// The image matches no pattern.
+    #[error("{what} `{name}` is not allowed by {key}: {patterns}", patterns = patterns.join(", "))]
     Image {
+        /// `image` or `service`.
+        what: &'static str,
         /// The image.
         name: String,
-        /// The globs.
-        allowed: Vec<String>,
+        /// The key of the settings.
+        key: &'static str,
+        /// Its patterns.
+        patterns: Vec<String>,
     },
-    /// Service.
-    #[error(
-        "service `{name}` is not among the runner's allowed_services: {}",
-        allowed.join(", ")
-    )]
-    Service {
-        /// The service.
-        name: String,
-        /// The globs.
-        allowed: Vec<String>,
-    },
-    /// User.
-    #[error("user `{name}` is not among the runner's allowed_users: {}", allowed.join(", "))]
+    /// The user is not in the list.
+    #[error("user `{user}` is not one of the allowed users: {allowed}", allowed = allowed.join(", "))]
     User {
         /// The user.
-        name: String,
-        /// The users.
+        user: String,
+        /// Who is allowed.
         allowed: Vec<String>,
-    },
-    /// No pull policy is left.
-    #[error(
-        "image `{image}`: pull_policy ({}) is not among the runner's allowed_pull_policies ({})",
-        words(asked),
-        words(allowed)
-    )]
-    PullPolicy {
-        /// The image.
-        image: String,
-        /// What was asked for.
-        asked: Vec<PullPolicy>,
-        /// What is allowed.
-        allowed: Vec<PullPolicy>,
     },
 }
 
-impl Refusal {
-    /// Whether the incumbent calls it a configuration error; the others are system failures there
-    /// (docker-executor.md §15), and so here, as pipelines retry by reason.
-    #[must_use]
-    pub fn is_configuration(&self) -> bool {
-        match self {
-            Self::PullPolicy { .. } => true,
-            Self::Image { .. } | Self::Service { .. } | Self::User { .. } => false,
-        }
+/// Where pull policies were asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PolicyOrigin {
+    /// `pull_policy` of the job's image or service.
+    Job,
+    /// `pull_policy` of the runner.
+    Runner,
+}
+
+impl std::fmt::Display for PolicyOrigin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Job => "in the job",
+            Self::Runner => "in the runner's configuration",
+        })
     }
 }
 
-fn words(policies: &[PullPolicy]) -> String {
+/// Policies as messages show them.
+#[must_use]
+pub fn list(policies: &[PullPolicy]) -> String {
     policies.iter().map(|p| p.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// Whether `name` matches one of `globs`: `*` stops at `/`, `**` crosses (docker-executor.md
-/// §10.1). The configuration's check refuses globs that do not parse.
-fn matches(name: &str, globs: &[String]) -> bool {
-    globs.iter().any(|glob| {
-        GlobBuilder::new(glob)
-            .literal_separator(true)
-            .build()
-            .is_ok_and(|glob| glob.compile_matcher().is_match(name))
+/// The policies to try, in order; duplicates are tries of their own. `wanted` is what the image
+/// or service of the job asks for, empty when it does not.
+///
+/// # Errors
+/// When nothing that is wanted is allowed.
+pub fn effective(wanted: &[PullPolicy], config: &DockerConfig) -> Result<Vec<PullPolicy>, Refusal> {
+    let or_always = |policies: &[PullPolicy]| match policies {
+        [] => vec![PullPolicy::Always],
+        some => some.to_vec(),
+    };
+    let configured = or_always(&config.pull_policy);
+    let (candidates, origin) = if wanted.is_empty() {
+        (configured.clone(), PolicyOrigin::Runner)
+    } else {
+        (wanted.to_vec(), PolicyOrigin::Job)
+    };
+    let allowed = match &config.allowed_pull_policies {
+        Some(allowed) if !allowed.is_empty() => allowed.clone(),
+        _ => configured,
+    };
+    let left: Vec<_> = candidates.iter().copied().filter(|p| allowed.contains(p)).collect();
+    if left.is_empty() {
+        return Err(Refusal::NoPolicyLeft { wanted: candidates, origin, allowed });
+    }
+    Ok(left)
+}
+
+/// Whether a job may have `image`. `default` is the runner's own image, expanded, which always
+/// may be used.
+///
+/// # Errors
+/// When `allowed_images` has patterns and none matches.
+pub fn check_image(image: &str, default: &str, config: &DockerConfig) -> Result<(), Refusal> {
+    if image == default {
+        return Ok(());
+    }
+    check("image", image, "allowed_images", &config.allowed_images)
+}
+
+/// Whether a job may have `service`. `configured` are the images of the runner's own services,
+/// expanded.
+///
+/// # Errors
+/// When `allowed_services` has patterns and none matches.
+pub fn check_service(
+    service: &str,
+    configured: &[String],
+    config: &DockerConfig,
+) -> Result<(), Refusal> {
+    if configured.iter().any(|own| own == service) {
+        return Ok(());
+    }
+    check("service", service, "allowed_services", &config.allowed_services)
+}
+
+fn check(
+    what: &'static str,
+    name: &str,
+    key: &'static str,
+    patterns: &[String],
+) -> Result<(), Refusal> {
+    if patterns.is_empty() || matches_any(patterns, name) {
+        return Ok(());
+    }
+    Err(Refusal::Image { what, name: name.to_owned(), key, patterns: patterns.to_vec() })
+}
+
+/// Whether a container may run as `user`, the one that was chosen of the runner's and the job's.
+///
+/// # Errors
+/// When there is a list and `user` is not in it.
+pub fn check_user(user: &str, config: &DockerConfig) -> Result<(), Refusal> {
+    let allowed = match &config.allowed_users[..] {
+        [] => config.user.iter().filter(|u| !u.is_empty()).cloned().collect(),
+        some => some.to_vec(),
+    };
+    if user.is_empty() || allowed.is_empty() || allowed.iter().any(|u| u == user) {
+        return Ok(());
+    }
+    Err(Refusal::User { user: user.to_owned(), allowed })
+}
+
+/// Whether one of `patterns` matches all of `name`, as the doublestar package reads them: `*` and
+/// `?` stop at `/`, `**` does not when it is a whole path component, `{a,b}` and `[…]` work. A
+/// pattern that cannot be read matches nothing.
+#[must_use]
+pub fn matches_any(patterns: &[String], name: &str) -> bool {
+    patterns.iter().any(|pattern| {
+        let matches = |pattern: &str| {
+            GlobBuilder::new(pattern)
+                .literal_separator(true)
+                .backslash_escape(true)
+                .build()
+                .is_ok_and(|glob| glob.compile_matcher().is_match(name))
+        };
+        matches(pattern) || pattern.strip_suffix("/**").is_some_and(matches)
     })
 }
 
-/// The runner's default image is always allowed.
-pub(super) fn check_image(name: &str, default: &str, allowed: &[String]) -> Result<(), Refusal> {
-    if name == default || allowed.is_empty() || matches(name, allowed) {
-        return Ok(());
-    }
-    Err(Refusal::Image { name: name.to_owned(), allowed: allowed.to_vec() })
-}
-
-pub(super) fn check_service(name: &str, allowed: &[String]) -> Result<(), Refusal> {
-    if allowed.is_empty() || matches(name, allowed) {
-        return Ok(());
-    }
-    Err(Refusal::Service { name: name.to_owned(), allowed: allowed.to_vec() })
-}
-
-/// With only `user` configured, that user is the list; with neither, everyone is allowed.
-pub(super) fn check_user(
-    user: Option<&str>,
-    configured: Option<&str>,
-    allowed: &[String],
-) -> Result<(), Refusal> {
-    let Some(user) = user else { return Ok(()) };
-    let allowed: Vec<String> = match (allowed, configured) {
-        ([], None) => return Ok(()),
-        ([], Some(configured)) => vec![configured.to_owned()],
-        (allowed, _) => allowed.to_vec(),
-    };
-    if allowed.iter().any(|a| a == user) {
-        return Ok(());
-    }
-    Err(Refusal::User { name: user.to_owned(), allowed })
-}
-
-/// The policies that count: the job's, else the runner's, as far as they are allowed.
-pub(super) fn pull_policies(
-    image: &str,
-    asked: &[PullPolicy],
-    docker: &DockerConfig,
-) -> Result<Vec<PullPolicy>, Refusal> {
-    let configured = if docker.pull_policy.is_empty() {
-        vec![PullPolicy::Always]
-    } else {
-        docker.pull_policy.clone()
-    };
-    let asked = if asked.is_empty() { configured.clone() } else { asked.to_vec() };
-    let allowed = docker.allowed_pull_policies.clone().unwrap_or(configured);
-    let effective: Vec<_> = asked.iter().copied().filter(|p| allowed.contains(p)).collect();
-    if effective.is_empty() {
-        return Err(Refusal::PullPolicy { image: image.to_owned(), asked, allowed });
-    }
-    Ok(effective)
-}
-
-/// Whether the helper may be privileged: it has no name that a glob could mean.
+/// Whether a container may be privileged: an empty list means all. `name` is the image as the job
+/// writes it, which is empty for the runner's default.
 #[must_use]
-pub fn allows_privileged(allowed: &[String]) -> bool {
-    allowed.is_empty()
-}
-
-/// Whether `name` matches `glob`.
-#[must_use]
-pub fn matches_one(name: &str, glob: &str) -> bool {
-    matches(name, &[glob.to_owned()])
-}
-
-/// Whether a name may be privileged: an empty list means all.
-pub(super) fn is_privileged(name: &str, allowed: &[String]) -> bool {
-    allowed.is_empty() || matches(name, allowed)
+pub fn is_privileged(name: &str, allowed: &[String]) -> bool {
+    allowed.is_empty() || matches_any(allowed, name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::docker::testing::docker_config;
 
-    fn globs(list: &[&str]) -> Vec<String> {
-        list.iter().map(|g| (*g).to_owned()).collect()
+    fn strings(items: &[&str]) -> Vec<String> {
+        items.iter().map(|&s| s.to_owned()).collect()
     }
 
     #[test]
-    fn docker_120_the_default_image_is_always_allowed() {
-        assert!(check_image("ruby", "ruby", &globs(&["python:*"])).is_ok());
-        let error = check_image("perl", "ruby", &globs(&["python:*"])).unwrap_err();
+    fn docker_120_the_default_image_needs_no_permission() {
+        let config = DockerConfig { allowed_images: strings(&["ruby:*"]), ..docker_config() };
+        check_image("internal/base", "internal/base", &config).unwrap();
+        check_image("ruby:3.3", "internal/base", &config).unwrap();
+        let refusal = check_image("alpine", "internal/base", &config).unwrap_err();
+        assert_eq!(refusal.to_string(), "image `alpine` is not allowed by allowed_images: ruby:*");
+        check_image("alpine", "", &docker_config()).unwrap();
+    }
+
+    #[test]
+    fn docker_121_globs_of_images_stop_at_slashes() {
+        for (pattern, name, expected) in [
+            ("ruby:*", "ruby:3.3", true),
+            ("ruby:*", "library/ruby:3.3", false),
+            ("registry.example.com/*", "registry.example.com/group/image:1", false),
+            ("registry.example.com/*/*", "registry.example.com/group/image:1", true),
+            ("registry.example.com/**", "registry.example.com/a/b/c:1", true),
+            ("registry.example.com/**", "registry.example.com", true),
+            ("registry.example.com/**/c:*", "registry.example.com/c:1", true),
+            ("**", "any/thing:1", true),
+            ("**/*", "alpine", true),
+            ("re**e:1", "re/gi/e:1", false),
+            ("alpine:3.?", "alpine:3.9", true),
+            ("alpine:3.?", "alpine:3./", false),
+            ("alpine:3.[0-4]", "alpine:3.4", true),
+            ("alpine:3.[^0-4]", "alpine:3.4", false),
+            ("{alpine,debian}:*", "debian:12", true),
+            ("!alpine", "debian", false),
+            ("[", "[", false),
+        ] {
+            assert_eq!(matches_any(&strings(&[pattern]), name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn services_of_the_runner_need_no_permission() {
+        let config = DockerConfig { allowed_services: strings(&["redis:*"]), ..docker_config() };
+        check_service("postgres:16", &strings(&["postgres:16"]), &config).unwrap();
+        assert!(check_service("postgres:16", &[], &config).is_err());
+    }
+
+    #[test]
+    fn docker_123_policies_outside_the_allowed_ones_are_refused_with_both_lists() {
+        use PullPolicy::{Always, IfNotPresent, Never};
+        let config = |pull: &[PullPolicy], allowed: Option<&[PullPolicy]>| DockerConfig {
+            pull_policy: pull.to_vec(),
+            allowed_pull_policies: allowed.map(<[_]>::to_vec),
+            ..docker_config()
+        };
+        assert_eq!(effective(&[], &config(&[], None)), Ok(vec![Always]));
         assert_eq!(
-            error.to_string(),
-            "image `perl` is not among the runner's allowed_images: python:*"
+            effective(&[], &config(&[Always, Always, IfNotPresent], None)),
+            Ok(vec![Always, Always, IfNotPresent])
+        );
+        let wide = config(&[Always], Some(&[Never, IfNotPresent]));
+        assert_eq!(effective(&[IfNotPresent, Always, Never], &wide), Ok(vec![IfNotPresent, Never]));
+        let refusal = effective(&[Never], &config(&[Always, IfNotPresent], None));
+        let refusal = refusal.unwrap_err();
+        assert_eq!(
+            refusal.to_string(),
+            "pull_policy [never] in the job is not one of the allowed_pull_policies \
+             [always, if-not-present]"
+        );
+        assert_eq!(
+            effective(&[], &wide).unwrap_err().to_string(),
+            "pull_policy [always] in the runner's configuration is not one of the \
+             allowed_pull_policies [never, if-not-present]"
         );
     }
 
     #[test]
-    fn docker_121_a_star_stops_at_a_slash() {
-        assert!(matches("reg/a", &globs(&["reg/*"])));
-        assert!(!matches("reg/a/b", &globs(&["reg/*"])));
-        assert!(matches("reg/a/b", &globs(&["reg/**"])));
-        assert!(matches("b:1", &globs(&["{a,b}:[0-9]"])));
-        assert!(!matches("a", &globs(&["!b"])));
-    }
-
-    #[test]
-    fn docker_37_38_users_are_the_listed_ones() {
-        assert!(check_user(Some("u"), None, &[]).is_ok());
-        assert!(check_user(None, Some("u"), &[]).is_ok());
-        let error = check_user(Some("root"), Some("u"), &[]).unwrap_err();
-        assert_eq!(error.to_string(), "user `root` is not among the runner's allowed_users: u");
-        assert!(check_user(Some("a"), Some("u"), &globs(&["a"])).is_ok());
+    fn docker_37_38_users_are_checked_against_the_list_or_else_the_runners_own() {
+        let config = |user: Option<&str>, allowed: &[&str]| DockerConfig {
+            user: user.map(str::to_owned),
+            allowed_users: strings(allowed),
+            ..docker_config()
+        };
+        check_user("anyone", &config(None, &[])).unwrap();
+        check_user("", &config(Some("ci"), &["ci"])).unwrap();
+        check_user("ci", &config(Some("ci"), &[])).unwrap();
+        assert!(check_user("root", &config(Some("ci"), &[])).is_err());
+        check_user("1000", &config(None, &["1000", "ci"])).unwrap();
+        assert_eq!(
+            check_user("root", &config(None, &["1000", "ci"])).unwrap_err().to_string(),
+            "user `root` is not one of the allowed users: 1000, ci"
+        );
     }
 
     #[test]
     fn docker_97_99_privileges_go_by_glob() {
         assert!(is_privileged("any", &[]));
-        assert!(!is_privileged("ruby", &globs(&["docker:*"])));
-        assert!(is_privileged("docker:dind", &globs(&["docker:*"])));
-        assert!(!is_privileged("", &globs(&["docker:*"])));
+        assert!(!is_privileged("ruby", &strings(&["docker:*"])));
+        assert!(is_privileged("docker:dind", &strings(&["docker:*"])));
+        assert!(!is_privileged("", &strings(&["docker:*"])));
     }
 }

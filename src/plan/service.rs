@@ -75,8 +75,8 @@ pub(super) fn plan(
     let mut taken: Vec<String> = Vec::new();
     for (index, service) in configured.iter().chain(&job.services).enumerate() {
         let written = variables.expand(&service.image.name);
-        if index >= configured.len() && !own_names.contains(&written) {
-            policy::check_service(&written, &docker.allowed_services)?;
+        if index >= configured.len() {
+            policy::check_service(&written, &own_names, docker)?;
         }
         let parsed =
             Parsed::parse(&written).ok_or_else(|| ServiceError::Name { name: written.clone() })?;
@@ -102,7 +102,7 @@ pub(super) fn plan(
         };
         plans.push(ServicePlan {
             container: names.service(slug, index),
-            policies: policy::pull_policies(&parsed.image, &service.image.pull_policy, docker)?,
+            policies: policy::effective(&service.image.pull_policy, docker)?,
             platform: service.image.platform.as_deref().map(|p| variables.expand(p)),
             command: service.command.clone(),
             entrypoint: service.image.entrypoint.clone().unwrap_or_default(),

@@ -58,13 +58,7 @@ impl SystemFailure {
     }
 
     fn of(reason: FailureReason, error: &(dyn std::error::Error + 'static)) -> Self {
-        Self {
-            reason,
-            error: docker::chain(error),
-            hint: None,
-            exit_code: None,
-            is_passing: false,
-        }
+        Self { reason, error: docker::chain(error), hint: None, exit_code: None, is_passing: false }
     }
 }
 
@@ -86,7 +80,9 @@ impl From<HelperError> for SystemFailure {
 impl From<docker::ConnectError> for SystemFailure {
     fn from(error: docker::ConnectError) -> Self {
         let mut failure = Self::of(FailureReason::RunnerSystemFailure, &error);
-        failure.hint = error.hint().map(str::to_owned);
+        failure.hint = Some(
+            "is the Docker engine running, and is [runners.docker] host its address?".to_owned(),
+        );
         failure.is_passing = true;
         failure
     }
@@ -160,9 +156,7 @@ pub(super) fn last_word(ending: &Ending, announced: &[String]) -> Final {
 pub(super) fn is_hard(reason: &StopReason) -> bool {
     match reason {
         StopReason::Canceled => false,
-        StopReason::TimedOut { deadline, .. } => {
-            *deadline != crate::job::outcome::Deadline::Script
-        }
+        StopReason::TimedOut { deadline, .. } => *deadline != crate::job::outcome::Deadline::Script,
         StopReason::Aborted | StopReason::Interrupted(_) => true,
     }
 }

@@ -70,7 +70,10 @@ impl Shared {
     ///
     /// # Errors
     /// When it cannot be reached or used; the next call tries again.
-    pub async fn engine(&self, config: &crate::config::DockerConfig) -> Result<Engine, ConnectError> {
+    pub async fn engine(
+        &self,
+        config: &crate::config::DockerConfig,
+    ) -> Result<Engine, ConnectError> {
         let key = EngineKey {
             host: config.host.clone(),
             tls: config.tls_verify.then(|| config.tls_cert_path.clone()).flatten(),

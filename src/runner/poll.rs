@@ -103,9 +103,8 @@ pub async fn poll(
         more: Notify::new(),
     };
     let others = (1..runner.config.request_concurrency).map(|number| state.also(number, &jobs));
-    let all = async {
-        tokio::join!(state.regularly(&jobs), futures_util::future::join_all(others))
-    };
+    let all =
+        async { tokio::join!(state.regularly(&jobs), futures_util::future::join_all(others)) };
     if stop.run_until_cancelled(all).await.is_some() {
         tracing::debug!("nobody takes jobs any more");
     }
@@ -177,7 +176,11 @@ impl Poller<'_> {
             }
         };
         let runner = Arc::clone(self.runner);
-        if jobs.send(Arrival { runner, job, places }).await.is_err() { Came::Gone } else { Came::Job }
+        if jobs.send(Arrival { runner, job, places }).await.is_err() {
+            Came::Gone
+        } else {
+            Came::Job
+        }
     }
 
     fn note(&self, reply: &JobReply) {

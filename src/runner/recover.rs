@@ -47,13 +47,7 @@ pub async fn end_job(
     record: JobRecord,
     entry: Entry,
 ) {
-    let channel = Channel {
-        client,
-        info,
-        job: entry.job,
-        token: entry.token,
-        debug_trace: false,
-    };
+    let channel = Channel { client, info, job: entry.job, token: entry.token, debug_trace: false };
     let told = tell(&channel, &record, &entry.failure_reasons).await;
     let removed = match shared.engine(engine).await {
         Ok(engine) => {
@@ -78,12 +72,8 @@ pub async fn end_job(
 
 /// Sends what of the trace the server has not got, and the end.
 async fn tell(channel: &Channel, record: &JobRecord, announced: &[String]) -> bool {
-    let settings = trace::Settings {
-        limit: 0,
-        timestamps: true,
-        sections: false,
-        masks: Masks::default(),
-    };
+    let settings =
+        trace::Settings { limit: 0, timestamps: true, sections: false, masks: Masks::default() };
     let trace = match Trace::reopen(&record.trace(), settings) {
         Ok(trace) => trace,
         Err(error) => {

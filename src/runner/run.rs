@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -45,6 +46,9 @@ use super::{
 const PREPARE_TRIES: u32 = 3;
 const PREPARE_PAUSE: Duration = Duration::from_secs(3);
 
+/// Section of the first branch of preparation.
+const PREPARE: &str = "prepare_executor";
+
 /// How long a job's removal may take before it is left to the next start.
 const REMOVAL_DEADLINE: Duration = Duration::from_mins(5);
 
@@ -71,8 +75,7 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
     }
 
     let announced = payload.features.failure_reasons.clone();
-    let slot =
-        runner.shared.slots.take(&runner.config.short_token(), payload.job_info.project_id);
+    let slot = runner.shared.slots.take(&runner.config.short_token(), payload.job_info.project_id);
     let planned = match undecodable {
         None => plan_job(runner, &payload, &slot),
         Some(failure) => Err(failure),
@@ -88,8 +91,7 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
             return refuse(&channel, failure, &announced).await;
         }
     };
-    let voice = trace.voice();
-    greet(&voice, runner, &planned);
+    greet(&trace.voice(), runner, &planned);
     channel.debug_trace = planned
         .as_ref()
         .is_ok_and(|(_, plan)| plan.settings.debug_trace || plan.settings.debug_services);
@@ -99,20 +101,7 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
     let (remote, asked) = watch::channel(Remote::None);
     let done = CancellationToken::new();
     let pump = trace::pump(trace.clone(), &channel, delivery.clone(), remote, done.clone());
-    let work = async {
-        let mut made = Made::default();
-        let ending = match &planned {
-            Err(failure) => Err(failure.clone()),
-            Ok((job, plan)) => {
-                let stops = Stops::new(job.timeout, asked, interrupt.subscribe());
-                let work = Work { runner, job, plan, trace: &trace, voice: &voice, stops: &stops, record: &record };
-                work.run(&mut made).await
-            }
-        };
-        ending::show(&ending, &voice);
-        done.cancel();
-        (ending, made)
-    };
+    let work = work(runner, &planned, &trace, &record, asked, interrupt, &done).boxed();
     let ((), (ending, made)) = tokio::join!(pump, work);
 
     // Removal does not wait for the server, nor the server for removal.
@@ -126,12 +115,33 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
     runner.shared.removals.spawn(close(record, delivered.is_ok(), removal));
 }
 
-/// Makes the job and its plan.
-fn plan_job(
+/// Does the job's work and says in the trace how it ended; then the pump has nothing more to send.
+async fn work(
     runner: &Arc<Runner>,
-    payload: &JobPayload,
-    slot: &Slot,
-) -> Result<(Job, Arc<Plan>), SystemFailure> {
+    planned: &Planned,
+    trace: &Trace,
+    record: &JobRecord,
+    asked: watch::Receiver<Remote>,
+    interrupt: &Interrupt,
+    done: &CancellationToken,
+) -> (Ending, Made) {
+    let mut made = Made::default();
+    let voice = trace.voice();
+    let ending = match planned {
+        Err(failure) => Err(failure.clone()),
+        Ok((job, plan)) => {
+            let stops = Stops::new(job.timeout, asked, interrupt.subscribe());
+            let work = Work { runner, job, plan, trace, voice: voice.clone(), stops, record };
+            work.run(&mut made).await
+        }
+    };
+    ending::show(&ending, &voice);
+    done.cancel();
+    (ending, made)
+}
+
+/// Makes the job and its plan.
+fn plan_job(runner: &Arc<Runner>, payload: &JobPayload, slot: &Slot) -> Planned {
     let job = Job::try_from(payload.clone())?;
     let place = Place {
         system_id: runner.shared.system_id.clone(),
@@ -151,7 +161,7 @@ fn plan_job(
 async fn begin(
     runner: &Arc<Runner>,
     payload: &JobPayload,
-    planned: &Result<(Job, Arc<Plan>), SystemFailure>,
+    planned: &Planned,
 ) -> Result<JobRecord, SystemFailure> {
     let entry = Entry {
         job: payload.id,
@@ -174,7 +184,7 @@ fn open_trace(
     record: &JobRecord,
     payload: &JobPayload,
     runner: &Runner,
-    planned: &Result<(Job, Arc<Plan>), SystemFailure>,
+    planned: &Planned,
 ) -> std::io::Result<Trace> {
     let phrases: Vec<String> = match planned {
         Ok((_, plan)) => plan.masks.clone(),
@@ -199,7 +209,7 @@ fn open_trace(
     Trace::create(&record.trace(), settings)
 }
 
-fn greet(voice: &Voice, runner: &Runner, planned: &Result<(Job, Arc<Plan>), SystemFailure>) {
+fn greet(voice: &Voice, runner: &Runner, planned: &Planned) {
     let flags = planned.as_ref().map(|(_, plan)| plan.flags.changed()).unwrap_or_default();
     voice.greet(&Greeting {
         name: "longshore",
@@ -231,6 +241,9 @@ async fn refuse(channel: &Channel, failure: SystemFailure, announced: &[String])
     tracing::debug!(outcome = ?reply.outcome, "server was told");
 }
 
+/// A job with its plan, or why there is none.
+type Planned = Result<(Job, Arc<Plan>), SystemFailure>;
+
 /// What a job has made, as far as its removal must know.
 #[derive(Default)]
 struct Made {
@@ -246,8 +259,8 @@ struct Work<'a> {
     job: &'a Job,
     plan: &'a Arc<Plan>,
     trace: &'a Trace,
-    voice: &'a Voice,
-    stops: &'a Stops,
+    voice: Voice,
+    stops: Stops,
     record: &'a JobRecord,
 }
 
@@ -304,16 +317,27 @@ impl<'a> Work<'a> {
                     Err(_) => {
                         let deadline = Deadline::Prepare;
                         made.uncertain = true;
-                        return Ok(Err(Outcome::Stopped(StopReason::TimedOut { deadline, after: limit })));
+                        return Ok(Err(Outcome::Stopped(StopReason::TimedOut {
+                            deadline,
+                            after: limit,
+                        })));
                     }
                 },
             };
             match prepared {
                 Err(failure) if failure.is_passing && tries < PREPARE_TRIES => {
                     self.voice.error(&format!("Preparation failed: {}", failure.error));
-                    self.voice.plain(&format!("Will be retried in {}s ...", PREPARE_PAUSE.as_secs()));
+                    self.voice
+                        .plain(&format!("Will be retried in {}s ...", PREPARE_PAUSE.as_secs()));
                     if let Some(engine) = &made.engine {
-                        log_errors(&clean_up::remove(engine, &clean_up::things(self.plan), self.anonymous()).await);
+                        log_errors(
+                            &clean_up::remove(
+                                engine,
+                                &clean_up::things(self.plan),
+                                self.anonymous(),
+                            )
+                            .await,
+                        );
                     }
                     tokio::time::sleep(PREPARE_PAUSE).await;
                     tries += 1;
@@ -330,8 +354,7 @@ impl<'a> Work<'a> {
         curtain: &'b Curtain,
         made: &mut Made,
     ) -> Result<Result<Ready<'b>, Outcome>, SystemFailure> {
-        const NAME: &str = "prepare_executor";
-        self.voice.section_start(NAME);
+        self.voice.section_start(PREPARE);
         self.voice.title("Preparing the \"docker\" executor");
         self.voice.plain(&format!("Using Docker executor with image {} ...", self.plan.image.name));
         let engine = self.runner.shared.engine(&self.runner.config.docker).await?;
@@ -340,22 +363,16 @@ impl<'a> Work<'a> {
         let config = Arc::clone(&self.runner.config);
         let docker = Arc::new(Docker::new(engine, Arc::clone(self.plan), config, auths));
 
-        let first = async {
-            let build = docker.prepare(self.voice).await?;
-            self.voice.section_end(NAME);
-            curtain.rise();
-            Ok::<_, SystemFailure>(build)
-        };
-        let second = self.with_helper(&docker, curtain);
-        let mut first = std::pin::pin!(first);
-        let mut second = std::pin::pin!(second);
+        // Boxed, as the compiler cannot see through both at once that they may change threads.
+        let mut first = self.images_and_services(Arc::clone(&docker), curtain).boxed();
+        let mut second = self.with_helper(Arc::clone(&docker), curtain).boxed();
         let (build, (mut stages, outcome)) = tokio::select! {
             build = &mut first => (build?, second.await?),
             got = &mut second => {
                 let (stages, outcome) = got?;
                 if outcome != Outcome::Success {
                     // No script will run: images and services are not waited for.
-                    self.voice.section_end(NAME);
+                    self.voice.section_end(PREPARE);
                     curtain.rise();
                     return Ok(Err(self.after_failed_sources(stages, outcome).await?));
                 }
@@ -363,9 +380,20 @@ impl<'a> Work<'a> {
             }
         };
         if stages.is_none() && !build.is_root() {
-            stages = Some(self.start_helper(&docker, curtain).await?);
+            stages = Some(self.start_helper(docker, curtain).await?);
         }
         Ok(Ok(Ready { build, stages, outcome }))
+    }
+
+    async fn images_and_services(
+        &self,
+        docker: Arc<Docker>,
+        curtain: &Curtain,
+    ) -> Result<Build, SystemFailure> {
+        let build = docker.prepare(self.voice.clone()).await?;
+        self.voice.section_end(PREPARE);
+        curtain.rise();
+        Ok(build)
     }
 
     async fn credentials(&self) -> Result<Arc<Auths>, SystemFailure> {
@@ -387,7 +415,7 @@ impl<'a> Work<'a> {
     /// What the helper does before the script.
     async fn with_helper<'b>(
         &'b self,
-        docker: &Arc<Docker>,
+        docker: Arc<Docker>,
         curtain: &'b Curtain,
     ) -> Result<(Option<Stages<'b>>, Outcome), SystemFailure> {
         const NAME: &str = "prepare_script";
@@ -415,10 +443,10 @@ impl<'a> Work<'a> {
 
     async fn start_helper<'b>(
         &'b self,
-        docker: &Arc<Docker>,
+        docker: Arc<Docker>,
         curtain: &'b Curtain,
     ) -> Result<Stages<'b>, SystemFailure> {
-        let helper = docker.start_helper(curtain, self.voice).await?;
+        let helper = docker.start_helper(curtain, self.voice.clone()).await?;
         Ok(Stages {
             helper,
             curtain,
@@ -481,29 +509,10 @@ impl<'a> Work<'a> {
 
     /// The job's steps, up to the first that fails or to a stop.
     async fn run_steps(&self, build: &mut Build) -> Ending {
-        let limit = self.plan.settings.script_timeout;
-        let steps = async {
-            for step in &self.plan.steps {
-                let outcome = self.run_step(build, step).await?;
-                if outcome != Outcome::Success {
-                    return Ok(outcome);
-                }
-            }
-            Ok::<_, SystemFailure>(Outcome::Success)
-        };
-        let ended = async {
-            match limit {
-                None => std::future::pending().await,
-                Some(after) => {
-                    tokio::time::sleep(after).await;
-                    StopReason::TimedOut { deadline: Deadline::Script, after }
-                }
-            }
-        };
         let reason = tokio::select! {
-            ending = steps => return ending,
+            ending = self.run_all_steps(build) => return ending,
             reason = self.stops.any() => reason,
-            reason = ended => reason,
+            reason = script_deadline(self.plan.settings.script_timeout) => reason,
         };
         if ending::is_hard(&reason) {
             return Ok(Outcome::Stopped(reason));
@@ -517,11 +526,22 @@ impl<'a> Work<'a> {
         Ok(Outcome::Stopped(reason))
     }
 
+    async fn run_all_steps(&self, build: &mut Build) -> Ending {
+        for step in &self.plan.steps {
+            let outcome = self.run_step(build, step).await?;
+            if outcome != Outcome::Success {
+                return Ok(outcome);
+            }
+        }
+        Ok(Outcome::Success)
+    }
+
     async fn run_step(&self, build: &mut Build, step: &StepPlan) -> Ending {
         self.voice.section_start(&step.stage);
         self.voice.title(&format!("Executing \"{}\" stage of the job script", step.stage));
         let image = build.image();
-        self.voice.plain(&format!("Using docker image {} for {} ...", image.id, self.plan.image.name));
+        self.voice
+            .plain(&format!("Using docker image {} for {} ...", image.id, self.plan.image.name));
         let nonce = nonce();
         let script = self.plan.step_script(step, &self.runner.config, &nonce);
         let outcome = self.run_script(build, &script, &nonce).await?;
@@ -570,6 +590,17 @@ impl<'a> Work<'a> {
 
     fn anonymous(&self) -> Anonymous {
         Anonymous { remove: !self.runner.config.docker.volume_keep }
+    }
+}
+
+/// Waits for the end of the scripts' time, if they have one of their own.
+async fn script_deadline(limit: Option<Duration>) -> StopReason {
+    match limit {
+        None => std::future::pending().await,
+        Some(after) => {
+            tokio::time::sleep(after).await;
+            StopReason::TimedOut { deadline: Deadline::Script, after }
+        }
     }
 }
 

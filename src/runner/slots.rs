@@ -77,7 +77,10 @@ mod tests {
         let a = slots.take(&token, 1);
         let b = slots.take(&token, 2);
         let c = slots.take(&token, 1);
-        assert_eq!([(a.runner, a.project), (b.runner, b.project), (c.runner, c.project)], [(0, 0), (1, 0), (2, 1)]);
+        assert_eq!(
+            [(a.runner, a.project), (b.runner, b.project), (c.runner, c.project)],
+            [(0, 0), (1, 0), (2, 1)]
+        );
         drop(a);
         let d = slots.take(&token, 1);
         assert_eq!((d.runner, d.project), (0, 0));

@@ -7,7 +7,7 @@
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use futures_util::TryStreamExt;
+use futures_util::{FutureExt, TryStreamExt};
 use tokio::{
     fs::File,
     io::{AsyncWriteExt, BufWriter},
@@ -32,7 +32,10 @@ use crate::{
     },
     protocol::{Archive, ArchiveTo, Done, Extract, Receive, Task},
     secret::Secret,
-    transfer::{artifact, cache, store::Store},
+    transfer::{
+        artifact, cache,
+        store::{Store, Upload},
+    },
 };
 
 use super::ending::{Ending, SystemFailure};
@@ -47,6 +50,9 @@ const UPLOAD_PAUSES: [u64; 5] = [1, 2, 4, 5, 5];
 /// Tries of a download, and the pause between them.
 const DOWNLOAD_TRIES: u32 = 3;
 const DOWNLOAD_PAUSE: Duration = Duration::from_secs(1);
+
+/// Buffers between a file and what it is sent over, in bytes.
+const BUFFER: usize = 256 << 10;
 
 /// Pieces of a file under way at most; each is at most `protocol::CHUNK`.
 const PIECES: usize = 16;
@@ -63,6 +69,24 @@ pub(super) struct Stages<'a> {
     pub(super) spool: PathBuf,
 }
 
+/// Why artifacts of another job could not be fetched.
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error(transparent)]
+    Download(#[from] DownloadError),
+    #[error("cannot keep them in {}", path.display())]
+    Keep { path: PathBuf, source: io::Error },
+}
+
+impl FetchError {
+    fn is_retriable(&self) -> bool {
+        match self {
+            Self::Download(error) => error.is_retriable(),
+            Self::Keep { .. } => false,
+        }
+    }
+}
+
 /// How often a stage is tried, and what it is called.
 struct Attempts {
     left: u32,
@@ -71,7 +95,10 @@ struct Attempts {
 
 impl Attempts {
     fn new(attempts: u32, exponential: bool) -> Self {
-        Self { left: attempts, pause: if exponential { FIRST_PAUSE } else { Duration::from_secs(1) } }
+        Self {
+            left: attempts,
+            pause: if exponential { FIRST_PAUSE } else { Duration::from_secs(1) },
+        }
     }
 
     /// Waits before another try; false when there is none.
@@ -187,21 +214,25 @@ impl Stages<'_> {
         let source = |source| HelperError::Source { source };
         let file = File::open(from).await.map_err(source)?;
         let task = Task::Receive(Receive { path: to.to_owned(), modified });
-        self.helper.give(&task, ReaderStream::with_capacity(file, 128 << 10), self.curtain).await
+        self.helper.give(&task, ReaderStream::with_capacity(file, BUFFER), self.curtain).await
     }
 
     /// Runs a task that gives a file, into the job's state directory.
-    async fn take_file(&mut self, task: &Task, to: &std::path::Path) -> Result<(Done, Option<io::Error>), HelperError> {
+    async fn take_file(
+        &mut self,
+        task: &Task,
+        to: &std::path::Path,
+    ) -> Result<(Done, Option<io::Error>), HelperError> {
         let (sender, mut pieces) = mpsc::channel::<io::Result<bytes::Bytes>>(PIECES);
-        let write = async {
-            let mut file = BufWriter::with_capacity(256 << 10, File::create(to).await?);
+        // The pieces' end is dropped with a file that cannot be written: the helper's are not wanted.
+        let write = async move {
+            let mut file = BufWriter::with_capacity(BUFFER, File::create(to).await?);
             while let Some(piece) = pieces.recv().await {
                 file.write_all(&piece?).await?;
             }
             file.flush().await
         };
-        let (done, written) =
-            tokio::join!(self.helper.take(task, sender, self.curtain), async { let r = write.await; pieces.close(); r });
+        let (done, written) = tokio::join!(self.helper.take(task, sender, self.curtain), write);
         Ok((done?, written.err()))
     }
 
@@ -258,11 +289,14 @@ impl Stages<'_> {
     }
 
     fn store(&self) -> Option<Store> {
-        self.runner
-            .cache
-            .s3
-            .as_ref()
-            .map(|s3| Store::new(s3, self.job.timeout, self.plan.settings.cache_timeout))
+        let s3 = self.runner.cache.s3.as_ref()?;
+        match Store::new(s3, self.job.timeout, self.plan.settings.cache_timeout) {
+            Ok(store) => Some(store),
+            Err(error) => {
+                self.warn(causes(&error));
+                None
+            }
+        }
     }
 
     fn object(&self, key: &cache::Key) -> Option<String> {
@@ -326,13 +360,9 @@ impl Stages<'_> {
             return Ok(true);
         }
         let spooled = self.spool_file("cache");
-        match store.get_to_file(object, &spooled.0).await {
-            Ok(true) => {}
-            Ok(false) => return Ok(false),
-            Err(error) => {
-                self.warn(causes(&error));
-                return Ok(false);
-            }
+        if let Err(error) = keep_object(store, object, &spooled.0).await {
+            self.warn(causes(error.as_ref()));
+            return Ok(false);
         }
         self.plain(format!("Downloading {archive} from the cache server"));
         let done = self.give_file(&spooled.0, archive, remote.modified).await?;
@@ -421,7 +451,17 @@ impl Stages<'_> {
             return Ok(false);
         }
         self.plain(format!("Uploading {object} to the cache server"));
-        match store.put_file(&object, &spooled.0, &key.human).await {
+        let upload = Upload { size: file.size, modified: file.modified, cache_key: &key.human };
+        let path = spooled.0.clone();
+        let body = || {
+            let path = path.clone();
+            async move {
+                let file = File::open(path).await?;
+                Ok(reqwest::Body::wrap_stream(ReaderStream::with_capacity(file, BUFFER)))
+            }
+            .boxed()
+        };
+        match store.put(&object, &upload, body).await {
             Ok(()) => Ok(true),
             Err(error) => {
                 self.warn(causes(&error));
@@ -509,18 +549,17 @@ impl Stages<'_> {
     }
 
     async fn download_once(
-        &self,
+        &mut self,
         id: JobId,
         token: &Secret,
         direct: bool,
         to: &std::path::Path,
-    ) -> Result<(), DownloadError> {
+    ) -> Result<(), FetchError> {
         let download = self.client.download_artifact(id, token, direct).await?;
         let mut pieces = std::pin::pin!(download.into_stream());
-        let keep = |source| DownloadError::Spool { path: to.to_owned(), source };
-        let mut file =
-            BufWriter::with_capacity(256 << 10, File::create(to).await.map_err(keep)?);
-        while let Some(piece) = pieces.try_next().await? {
+        let keep = |source| FetchError::Keep { path: to.to_owned(), source };
+        let mut file = BufWriter::with_capacity(BUFFER, File::create(to).await.map_err(keep)?);
+        while let Some(piece) = pieces.try_next().await.map_err(DownloadError::from)? {
             file.write_all(&piece).await.map_err(keep)?;
         }
         file.flush().await.map_err(keep)
@@ -591,18 +630,15 @@ impl Stages<'_> {
         self.send_archive(&upload, &spooled).await
     }
 
-    async fn send_archive(&self, upload: &ArtifactUpload, spooled: &Spooled) -> Ending {
-        let kind = if upload.kind.is_empty() {
-            String::new()
-        } else {
-            format!(" as \"{}\"", upload.kind)
-        };
+    async fn send_archive(&mut self, upload: &ArtifactUpload, spooled: &Spooled) -> Ending {
+        let kind =
+            if upload.kind.is_empty() { String::new() } else { format!(" as \"{}\"", upload.kind) };
         let short = ShortToken::of(self.job.token.expose());
         let mut tries = 1;
         loop {
             let content = || {
                 let file = std::fs::File::open(&spooled.0).ok()?;
-                let stream = ReaderStream::with_capacity(File::from_std(file), 128 << 10);
+                let stream = ReaderStream::with_capacity(File::from_std(file), BUFFER);
                 Some(reqwest::Body::wrap_stream(stream))
             };
             let reply =
@@ -649,6 +685,20 @@ enum Stage {
     Sources,
     RestoreCache,
     Download,
+}
+
+/// Keeps an object of the cache's store in a file.
+async fn keep_object(
+    store: &Store,
+    object: &str,
+    to: &std::path::Path,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let mut download = store.get(object).await?.ok_or("it is not in the cache server any more")?;
+    let mut file = BufWriter::with_capacity(BUFFER, File::create(to).await?);
+    while let Some(piece) = download.chunk().await? {
+        file.write_all(&piece).await?;
+    }
+    Ok(file.flush().await?)
 }
 
 /// A file under way, removed when it has arrived or is given up.

@@ -70,15 +70,17 @@ impl Stops {
     async fn first(&self, least: Remote) -> StopReason {
         let (mut remote, mut interrupt) = (self.remote.clone(), self.interrupt.clone());
         let remote = async {
-            match remote.wait_for(|asked| *asked >= least).await {
-                Ok(asked) if *asked == Remote::Cancel => StopReason::Canceled,
-                Ok(_) => StopReason::Aborted,
+            let asked = remote.wait_for(|asked| *asked >= least).await.map(|asked| *asked);
+            match asked {
+                Ok(Remote::Abort) => StopReason::Aborted,
+                Ok(Remote::Cancel | Remote::None) => StopReason::Canceled,
                 // Nobody is left who could ask.
                 Err(_) => std::future::pending().await,
             }
         };
         let interrupt = async {
-            match interrupt.wait_for(Option::is_some).await {
+            let signal = interrupt.wait_for(Option::is_some).await.map(|signal| *signal);
+            match signal {
                 Ok(signal) => StopReason::Interrupted(signal.unwrap_or("stop")),
                 Err(_) => std::future::pending().await,
             }

@@ -5,6 +5,7 @@
 use std::{io, time::Duration};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use reqwest::{Client, Response, StatusCode, header};
 use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle};
 use url::Url;
@@ -168,7 +169,7 @@ impl Store {
         &self,
         object: &str,
         upload: &Upload<'_>,
-        mut body: impl AsyncFnMut() -> io::Result<reqwest::Body>,
+        mut body: impl FnMut() -> BoxFuture<'static, io::Result<reqwest::Body>> + Send,
     ) -> Result<(), StoreError> {
         let cache_key = header_text(upload.cache_key);
         let mut made = 0;

@@ -117,7 +117,7 @@ impl Input {
             self.input.shutdown().await
         };
         written.await.map_err(|err| {
-            docker::Error::of("write to the container", self.container)(EngineError::IOError {
+            docker::Error::of("write to the container", &self.container)(EngineError::IOError {
                 err,
             })
         })

@@ -14,11 +14,7 @@ use bollard::{
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use crate::{
-    docker::{self, image::Image},
-    plan::script::EndMark,
-    trace::Writer,
-};
+use crate::{docker::image::Image, plan::script::EndMark, trace::Writer};
 
 use super::{
     Docker, ExecutorError,
@@ -108,7 +104,7 @@ impl Build {
             State::Waiting(attached) => attached,
             State::Created => self.docker.attach_and_start(name).await?,
             State::Used => {
-                self.ended().await?;
+                ended(&self.docker).await?;
                 self.docker.attach_and_start(name).await?
             }
         };
@@ -124,7 +120,7 @@ impl Build {
             }
             out.write(&out_end.rest());
             err.write(&err_end.rest());
-            Ok::<_, docker::Error>(out_end.code().or(err_end.code()))
+            Ok::<_, crate::docker::Error>(out_end.code().or(err_end.code()))
         };
         let write = input.finish(script.as_bytes());
         let (code, written) = tokio::join!(read, write);
@@ -134,31 +130,11 @@ impl Build {
             // else. The container's own end decides; a script that nobody read is no error then.
             None => {
                 if let Err(error) = written {
-                    tracing::debug!(error = %docker::chain(&error), "script was not read to its end");
+                    tracing::debug!(error = %crate::docker::chain(&error), "script was not read to its end");
                 }
-                Ok(ScriptEnd { exit_code: self.ended().await? })
+                Ok(ScriptEnd { exit_code: ended(&self.docker).await? })
             }
         }
-    }
-
-    /// Waits for the container's end; its exit code.
-    async fn ended(&self) -> Result<i32, ExecutorError> {
-        let name = &self.docker.plan.names.build;
-        let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
-        let mut end = self.docker.engine.client().wait_container(name, Some(options));
-        let code = match timeout(END_GRACE, end.next()).await {
-            Ok(Some(Ok(end))) => end.status_code,
-            Ok(Some(Err(bollard::errors::Error::DockerContainerWaitError { code, .. }))) => code,
-            Ok(Some(Err(error))) => {
-                let error = docker::Error::of("wait for the container", name)(error);
-                return Err(if error.is_not_found() { ExecutorError::Gone } else { error.into() });
-            }
-            Ok(None) | Err(_) => {
-                self.kill().await?;
-                137
-            }
-        };
-        Ok(i32::try_from(code).unwrap_or(1))
     }
 
     /// Ends whatever runs in the container: asks first, then kills. What was written to its file
@@ -184,25 +160,45 @@ impl Build {
             // It may have ended in this moment.
             tracing::debug!(%error, "script could not be asked to end");
         }
-        match timeout(STOP_GRACE, self.ended()).await {
+        match timeout(STOP_GRACE, ended(&self.docker)).await {
             Ok(ended) => ended.map(|_| ()),
             Err(_) => {
-                self.kill().await?;
-                self.ended().await.map(|_| ())
+                kill(&self.docker).await?;
+                ended(&self.docker).await.map(|_| ())
             }
         }
     }
+}
 
-    async fn kill(&self) -> Result<(), docker::Error> {
-        let name = &self.docker.plan.names.build;
-        let options = KillContainerOptionsBuilder::new().signal("KILL").build();
-        match self.docker.engine.client().kill_container(name, Some(options)).await {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let error = docker::Error::of("kill the container", name)(error);
-                // Not running any more is what was wanted.
-                if error.is_conflict() || error.is_not_found() { Ok(()) } else { Err(error) }
-            }
+/// Waits for the container's end; its exit code.
+async fn ended(docker: &Docker) -> Result<i32, ExecutorError> {
+    let name = &docker.plan.names.build;
+    let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
+    let mut end = docker.engine.client().wait_container(name, Some(options));
+    let code = match timeout(END_GRACE, end.next()).await {
+        Ok(Some(Ok(end))) => end.status_code,
+        Ok(Some(Err(bollard::errors::Error::DockerContainerWaitError { code, .. }))) => code,
+        Ok(Some(Err(error))) => {
+            let error = crate::docker::Error::of("wait for the container", name)(error);
+            return Err(if error.is_not_found() { ExecutorError::Gone } else { error.into() });
+        }
+        Ok(None) | Err(_) => {
+            kill(docker).await?;
+            137
+        }
+    };
+    Ok(i32::try_from(code).unwrap_or(1))
+}
+
+async fn kill(docker: &Docker) -> Result<(), crate::docker::Error> {
+    let name = &docker.plan.names.build;
+    let options = KillContainerOptionsBuilder::new().signal("KILL").build();
+    match docker.engine.client().kill_container(name, Some(options)).await {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let error = crate::docker::Error::of("kill the container", name)(error);
+            // Not running any more is what was wanted.
+            if error.is_conflict() || error.is_not_found() { Ok(()) } else { Err(error) }
         }
     }
 }

@@ -69,7 +69,9 @@ impl ExecutorError {
                 }
                 image::PullErrorKind::Configuration => FailureReason::RunnerConfigurationError,
                 image::PullErrorKind::ImagePull => FailureReason::ImagePullFailure,
-                image::PullErrorKind::System => FailureReason::RunnerSystemFailure,
+                image::PullErrorKind::NeverMissing | image::PullErrorKind::Engine => {
+                    FailureReason::RunnerSystemFailure
+                }
             },
             // The engine calls a request of ours wrong: so is the setting it came from.
             Self::Engine(error) if error.status() == Some(400) => {
@@ -163,17 +165,6 @@ impl Docker {
     async fn hosts(&self) -> Vec<String> {
         let mut hosts = self.hosts.subscribe();
         hosts.wait_for(Option::is_some).await.ok().and_then(|h| h.clone()).unwrap_or_default()
-    }
-
-    /// Creates, attaches to and starts a container.
-    async fn start_attached(
-        &self,
-        name: &str,
-        platform: Option<&str>,
-        body: bollard::models::ContainerCreateBody,
-    ) -> Result<Attached, docker::Error> {
-        self.create(name, platform, body).await?;
-        self.attach_and_start(name).await
     }
 
     async fn create(

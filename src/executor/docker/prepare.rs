@@ -1,8 +1,8 @@
 //! Images, services and containers made ready, all at once.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use futures_util::future;
+use futures_util::{FutureExt, future};
 
 use crate::{
     docker::{
@@ -10,12 +10,15 @@ use crate::{
         image::{self, Image, ImageRequest},
     },
     executor::curtain::Curtain,
-    plan::NetworkPlan,
+    plan::service::ServicePlan,
     protocol::Task,
     trace::Voice,
 };
 
 use super::{Build, Docker, ExecutorError, Helper, service, spec};
+
+/// What our program does in the helper container.
+const SERVE: &[&str] = &["helper", "serve"];
 
 impl Docker {
     /// Gets the job's image and its services ready. Services that do not become so are said, and
@@ -23,31 +26,29 @@ impl Docker {
     ///
     /// # Errors
     /// When an image cannot be had or the engine fails.
-    pub async fn prepare(self: &Arc<Self>, voice: &Voice) -> Result<Build, ExecutorError> {
+    pub async fn prepare(self: &Arc<Self>, voice: Voice) -> Result<Build, ExecutorError> {
         let network = async {
             // Made early, as containers wait for it when they start.
             self.network_ready().await.map_err(ExecutorError::from)
         };
         let ((), build, ()) =
-            future::try_join3(network, self.build_container(voice), self.services(voice)).await?;
+            future::try_join3(network, self.build_container(voice.clone()), self.services(voice))
+                .await?;
         Ok(build)
     }
 
-    async fn build_container(self: &Arc<Self>, voice: &Voice) -> Result<Build, ExecutorError> {
+    async fn build_container(self: &Arc<Self>, voice: Voice) -> Result<Build, ExecutorError> {
         let plan = &self.plan.image;
         let image = self.image(&plan.name, &plan.policies, plan.platform.as_deref(), voice).await?;
         Build::new(Arc::clone(self), image).await
     }
 
-    async fn services(&self, voice: &Voice) -> Result<(), ExecutorError> {
-        let started = self.plan.services.iter().map(|service| async move {
-            let image = self
-                .image(&service.image, &service.policies, service.platform.as_deref(), voice)
-                .await?;
-            voice.plain(&format!("Starting service {}:{}...", service.name, service.version));
-            Ok::<_, ExecutorError>(service::start(self, service, &image).await?)
-        });
-        let started = future::try_join_all(started).await?;
+    async fn services(&self, voice: Voice) -> Result<(), ExecutorError> {
+        let mut starts = Vec::new();
+        for service in &self.plan.services {
+            starts.push(self.start_service(service, voice.clone()).boxed());
+        }
+        let started = future::try_join_all(starts).await?;
         if started.is_empty() {
             return Ok(());
         }
@@ -74,12 +75,24 @@ impl Docker {
         Ok(())
     }
 
+    async fn start_service(
+        &self,
+        service: &ServicePlan,
+        voice: Voice,
+    ) -> Result<service::Started, ExecutorError> {
+        let image = self
+            .image(&service.image, &service.policies, service.platform.as_deref(), voice.clone())
+            .await?;
+        voice.plain(&format!("Starting service {}:{}...", service.name, service.version));
+        Ok(service::start(self, service, &image).await?)
+    }
+
     async fn image(
         &self,
         name: &str,
         policies: &[crate::config::PullPolicy],
         platform: Option<&str>,
-        voice: &Voice,
+        voice: Voice,
     ) -> Result<Image, ExecutorError> {
         let request = ImageRequest {
             name: name.to_owned(),
@@ -87,7 +100,8 @@ impl Docker {
             platform: platform.map(str::to_owned),
             auths: Arc::clone(&self.auths),
         };
-        let mut say = |note: image::PullNote| {
+        let voice = voice.clone();
+        let mut say = move |note: image::PullNote| {
             if note.is_warning() {
                 voice.warning(&note.to_string());
             } else {
@@ -104,66 +118,62 @@ impl Docker {
     pub async fn start_helper(
         &self,
         curtain: &Curtain,
-        voice: &Voice,
+        voice: Voice,
     ) -> Result<Helper, ExecutorError> {
-        let name = &self.plan.names.helper;
-        let (command, portable) = self.helper_command(voice).await?;
         let hosts = self.hosts().await;
-        let body = spec::helper(&self.plan, &self.runner, &command, &hosts);
-        self.create(name, None, body).await?;
-        if let Some(tar) = portable {
-            helper_image::put(&self.engine, name, tar).await?;
+        match self.runner.docker.helper_image.as_deref().filter(|name| !name.is_empty()) {
+            None => self.create_own_helper(&hosts).await?,
+            Some(name) => self.create_helper_of(name, &hosts, voice).await?,
         }
-        let mut helper = Helper::new(self.attach_and_start(name).await?);
-        let roots = self.plan.mounts.volumes.iter().map(|volume| volume.destination.clone());
-        helper
-            .run(
-                &Task::OpenDirectories(
-                    roots
-                        .chain([
-                            self.plan.directories.project.clone(),
-                            self.plan.directories.temp.clone(),
-                        ])
-                        .collect(),
-                ),
-                curtain,
-            )
-            .await?;
+        let mut helper = Helper::new(self.attach_and_start(&self.plan.names.helper).await?);
+        let directories = &self.plan.directories;
+        let mut open: Vec<String> =
+            self.plan.mounts.volumes.iter().map(|volume| volume.destination.clone()).collect();
+        open.extend([directories.project.clone(), directories.temp.clone()]);
+        helper.run(&Task::OpenDirectories(open), curtain).await?;
         Ok(helper)
     }
 
-    /// The helper's image and program: of our own making, or any image with git and a shell, into
-    /// which the program is put.
-    async fn helper_command(
+    /// A container of the image that longshore composes.
+    async fn create_own_helper(&self, hosts: &[String]) -> Result<(), ExecutorError> {
+        let mut again = true;
+        loop {
+            let image = helper_image::ensure(&self.engine).await?;
+            let command = spec::HelperCommand {
+                image: image.id,
+                command: std::iter::once(&helper_image::EXECUTABLE)
+                    .chain(SERVE)
+                    .map(|word| (*word).to_owned())
+                    .collect(),
+            };
+            let body = spec::helper(&self.plan, &self.runner, &command, hosts);
+            match self.create(&self.plan.names.helper, None, body).await {
+                // Somebody removed the image since it was last seen.
+                Err(error) if error.is_not_found() && again => {
+                    helper_image::forget(&self.engine);
+                    again = false;
+                }
+                created => return Ok(created?),
+            }
+        }
+    }
+
+    /// A container of an image with git and a shell, into which our program is put.
+    async fn create_helper_of(
         &self,
-        voice: &Voice,
-    ) -> Result<(spec::HelperCommand, Option<helper_image::Portable>), ExecutorError> {
-        let Some(name) = self.runner.docker.helper_image.as_deref().filter(|n| !n.is_empty())
-        else {
-            let made = helper_image::ensure(&self.engine).await?;
-            let command = spec::HelperCommand { image: made.id, command: made.command };
-            return Ok((command, None));
-        };
+        name: &str,
+        hosts: &[String],
+        voice: Voice,
+    ) -> Result<(), ExecutorError> {
         let name = self.plan.variables.expand(name);
-        let policies = &self.runner.docker.pull_policy;
-        let image = self.image(&name, policies, None, voice).await?;
-        let portable = helper_image::portable(&image)?;
-        let command = spec::HelperCommand {
-            image: image.reference().to_owned(),
-            command: portable.command.clone(),
-        };
-        Ok((command, Some(portable)))
-    }
-
-    /// How long the job waits for its services, for messages.
-    #[must_use]
-    pub fn waits_for_services(&self) -> Option<Duration> {
-        self.runner.docker.wait_for_services
-    }
-
-    /// The job's network, for messages.
-    #[must_use]
-    pub fn network(&self) -> &NetworkPlan {
-        &self.plan.network
+        let image = self.image(&name, &self.runner.docker.pull_policy, None, voice).await?;
+        let portable = helper_image::portable_helper(&self.engine).await?;
+        let mut command = portable.command().to_vec();
+        command.extend(SERVE.iter().map(|word| (*word).to_owned()));
+        let command = spec::HelperCommand { image: image.reference().to_owned(), command };
+        let body = spec::helper(&self.plan, &self.runner, &command, hosts);
+        let container = &self.plan.names.helper;
+        self.create(container, None, body).await?;
+        Ok(portable.put_into(&self.engine, container).await?)
     }
 }

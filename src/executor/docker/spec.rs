@@ -62,8 +62,7 @@ pub fn helper(
     body.cmd = Some(Vec::new());
     body.user = Some("0:0".to_owned());
     if let Some(host) = &mut body.host_config {
-        host.privileged =
-            Some(docker.privileged && policy::allows_privileged(&docker.allowed_privileged_images));
+        host.privileged = Some(docker.privileged && docker.allowed_privileged_images.is_empty());
         host.log_config = Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None });
     }
     body.networking_config = endpoint(plan, docker, vec![plan.names.helper.clone()]);
@@ -91,7 +90,7 @@ pub fn service(
         &docker
             .services_devices
             .iter()
-            .filter(|(glob, _)| policy::matches_one(&service.image, glob))
+            .filter(|(glob, _)| policy::matches_any(std::slice::from_ref(glob), &service.image))
             .flat_map(|(_, devices)| devices.clone())
             .collect::<Vec<_>>(),
     );

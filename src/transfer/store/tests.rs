@@ -275,7 +275,7 @@ async fn an_error_shows_neither_address_nor_signature() {
 #[tokio::test]
 async fn a_body_that_cannot_be_had_is_an_error_of_its_own() {
     let s3 = FakeS3::start().await;
-    let body = async || Err(io::ErrorKind::NotFound.into());
+    let body = || Err(io::ErrorKind::NotFound.into());
     let error = s3.store().put("a", &UPLOAD, body).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot read the archive for `a`");
     assert!(s3.seen().is_empty());
