@@ -1,3 +1,24 @@
-//! GitLab's runner API: what is sent (`wire`) and how (`client`).
+//! GitLab's runner API: what is sent (`wire`) and how (`client`, on `transport`).
 
+mod address;
+mod artifact;
+mod client;
+mod error;
+mod failure;
+mod info;
+mod reply;
+mod retry;
+mod runners;
+#[cfg(test)]
+mod test_server;
+mod tls;
+mod transport;
 pub mod wire;
+
+pub use artifact::{ArtifactUpload, Download, DownloadError, UploadOutcome, UploadReply};
+pub use client::{Client, ClientSettings, JobReply, Received};
+pub use error::{ClientError, RequestError, TransportError};
+pub use failure::accepted_reason;
+pub use info::info;
+pub use reply::{PatchOutcome, PatchReply, RemoteState, UpdateOutcome, UpdateReply};
+pub use runners::{Registration, RunnerDetails, TokenReply, Verification};

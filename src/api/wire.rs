@@ -413,7 +413,8 @@ pub struct JobRequest<'a> {
     pub info: &'a Info,
     /// The runner's token.
     pub token: &'a Secret,
-    /// The machine.
+    /// The machine; left out when empty.
+    #[serde(skip_serializing_if = "str::is_empty")]
     pub system_id: &'a str,
     /// Queue cursor.
     #[serde(skip_serializing_if = "Option::is_none")]
