@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use self::runner::SUPPORTED_EXECUTORS;
 use super::{
     Config,
     file::{Notes, Section},
@@ -60,6 +61,8 @@ pub struct Problems {
     pub path: PathBuf,
     /// At least one, in file order.
     pub problems: Vec<Problem>,
+    /// What would be said of the file if it could be used.
+    pub warnings: Vec<Warning>,
 }
 
 impl fmt::Display for Problems {
@@ -156,7 +159,11 @@ fn check_and_list_keys(
                 why: format!("not TOML: {}", error.message()),
                 hint: None,
             };
-            return Err(Problems { path: path.to_owned(), problems: vec![problem] });
+            return Err(Problems {
+                path: path.to_owned(),
+                problems: vec![problem],
+                warnings: Vec::new(),
+            });
         }
     };
     let config = global(&Section::root(&notes, document.as_table()), env);
@@ -164,7 +171,7 @@ fn check_and_list_keys(
     if problems.is_empty() {
         Ok((Checked { config, warnings }, asked))
     } else {
-        Err(Problems { path: path.to_owned(), problems })
+        Err(Problems { path: path.to_owned(), problems, warnings })
     }
 }
 

@@ -112,8 +112,14 @@ impl Editor {
     /// Adds a `[[runners]]` entry at the end. A file without anything gets the global keys too.
     pub fn append_runner(&mut self, mut runner: Table) -> Result<(), EditError> {
         if self.document.is_empty() {
+            // Comments of a file without a key are all "trailing": they stay on top.
+            let comments = self.document.trailing().as_str().unwrap_or_default().to_owned();
+            self.document.set_trailing("");
             self.document["concurrent"] = toml_edit::value(1);
             self.document["check_interval"] = toml_edit::value(0);
+            if let Some(mut key) = self.document.key_mut("concurrent") {
+                key.leaf_decor_mut().set_prefix(comments);
+            }
         }
         if runner.decor().prefix().is_none() {
             runner.decor_mut().set_prefix("\n");
@@ -154,6 +160,13 @@ impl Editor {
     /// Sets a global key.
     pub fn set_global(&mut self, key: &str, value: impl Into<Value>) {
         set(self.document.as_table_mut(), key, value.into());
+    }
+
+    /// A global number.
+    #[must_use]
+    pub fn global_integer(&self, key: &str) -> Option<i64> {
+        let table = self.document.as_table();
+        table.get(&spelling(table, key)).and_then(Item::as_integer)
     }
 
     /// The text as it would be saved.
@@ -448,6 +461,20 @@ unknown = "kept"
         assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777, 0o700);
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text, "concurrent = 1\ncheck_interval = 0\n\n[[runners]]\n");
+    }
+
+    #[test]
+    fn a_file_of_comments_alone_keeps_them_on_top() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.toml");
+        let comments = "# the reference\n#concurrent = 1\n";
+        fs::write(&path, comments).unwrap();
+        let mut editor = Editor::open(&path).unwrap();
+        editor.append_runner(Table::new()).unwrap();
+        assert_eq!(
+            editor.text(),
+            format!("{comments}concurrent = 1\ncheck_interval = 0\n\n[[runners]]\n")
+        );
     }
 
     #[test]

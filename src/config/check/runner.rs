@@ -96,6 +96,7 @@ pub(super) fn runner(
 
 /// Whether the executor is one of ours; any other is a problem.
 fn executor(section: &Section<'_>, name: &str) -> bool {
+    let who = if name.is_empty() { "this runner".to_owned() } else { format!("runner `{name}`") };
     let supported = SUPPORTED_EXECUTORS.join(", ");
     let hint = format!("supported: {supported}; move this runner to a file of its own");
     match section.text("executor") {
@@ -103,15 +104,15 @@ fn executor(section: &Section<'_>, name: &str) -> bool {
         None => section.problem(
             "executor",
             None,
-            format!("runner `{name}` has no executor"),
+            format!("{who} has no executor"),
             &format!("supported: {supported}"),
         ),
         Some(text) if OTHER_EXECUTORS.contains(&text.as_str()) => {
-            let why = format!("runner `{name}` has an executor that is not supported");
+            let why = format!("{who} has an executor that is not supported");
             section.problem("executor", Some(&text), why, &hint);
         }
         Some(text) => {
-            let why = format!("runner `{name}` has an executor that does not exist");
+            let why = format!("{who} has an executor that does not exist");
             section.problem("executor", Some(&text), why, &format!("supported: {supported}"));
         }
     }
@@ -124,14 +125,14 @@ fn url(section: &Section<'_>, env: &dyn Fn(&str) -> Option<String>) -> String {
         section.problem("url", None, "is missing", hint);
         return String::new();
     };
+    // The value is shown as written only when it cannot hold a password.
+    let shown = (!written.contains('@')).then_some(written.as_str());
     let (url, unset) = values::expand_environment(&written, env);
     if let Some(name) = unset.first() {
         let why = format!("the environment variable `{name}` is not set");
-        section.problem("url", Some(&written), why, "");
+        section.problem("url", shown, why, "");
         return url;
     }
-    // The value is shown as written only when it cannot hold a password.
-    let shown = (!written.contains('@')).then_some(written.as_str());
     match url::Url::parse(&url) {
         Ok(parsed) if !matches!(parsed.scheme(), "http" | "https") => {
             section.problem("url", shown, "the scheme must be http or https", hint);

@@ -150,6 +150,8 @@ fn config_7_url_and_token_take_the_environment() {
     assert_eq!(checked.config.runners[0].url, "https://b.example/x");
     assert_eq!(checked.config.runners[0].token.expose(), "glrt-t");
     assert!(problems(&text).contains("`HOST` is not set"));
+    let text = text.replace("https://$HOST", "https://u:hush@$HOST");
+    assert!(!problems(&text).contains("hush"));
 }
 
 #[test]
