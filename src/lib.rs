@@ -7,6 +7,7 @@ pub const REVISION: &str = match option_env!("LONGSHORE_REVISION") {
 };
 
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod docker;

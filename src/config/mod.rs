@@ -1,6 +1,15 @@
 //! What the operator asks for: gitlab-runner's `config.toml`, read as written (`file`), checked as
 //! a whole into [`Config`] (`check`), watched (`watch`) and edited in place (`edit`).
 
+pub mod check;
+pub mod diff;
+pub mod edit;
+mod file;
+pub mod flags;
+pub mod system_id;
+pub mod values;
+pub mod volume;
+pub mod watch;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,7 +21,7 @@ use std::{
 use crate::{ids::ShortToken, secret::Secret};
 
 /// The whole configuration, checked: no value in it can be wrong in a way its type forbids.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Jobs at once over all runners; at least 1.
     pub concurrent: usize,
@@ -22,6 +31,8 @@ pub struct Config {
     pub log_level: Option<String>,
     /// Format of the daemon's log; `None` leaves it to the command line.
     pub log_format: Option<String>,
+    /// `host:port` of the metrics; `None` for no HTTP server.
+    pub listen_address: Option<String>,
     /// How long a forceful stop waits for jobs to be cleaned up.
     pub shutdown_timeout: Duration,
     /// How long idle connections to GitLab live; zero for ever.

@@ -1,0 +1,168 @@
+//! Says when the file has changed. The kernel is asked to tell, and as it cannot on every file
+//! system, the file is looked at every three seconds as well. Reading it is the caller's business.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::{sync::mpsc, time};
+
+/// How often the file is looked at (GitLab Runner: `common.ReloadConfigInterval`).
+const POLL_INTERVAL: Duration = Duration::from_secs(3);
+
+/// How long a changed file must be left alone before it counts: editors and copies write it in
+/// several steps.
+const QUIET: Duration = Duration::from_millis(150);
+
+/// A watch over one file, which need not exist. There is no task behind it: drop it to end it.
+#[derive(Debug)]
+pub struct ConfigWatch {
+    path: PathBuf,
+    seen: Option<Fingerprint>,
+    hints: mpsc::Receiver<()>,
+    interval: Duration,
+    /// `None` where the kernel does not tell.
+    _watcher: Option<RecommendedWatcher>,
+}
+
+/// What tells one state of the file from another without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Fingerprint {
+    modified: Option<SystemTime>,
+    length: u64,
+    inode: u64,
+}
+
+impl Fingerprint {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self {
+            modified: metadata.modified().ok(),
+            length: metadata.len(),
+            inode: metadata.ino(),
+        })
+    }
+}
+
+/// Watches `path`. What is there now is known; only later changes are told.
+#[must_use]
+pub fn watch(path: &Path) -> ConfigWatch {
+    ConfigWatch::new(path, POLL_INTERVAL, true)
+}
+
+impl ConfigWatch {
+    fn new(path: &Path, interval: Duration, by_kernel: bool) -> Self {
+        let (sender, hints) = mpsc::channel(1);
+        let watcher = by_kernel.then(|| Self::watcher(path, sender)).flatten();
+        Self {
+            path: path.to_owned(),
+            seen: Fingerprint::of(path),
+            hints,
+            interval,
+            _watcher: watcher,
+        }
+    }
+
+    /// Watches the directory, not the file: an editor that replaces the file ends a watch on it.
+    fn watcher(path: &Path, sender: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new("."));
+        let mut watcher =
+            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+                if event.is_ok_and(|event| !event.kind.is_access()) {
+                    // A full channel holds the same hint already.
+                    let _ = sender.try_send(());
+                }
+            })
+            .ok()?;
+        watcher.watch(directory, RecursiveMode::NonRecursive).ok()?;
+        Some(watcher)
+    }
+
+    /// Waits until the file is another than at the last return (or at the start), and has been
+    /// left alone for a moment. Cancel-safe: a change that was not told is told by the next call.
+    pub async fn changed(&mut self) {
+        loop {
+            self.wait_for_hint().await;
+            let mut now = Fingerprint::of(&self.path);
+            if now == self.seen {
+                continue;
+            }
+            loop {
+                time::sleep(QUIET).await;
+                let later = Fingerprint::of(&self.path);
+                if later == now {
+                    break;
+                }
+                now = later;
+            }
+            if now != self.seen {
+                self.seen = now;
+                return;
+            }
+        }
+    }
+
+    async fn wait_for_hint(&mut self) {
+        tokio::select! {
+            Some(()) = self.hints.recv() => {}
+            () = time::sleep(self.interval) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_hours(1);
+    const SOON: Duration = Duration::from_secs(20);
+
+    async fn told(watch: &mut ConfigWatch) {
+        time::timeout(SOON, watch.changed()).await.expect("the change is told");
+    }
+
+    #[tokio::test]
+    async fn config_6_a_change_is_told_by_the_kernel_whether_written_in_place_or_renamed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.toml");
+        let mut watch = ConfigWatch::new(&path, LONG, true);
+        fs::write(&path, "concurrent = 1").unwrap();
+        told(&mut watch).await;
+        fs::write(&path, "concurrent = 22").unwrap();
+        told(&mut watch).await;
+        let other = directory.path().join("other");
+        fs::write(&other, "concurrent = 33").unwrap();
+        fs::rename(&other, &path).unwrap();
+        told(&mut watch).await;
+        fs::remove_file(&path).unwrap();
+        told(&mut watch).await;
+    }
+
+    #[tokio::test]
+    async fn config_6_a_change_is_seen_by_looking_where_the_kernel_does_not_tell() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.toml");
+        fs::write(&path, "concurrent = 1").unwrap();
+        let mut watch = ConfigWatch::new(&path, Duration::from_millis(5), false);
+        fs::write(&path, "concurrent = 22").unwrap();
+        told(&mut watch).await;
+    }
+
+    #[tokio::test]
+    async fn a_neighbour_is_not_told_and_a_cancelled_wait_loses_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.toml");
+        let mut watch = ConfigWatch::new(&path, Duration::from_millis(5), true);
+        fs::write(directory.path().join("neighbour"), "x").unwrap();
+        assert!(time::timeout(QUIET * 2, watch.changed()).await.is_err());
+        fs::write(&path, "concurrent = 1").unwrap();
+        let cancelled = time::timeout(Duration::from_millis(20), watch.changed()).await;
+        assert!(cancelled.is_err(), "told before it was left alone");
+        told(&mut watch).await;
+    }
+}
