@@ -1,0 +1,2 @@
+//! `longshore exec`.
+mod pipeline;
