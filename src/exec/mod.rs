@@ -1,2 +1,5 @@
 //! `longshore exec`.
+mod dotenv;
+mod multipart;
 mod pipeline;
+mod worktree;
