@@ -10,6 +10,7 @@ use serde_yaml::Value;
 
 use super::{
     AllowFailure, When,
+    expand::expand,
     fields::Fields,
     job::{self, Draft, NeedDraft},
     parts,
@@ -184,7 +185,7 @@ fn rule_matches(
         }
         Some(_) => fields.texts("exists", report),
     };
-    let globs: Vec<String> = globs.iter().map(|glob| rules::expand(glob, variables)).collect();
+    let globs: Vec<String> = globs.iter().map(|glob| expand(glob, variables)).collect();
     files.any(&globs)
 }
 
@@ -269,7 +270,7 @@ fn any_ref(
                     false
                 }
             },
-            other => rules::expand(other, variables) == name,
+            other => expand(other, variables) == name,
         };
     }
     any

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 
 use super::{
+    expand::expand,
     problem::{PipelineError, Report},
     rules::{self, Variables},
     value,
@@ -122,7 +123,7 @@ impl Loader<'_> {
                 return Ok(Vec::new());
             }
         };
-        self.find(&rules::expand(&local, self.variables))
+        self.find(&expand(&local, self.variables))
     }
 
     /// Whether the `rules` of an entry let it in.

@@ -3,6 +3,7 @@
 //! of `exec`.
 
 mod choose;
+mod expand;
 mod fields;
 mod job;
 mod load;
@@ -28,8 +29,8 @@ use self::{
     problem::Report,
 };
 pub(crate) use self::{
+    expand::expand_known,
     parts::{Cache, CacheKey},
-    rules::expand,
     schedule::{Schedule, State},
 };
 use crate::api::wire;

@@ -1,7 +1,7 @@
 //! The parts of a job that go into its payload nearly as they are written: images, services,
 //! variables, artifacts, caches.
 
-use serde_yaml::{Mapping, Value};
+use serde_yaml::Value;
 
 use super::{fields::Fields, problem::Report, value};
 use crate::api::wire;
@@ -241,14 +241,10 @@ fn files_key(fields: &Fields<'_>, report: &mut Report) -> CacheKey {
     CacheKey::Files { files, prefix: fields.text("prefix", report) }
 }
 
-/// An empty mapping, for keywords that are not there.
-pub(crate) fn empty() -> &'static Mapping {
-    static EMPTY: std::sync::LazyLock<Mapping> = std::sync::LazyLock::new(Mapping::new);
-    &EMPTY
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_yaml::Mapping;
+
     use super::*;
 
     fn read<T>(yaml: &str, part: impl Fn(&Fields<'_>, &mut Report) -> T) -> (T, Vec<String>) {

@@ -1,7 +1,8 @@
-//! Expressions of `rules:if`, and the expansion of variables they and `include` need
-//! (GitLab: `Gitlab::Ci::Pipeline::Expression`).
+//! Expressions of `rules:if` (GitLab: `Gitlab::Ci::Pipeline::Expression`).
 
 use std::collections::BTreeMap;
+
+use super::expand::{self, expand};
 
 /// Variables to evaluate with.
 #[derive(Debug, Clone)]
@@ -19,47 +20,6 @@ impl<'a> Variables<'a> {
     fn value(&self, name: &str) -> Option<String> {
         self.values.get(name).map(|value| expand(value, self.values))
     }
-}
-
-/// How often expansion looks at its own result; deeper references stay as they are.
-const MAX_EXPANSION: usize = 10;
-
-/// Replaces `$NAME` and `${NAME}`; unknown ones become empty, `$$` stays a dollar.
-pub(crate) fn expand(text: &str, values: &BTreeMap<String, String>) -> String {
-    expand_within(text, values, 0)
-}
-
-fn expand_within(text: &str, values: &BTreeMap<String, String>, depth: usize) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find('$') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at + 1..];
-        if let Some(after) = rest.strip_prefix('$') {
-            out.push('$');
-            rest = after;
-            continue;
-        }
-        let (name, after) = match rest.strip_prefix('{').and_then(|r| r.split_once('}')) {
-            Some((name, after)) => (name, after),
-            None => rest.split_at(name_length(rest)),
-        };
-        if name.is_empty() || name_length(name) != name.len() {
-            out.push('$');
-            continue;
-        }
-        if let Some(value) = values.get(name)
-            && depth < MAX_EXPANSION
-        {
-            out.push_str(&expand_within(value, values, depth + 1));
-        }
-        rest = after;
-    }
-    out + rest
-}
-
-fn name_length(text: &str) -> usize {
-    text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len())
 }
 
 /// Whether the expression of an `if` holds; the error says what is wrong with it.
@@ -126,7 +86,7 @@ fn token(text: &str) -> Option<(Token, &str)> {
         '$' => {
             let (name, after) = match inner.strip_prefix('{') {
                 Some(braced) => braced.split_once('}')?,
-                None => inner.split_at(name_length(inner)),
+                None => inner.split_at(expand::name_length(inner)),
             };
             (!name.is_empty()).then(|| (Token::Variable(name.to_owned()), after))
         }
@@ -139,7 +99,7 @@ fn token(text: &str) -> Option<(Token, &str)> {
         }
         _ => {
             let after = text.strip_prefix("null").or_else(|| text.strip_prefix("nil"))?;
-            (name_length(after) == 0).then_some((Token::Null, after))
+            (expand::name_length(after) == 0).then_some((Token::Null, after))
         }
     }
 }
@@ -284,7 +244,6 @@ mod tests {
             ("NESTED", "x-$BRANCH"),
             ("PATTERN", "/^ma/"),
             ("TITLE", "Draft: a/b"),
-            ("LOOP", "$LOOP"),
         ]
         .into_iter()
         .map(|(k, v)| (k.to_owned(), v.to_owned()))
@@ -330,15 +289,5 @@ mod tests {
         }
         let error = holds("$BRANCH =~ \"main\"", &Variables::new(&values)).unwrap_err();
         assert_eq!(error, "`main` is not a pattern such as /main/");
-    }
-
-    #[test]
-    fn expansion_ends_and_leaves_what_is_no_variable() {
-        let values = variables();
-        assert_eq!(
-            expand("a $NESTED ${BRANCH}b $$X $(cmd) $NONE.", &values),
-            "a x-main mainb $X $(cmd) ."
-        );
-        assert_eq!(expand("$LOOP", &values), "");
     }
 }
