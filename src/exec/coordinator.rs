@@ -205,13 +205,15 @@ impl Coordinator {
         &self.folders[job]
     }
 
-    /// Sends what is to be said; waits while the terminal is behind.
+    /// Sends what is to be said; waits while the terminal is behind. Without a terminal, it is
+    /// forgotten.
     pub(crate) async fn flush(&self) {
         while let Ok(permit) = self.events.reserve().await {
             let mut inner = self.lock();
             let Some(event) = inner.pending.pop_front() else { return };
             permit.send(event);
         }
+        self.lock().pending.clear();
     }
 
     /// Resolves when there may be a job to take that was not there before.

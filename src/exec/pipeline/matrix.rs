@@ -57,6 +57,14 @@ fn cell_name(name: &str, variables: &[(String, String)]) -> String {
     format!("{name}: [{}]", values.join(", "))
 }
 
+/// Whether `full` is the name of an instance of the job `name`.
+pub(crate) fn is_instance(full: &str, name: &str) -> bool {
+    let Some(rest) = full.strip_prefix(name) else { return false };
+    let number = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_digit());
+    let numbered = |rest: &str| rest.split_once('/').is_some_and(|(a, b)| number(a) && number(b));
+    rest.is_empty() || rest.starts_with(": [") || rest.strip_prefix(' ').is_some_and(numbered)
+}
+
 /// The variables of every cell; the first variable changes slowest.
 pub(crate) fn cells(matrix: &Value) -> Result<Vec<Vec<(String, String)>>, String> {
     let rows = value::items(matrix).ok_or("`matrix` is a list of mappings")?;
@@ -118,6 +126,12 @@ mod tests {
                 "test: [mac]"
             ]
         );
+    }
+
+    #[test]
+    fn instances_are_known_by_their_names() {
+        assert!(is_instance("a", "a") && is_instance("a 1/2", "a") && is_instance("a: [x]", "a"));
+        assert!(!is_instance("a b", "a") && !is_instance("ab", "a") && !is_instance("a 1/x", "a"));
     }
 
     #[test]

@@ -30,6 +30,7 @@ use self::{
 };
 pub(crate) use self::{
     expand::expand_known,
+    matrix::is_instance,
     parts::{Cache, CacheKey},
     schedule::{Schedule, State},
 };
@@ -410,7 +411,9 @@ impl Reader<'_> {
             if let Some(dependencies) = dependencies {
                 for wanted in dependencies {
                     let is = |other: &Job| other.base == *wanted || other.name == *wanted;
-                    if !jobs.iter().any(is) && !left_out.contains(wanted) {
+                    if !jobs.iter().any(is)
+                        && !left_out.iter().any(|out| matrix::is_instance(out, wanted))
+                    {
                         let what = format!("there is no job `{wanted}`");
                         self.report.error(&[&name, "dependencies"], what);
                     }
@@ -448,7 +451,7 @@ impl Reader<'_> {
         };
         let found: Vec<usize> = (0..jobs.len()).filter(|&other| chosen(&jobs[other])).collect();
         if found.is_empty() && !need.optional {
-            let ruled_out = left_out.iter().any(|out| *out == need.job);
+            let ruled_out = left_out.iter().any(|out| matrix::is_instance(out, &need.job));
             let what = if ruled_out {
                 format!("`{}` is not in this pipeline: its rules leave it out", need.job)
             } else {
