@@ -2,7 +2,7 @@
 
 use super::{
     ExecError,
-    pipeline::{Job, Pipeline, When, is_instance},
+    pipeline::{Job, Pipeline, PipelineError, Problem, When, is_instance},
 };
 
 /// Marks the jobs to run: all if none is named; else those named and, with `needs`, what they
@@ -14,7 +14,7 @@ pub(crate) fn choose(
 ) -> Result<Vec<bool>, ExecError> {
     let jobs = &mut pipeline.jobs;
     if names.is_empty() {
-        return Ok(vec![true; jobs.len()]);
+        return runnable(jobs, vec![true; jobs.len()]);
     }
     let mut chosen = vec![false; jobs.len()];
     let mut open = Vec::new();
@@ -47,7 +47,19 @@ pub(crate) fn choose(
             open.push(need.job);
         }
     }
-    Ok(chosen)
+    runnable(jobs, chosen)
+}
+
+/// The choice, if all that will run can run here.
+fn runnable(jobs: &[Job], chosen: Vec<bool>) -> Result<Vec<bool>, ExecError> {
+    let runs = |(job, chosen): &(&Job, &bool)| **chosen && job.when != When::Manual;
+    let refused: Vec<Problem> = jobs
+        .iter()
+        .zip(&chosen)
+        .filter(runs)
+        .flat_map(|(job, _)| job.refused.iter().cloned())
+        .collect();
+    if refused.is_empty() { Ok(chosen) } else { Err(PipelineError::Invalid(refused).into()) }
 }
 
 #[cfg(test)]
@@ -80,6 +92,23 @@ out: {script: x, rules: [{when: never}]}
         );
         assert_eq!(chosen(&["d", "t 1/2"], false).unwrap(), ["t 1/2 on_success", "d on_success"]);
         assert_eq!(chosen(&["alarm"], true).unwrap(), ["alarm on_success"]);
+    }
+
+    #[test]
+    fn a_job_that_cannot_run_here_is_an_error_only_if_it_would_run() {
+        let yaml = "ok: {script: x}\nbridge: {trigger: p}\nlater: {trigger: p, when: manual}\n";
+        let choose = |names: &[&str]| {
+            let mut pipeline = testing::read(yaml, &[]).unwrap();
+            let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+            choose(&mut pipeline, &names, true)
+        };
+        assert_eq!(choose(&["ok"]).unwrap(), [true, false, false]);
+        let all = choose(&[]).unwrap_err();
+        assert!(
+            all.to_string()
+                .ends_with("bridge.trigger: is not supported: the job cannot run without it")
+        );
+        assert!(choose(&["later"]).is_err());
     }
 
     #[test]

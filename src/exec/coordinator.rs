@@ -190,6 +190,7 @@ impl Coordinator {
     }
 
     /// The state of every job.
+    #[cfg(test)]
     pub(crate) fn states(&self) -> Vec<State> {
         let inner = self.lock();
         (0..inner.records.len()).map(|job| inner.schedule.state(job)).collect()
@@ -242,7 +243,7 @@ impl Coordinator {
         }
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let handed = Handed { token: &inner.records[job].token, artifacts, dotenv, now };
-        Offer::Job(Box::new(self.plan.payload(job, handed)))
+        Offer::Job(Box::new(self.plan.payload(job, &handed)))
     }
 
     /// The running job `id` that has one of these tokens; all given ones must be right.
@@ -404,9 +405,19 @@ pub(crate) fn folders<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
     out
 }
 
+/// Bytes in hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut out, byte| {
+        out.extend(
+            [byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16)).iter().flatten(),
+        );
+        out
+    })
+}
+
 /// `N` random bytes in hex.
 pub(crate) fn random_hex<const N: usize>() -> String {
-    rand::random::<[u8; N]>().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&rand::random::<[u8; N]>())
 }
 
 #[cfg(test)]

@@ -39,7 +39,6 @@ use self::{
     pipeline::{Pipeline, Source},
     project::Project,
     terminal::Terminal,
-    worktree::Facts,
 };
 pub use self::{
     pipeline::{PipelineError, Problem},
@@ -234,7 +233,7 @@ where
         cache_keys,
     };
     let names = plan.pipeline.jobs.iter().map(|job| job.name.clone()).collect();
-    let terminal = Terminal::new(output, options.colour, names);
+    let terminal = Terminal::new(output, options.colour, names, options.directory);
     serve(plan, setup, &artifacts, terminal, options.stop, run).await
 }
 
@@ -283,7 +282,9 @@ where
         async move { server::serve(listener, served, stop).await.map_err(ExecError::Server) },
     );
     let mut screen = JoinSet::new();
-    screen.spawn(async move { terminal.show(events).await.map_err(ExecError::Output) });
+    let finished = CancellationToken::new();
+    let end = finished.clone();
+    screen.spawn(async move { terminal.show(events, end).await.map_err(ExecError::Output) });
 
     coordinator.flush().await;
     let ran = drive(&coordinator, setup, &stop_runner, &user_stop, run).await;
@@ -293,8 +294,7 @@ where
     tasks.shutdown().await;
     coordinator.flush().await;
     let status = if coordinator.failed() { ExitStatus::Failed } else { ExitStatus::Success };
-    // The last sender: the terminal ends with it.
-    drop(coordinator);
+    finished.cancel();
     let shown = screen.join_next().await;
     ran?;
     if let Ok(Some(served)) = stopped {
@@ -335,12 +335,11 @@ where
             }
         }
     };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => {
-            stop_runner.cancel();
-            running.await
-        }
+    let ended = if let Some(ended) = ended {
+        ended
+    } else {
+        stop_runner.cancel();
+        running.await
     };
     ended.map_err(|error| ExecError::Runner(error.into()))?;
     if coordinator.done().is_cancelled() { Ok(()) } else { Err(ExecError::RunnerEnded) }

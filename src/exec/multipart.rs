@@ -202,10 +202,10 @@ mod tests {
 
     use super::*;
 
-    fn parse(
-        body: &[u8],
-        chunk: usize,
-    ) -> Result<(Vec<(String, String, Vec<u8>)>, bool), MultipartError> {
+    /// Name, filename and content of a part.
+    type Field = (String, String, Vec<u8>);
+
+    fn parse(body: &[u8], chunk: usize) -> Result<(Vec<Field>, bool), MultipartError> {
         let mut parser = Multipart::new("multipart/form-data; boundary=\"b-1\"").unwrap();
         let (mut parts, mut ended) = (Vec::new(), false);
         for bytes in body.chunks(chunk) {

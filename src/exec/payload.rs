@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use sha2::{Digest, Sha256};
 
 use super::{
+    coordinator::hex,
     pipeline::{self, CacheKey, Job, Pipeline},
     project::{Project, public, slug},
 };
@@ -84,7 +85,7 @@ impl Plan {
     }
 
     /// The body of a 201.
-    pub(crate) fn payload(&self, index: usize, handed: Handed<'_>) -> JobPayload {
+    pub(crate) fn payload(&self, index: usize, handed: &Handed<'_>) -> JobPayload {
         let job = &self.pipeline.jobs[index];
         let dependencies = handed
             .artifacts
@@ -110,7 +111,7 @@ impl Plan {
             git_info: self.git_info(),
             runner_info: RunnerInfo { timeout: timeout.unwrap_or(DEFAULT_TIMEOUT_SECONDS) },
             inputs: Vec::new(),
-            variables: self.variables(index, &handed),
+            variables: self.variables(index, handed),
             steps: steps(job),
             image: job.image.clone().unwrap_or_default(),
             services: job.services.clone(),
@@ -232,7 +233,7 @@ pub(crate) fn cache_keys(root: &Path, pipeline: &Pipeline) -> Vec<Vec<String>> {
         CacheKey::Text(text) => text.clone(),
         CacheKey::Files { files, prefix } => {
             let digest = files_digest(root, files).unwrap_or_else(|| "default".to_owned());
-            prefix.iter().map(|prefix| format!("{prefix}-")).collect::<String>() + &digest
+            prefix.as_ref().map_or(digest.clone(), |prefix| format!("{prefix}-{digest}"))
         }
     };
     pipeline.jobs.iter().map(|job| job.cache.iter().map(key).collect()).collect()
@@ -261,8 +262,7 @@ fn files_digest(root: &Path, globs: &[String]) -> Option<String> {
             digest.update(content);
         }
     }
-    let hex = |byte: &u8| format!("{byte:02x}");
-    any.then(|| digest.finalize().iter().take(20).map(hex).collect())
+    any.then(|| hex(&digest.finalize()[..20]))
 }
 
 #[cfg(test)]
@@ -312,7 +312,7 @@ pub(crate) mod tests {
         let token = Secret::new("glcbt-token");
         let file = ArtifactsFile { filename: "artifacts.zip".into(), size: 3 };
         let handed = Handed { artifacts: vec![(0, file)], ..handed(&token) };
-        let payload = plan.payload(2, handed);
+        let payload = plan.payload(2, &handed);
         assert_eq!(payload.id, JobId(1_800_000_000_003));
         assert_eq!(plan.index(payload.id), Some(2));
         assert_eq!(
@@ -353,7 +353,7 @@ pub(crate) mod tests {
         );
         let token = Secret::new("t");
         let dotenv = vec![("D".to_owned(), "dot".to_owned())];
-        let payload = plan.payload(0, Handed { dotenv, ..handed(&token) });
+        let payload = plan.payload(0, &Handed { dotenv, ..handed(&token) });
         for (key, expected) in [
             ("A", "job"),
             ("D", "dot"),

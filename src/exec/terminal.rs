@@ -3,10 +3,12 @@
 
 use std::{
     io::{self, Write},
+    path::PathBuf,
     time::Duration,
 };
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     coordinator::{Event, Stored},
@@ -28,6 +30,8 @@ pub(crate) struct Terminal {
     out: Box<dyn Write + Send>,
     colour: bool,
     names: Vec<String>,
+    /// Paths are shown relative to it.
+    base: PathBuf,
     width: usize,
     lines: Vec<Lines>,
     ends: Vec<Option<(State, Option<Duration>)>>,
@@ -35,16 +39,34 @@ pub(crate) struct Terminal {
 
 impl Terminal {
     /// For the jobs with these names.
-    pub(crate) fn new(out: Box<dyn Write + Send>, colour: bool, names: Vec<String>) -> Self {
+    pub(crate) fn new(
+        out: Box<dyn Write + Send>,
+        colour: bool,
+        names: Vec<String>,
+        base: PathBuf,
+    ) -> Self {
         let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
         let lines = names.iter().map(|_| Lines::new(colour)).collect();
         let ends = vec![None; names.len()];
-        Self { out, colour, width: width.min(MAX_NAME), names, lines, ends }
+        Self { out, colour, width: width.min(MAX_NAME), names, base, lines, ends }
     }
 
-    /// Shows events until there are no more, then the summary.
-    pub(crate) async fn show(mut self, mut events: mpsc::Receiver<Event>) -> io::Result<()> {
-        while let Some(event) = events.recv().await {
+    /// Shows events until there are no more or `finished` says that none come, then the summary.
+    pub(crate) async fn show(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        finished: CancellationToken,
+    ) -> io::Result<()> {
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                // What is on the way is still received.
+                () = finished.cancelled(), if !events.is_closed() => {
+                    events.close();
+                    continue;
+                }
+            };
+            let Some(event) = event else { break };
             self.event(event)?;
             if events.is_empty() {
                 self.out.flush()?;
@@ -65,7 +87,7 @@ impl Terminal {
                 self.lines_of(job, &lines)
             }
             Event::Artifact { job, stored } => {
-                let text = self.paint(GREY, &artifact(&stored));
+                let text = self.paint(GREY, &self.artifact(&stored));
                 self.line(job, &text)
             }
             Event::Ended { job, state, reason, took } => {
@@ -119,6 +141,11 @@ impl Terminal {
         Ok(())
     }
 
+    fn artifact(&self, stored: &Stored) -> String {
+        let path = stored.path.strip_prefix(&self.base).unwrap_or(&stored.path);
+        format!("{}: {} ({})", stored.kind, path.display(), size(stored.size))
+    }
+
     fn state(&self, state: State) -> String {
         let colour = match state {
             State::Success => GREEN,
@@ -146,10 +173,6 @@ fn word(state: State) -> &'static str {
         State::Skipped => "skipped",
         State::Manual { .. } => "manual",
     }
-}
-
-fn artifact(stored: &Stored) -> String {
-    format!("{}: {} ({})", stored.kind, stored.path.display(), size(stored.size))
 }
 
 /// `812 B`, `1.2 KiB`, …
@@ -248,7 +271,7 @@ pub(crate) mod tests {
         let stored = Stored {
             kind: "archive".into(),
             filename: "artifacts.zip".into(),
-            path: ".longshore/artifacts/build/artifacts.zip".into(),
+            path: "/p/.longshore/artifacts/build/artifacts.zip".into(),
             size: 1300,
             sha256: [0; 32],
         };
@@ -268,13 +291,15 @@ pub(crate) mod tests {
     async fn shown(colour: bool) -> String {
         let screen = Screen::default();
         let names = ["build", "test: [a]", "deploy"].map(str::to_owned).to_vec();
-        let terminal = Terminal::new(Box::new(screen.clone()), colour, names);
+        let terminal = Terminal::new(Box::new(screen.clone()), colour, names, "/p".into());
         let (sender, receiver) = mpsc::channel(100);
         for event in events() {
             sender.send(event).await.unwrap();
         }
+        let finished = CancellationToken::new();
+        finished.cancel();
+        terminal.show(receiver, finished).await.unwrap();
         drop(sender);
-        terminal.show(receiver).await.unwrap();
         screen.text()
     }
 

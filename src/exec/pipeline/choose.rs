@@ -84,8 +84,9 @@ pub(crate) fn choose(
         let allow_failure =
             rule.allow_failure.or_else(|| draft.allow_failure.clone()).unwrap_or(AllowFailure::No);
         let when = match rule.when {
-            Some(when) => when?,
-            None => draft.when.unwrap_or(When::OnSuccess),
+            RuleWhen::Never => return None,
+            RuleWhen::Is(when) => when,
+            RuleWhen::Unset => draft.when.unwrap_or(When::OnSuccess),
         };
         return Some(Choice { when, allow_failure, variables: rule.variables, needs: rule.needs });
     }
@@ -101,10 +102,21 @@ pub(crate) fn choose(
     Some(Choice { when, allow_failure, variables: Vec::new(), needs: None })
 }
 
+/// `when` of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RuleWhen {
+    /// Not written: that of the job.
+    Unset,
+    /// Not in the pipeline.
+    Never,
+    /// Over that of the job.
+    Is(When),
+}
+
 /// The rule that matched.
 pub(crate) struct Rule {
-    /// `when`, if written; `Some(None)` is `never`.
-    pub(crate) when: Option<Option<When>>,
+    /// `when`.
+    pub(crate) when: RuleWhen,
     allow_failure: Option<AllowFailure>,
     /// `variables`.
     pub(crate) variables: Vec<wire::Variable>,
@@ -141,9 +153,14 @@ pub(crate) fn first_match(
         if !rule_matches(&fields, variables, files, report) {
             continue;
         }
-        let when = fields.text("when", report).and_then(|text| {
-            job::parse_when(&text).map_err(|what| report.error(&fields.path("when"), what)).ok()
-        });
+        let when = match fields.text("when", report).map(|text| job::parse_when(&text)) {
+            None => RuleWhen::Unset,
+            Some(Ok(when)) => when.map_or(RuleWhen::Never, RuleWhen::Is),
+            Some(Err(what)) => {
+                report.error(&fields.path("when"), what);
+                RuleWhen::Unset
+            }
+        };
         return Some(Rule {
             when,
             allow_failure: job::allow_failure(&fields, report),

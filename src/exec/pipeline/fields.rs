@@ -64,13 +64,11 @@ impl<'a> Fields<'a> {
 
     /// A mapping.
     pub(crate) fn inner(&self, key: &'a str, report: &mut Report) -> Option<Fields<'a>> {
-        match self.value(key)? {
-            Value::Mapping(map) => Some(Fields { map, at: self.path(key) }),
-            _ => {
-                report.error(&self.path(key), "is a mapping");
-                None
-            }
+        let map = self.value(key)?.as_mapping();
+        if map.is_none() {
+            report.error(&self.path(key), "is a mapping");
         }
+        Some(Fields { map: map?, at: self.path(key) })
     }
 
     /// One of `words`, such as a policy.

@@ -8,7 +8,7 @@ use super::{
     AllowFailure, When,
     fields::Fields,
     parts::{self, Cache},
-    problem::Report,
+    problem::{Problem, Report},
     value,
 };
 use crate::api::wire;
@@ -126,6 +126,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) environment: Option<(String, Option<String>)>,
     /// `parallel`, as written.
     pub(crate) parallel: Option<&'a Value>,
+    /// Why it cannot run here, should it have to.
+    pub(crate) refused: Vec<Problem>,
     /// All keywords as written.
     pub(crate) fields: Fields<'a>,
 }
@@ -183,7 +185,7 @@ pub(crate) fn read<'a>(
     report: &mut Report,
 ) -> Draft<'a> {
     let fields = Fields::new(map, &[name]);
-    check_keywords(name, &fields, report);
+    let refused = check_keywords(name, &fields, report);
     let mut script = fields.texts("before_script", report);
     script.extend(fields.texts("script", report));
     if !map.contains_key("script") && !REFUSED.iter().any(|keyword| map.contains_key(*keyword)) {
@@ -216,19 +218,24 @@ pub(crate) fn read<'a>(
         environment: environment(&fields, report),
         parallel: fields.value("parallel"),
         fields,
+        refused,
     }
 }
 
-fn check_keywords(name: &str, fields: &Fields<'_>, report: &mut Report) {
+/// Warns of keywords without effect; gives what keeps the job from running.
+fn check_keywords(name: &str, fields: &Fields<'_>, report: &mut Report) -> Vec<Problem> {
+    let mut refused = Vec::new();
     for keyword in fields.map.keys().filter_map(Value::as_str) {
         if REFUSED.contains(&keyword) {
-            report.error(&[name, keyword], "is not supported: the job cannot run without it");
+            let what = "is not supported: the job cannot run without it".to_owned();
+            refused.push(report.problem(&[name, keyword], what));
         } else if NO_EFFECT.contains(&keyword) {
             report.warn(&[name, keyword], "has no effect here");
         } else if !KNOWN.contains(&keyword) {
             report.warn(&[name, keyword], "is not a known keyword and has no effect here");
         }
     }
+    refused
 }
 
 /// `when` of a job or a rule; `Ok(None)` for `never`.

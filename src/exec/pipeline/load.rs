@@ -45,7 +45,7 @@ impl Loader<'_> {
         open.push(file.to_owned());
         let mut merged = Mapping::new();
         for entry in value::items(&include).unwrap_or_default() {
-            for path in self.included(entry)? {
+            for path in self.included(entry) {
                 if open.contains(&path) || open.len() >= MAX_DEPTH {
                     self.report.error(&["include"], format!("`{name}` includes itself"));
                     continue;
@@ -89,12 +89,12 @@ impl Loader<'_> {
     }
 
     /// The files that one entry of `include` names.
-    fn included(&mut self, entry: &Value) -> Result<Vec<PathBuf>, PipelineError> {
+    fn included(&mut self, entry: &Value) -> Vec<PathBuf> {
         let local = match entry {
             Value::String(text) if text.starts_with("http://") || text.starts_with("https://") => {
                 self.report
                     .error(&["include"], format!("remote includes are not supported: `{text}`"));
-                return Ok(Vec::new());
+                return Vec::new();
             }
             Value::String(text) => text.clone(),
             Value::Mapping(mapping) => {
@@ -103,24 +103,24 @@ impl Loader<'_> {
                         let what = value::text(what).unwrap_or_default();
                         let what = format!("`{kind}` is not supported (`{what}`): only `local` is");
                         self.report.error(&["include"], what);
-                        return Ok(Vec::new());
+                        return Vec::new();
                     }
                 }
                 if mapping.get("inputs").is_some() {
                     self.report.error(&["include", "inputs"], "inputs are not supported");
                 }
                 if !self.wanted(mapping) {
-                    return Ok(Vec::new());
+                    return Vec::new();
                 }
                 let Some(local) = mapping.get("local").and_then(value::text) else {
                     self.report.error(&["include"], "an entry needs `local`");
-                    return Ok(Vec::new());
+                    return Vec::new();
                 };
                 local
             }
             _ => {
                 self.report.error(&["include"], "an entry is a path or a mapping with `local`");
-                return Ok(Vec::new());
+                return Vec::new();
             }
         };
         self.find(&expand(&local, self.variables))
@@ -151,24 +151,24 @@ impl Loader<'_> {
         false
     }
 
-    fn find(&mut self, local: &str) -> Result<Vec<PathBuf>, PipelineError> {
+    fn find(&mut self, local: &str) -> Vec<PathBuf> {
         let relative = local.trim_start_matches('/');
         if Path::new(relative).components().any(|c| c.as_os_str() == "..") {
             self.report.error(&["include"], format!("`{local}` leaves the project"));
-            return Ok(Vec::new());
+            return Vec::new();
         }
         if !relative.contains('*') {
             let path = self.root.join(relative);
             if !path.is_file() {
                 self.report.error(&["include"], format!("local file `{local}` does not exist"));
-                return Ok(Vec::new());
+                return Vec::new();
             }
-            return Ok(vec![path]);
+            return vec![path];
         }
         let glob = globset::GlobBuilder::new(relative).literal_separator(true).build();
         let Ok(glob) = glob.map(|glob| glob.compile_matcher()) else {
             self.report.error(&["include"], format!("`{local}` is not a valid pattern"));
-            return Ok(Vec::new());
+            return Vec::new();
         };
         let mut paths = Vec::new();
         let walk = walkdir::WalkDir::new(self.root).sort_by_file_name();
@@ -182,7 +182,7 @@ impl Loader<'_> {
         if paths.is_empty() {
             self.report.warn(&["include"], format!("no local file matches `{local}`"));
         }
-        Ok(paths)
+        paths
     }
 }
 

@@ -21,7 +21,7 @@ use serde_yaml::{Mapping, Value};
 
 pub use self::problem::{PipelineError, Problem};
 use self::{
-    choose::{Choice, Files},
+    choose::{Choice, Files, RuleWhen},
     fields::Fields,
     job::{Defaults, Draft, NeedDraft},
     load::Loader,
@@ -156,6 +156,8 @@ pub(crate) struct Job {
     pub(crate) node: Option<(usize, usize)>,
     /// Name and URL of its environment.
     pub(crate) environment: Option<(String, Option<String>)>,
+    /// Why it cannot run here, should it have to.
+    pub(crate) refused: Vec<Problem>,
 }
 
 /// A pipeline, ready to run.
@@ -228,6 +230,9 @@ fn gather(warnings: Vec<Problem>) -> Vec<Problem> {
         .collect()
 }
 
+/// `needs` and `dependencies` of a job, as written.
+type Links = (Option<Vec<NeedDraft>>, Option<Vec<String>>);
+
 struct Reader<'a> {
     source: Source<'a>,
     report: &'a mut Report,
@@ -283,7 +288,7 @@ impl Reader<'_> {
         let known = self.known(variables, None);
         let path = ["workflow", "rules"];
         match choose::first_match(rules, &path, &known, &self.files, self.report) {
-            Some(rule) if rule.when != Some(None) => variables.extend(rule.variables),
+            Some(rule) if rule.when != RuleWhen::Never => variables.extend(rule.variables),
             _ => self.report.warn(&path, "would not make a pipeline; it is run all the same"),
         }
     }
@@ -380,17 +385,13 @@ impl Reader<'_> {
             timeout: draft.timeout,
             node: instance.node,
             environment: draft.environment.clone(),
+            refused: draft.refused.clone(),
         };
         Ok((job, needs.or_else(|| draft.needs.clone())))
     }
 
     /// Resolves `needs` and `dependencies` to jobs.
-    fn link(
-        &mut self,
-        jobs: &mut [Job],
-        drafts: &[(Option<Vec<NeedDraft>>, Option<Vec<String>>)],
-        left_out: &[String],
-    ) {
+    fn link(&mut self, jobs: &mut [Job], drafts: &[Links], left_out: &[String]) {
         for index in 0..jobs.len() {
             let (needs, dependencies) = &drafts[index];
             let name = jobs[index].base.clone();
@@ -401,13 +402,11 @@ impl Reader<'_> {
                 }
                 jobs[index].needs = Some(links);
             }
-            let mut sources: Vec<usize> = match &jobs[index].needs {
-                Some(needs) => needs.iter().filter(|n| n.artifacts).map(|n| n.job).collect(),
-                None => {
-                    let stage = jobs[index].stage;
-                    (0..jobs.len()).filter(|&other| jobs[other].stage < stage).collect()
-                }
-            };
+            let stage = jobs[index].stage;
+            let mut sources: Vec<usize> = jobs[index].needs.as_ref().map_or_else(
+                || (0..jobs.len()).filter(|&other| jobs[other].stage < stage).collect(),
+                |needs| needs.iter().filter(|need| need.artifacts).map(|need| need.job).collect(),
+            );
             if let Some(dependencies) = dependencies {
                 for wanted in dependencies {
                     let is = |other: &Job| other.base == *wanted || other.name == *wanted;

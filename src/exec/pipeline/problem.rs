@@ -96,7 +96,8 @@ impl Report {
         Err(PipelineError::Invalid(std::mem::take(&mut self.errors)))
     }
 
-    fn problem(&self, path: &[&str], what: String) -> Problem {
+    /// A problem at the keys of `path`.
+    pub(crate) fn problem(&self, path: &[&str], what: String) -> Problem {
         let found = self
             .sources
             .iter()

@@ -30,7 +30,7 @@ fn a_job_gets_the_defaults_it_does_not_override() {
     );
     assert_eq!(jobs[0].script, ["one", "x", "y"]);
     assert_eq!(jobs[0].image.as_ref().unwrap().name, "new");
-    assert_eq!((jobs[0].after_script.len(), jobs[0].timeout), (1, Some(Duration::from_secs(3600))));
+    assert_eq!((jobs[0].after_script.len(), jobs[0].timeout), (1, Some(Duration::from_hours(1))));
     assert_eq!((jobs[0].variables.len(), jobs[0].hooks.len()), (2, 1));
     assert_eq!(jobs[1].script, ["z"]);
     assert_eq!(jobs[1].image.as_ref().unwrap().name, "own");
@@ -121,9 +121,21 @@ fn keywords_that_would_change_what_runs_are_errors_with_their_line() {
         [
             ".gitlab-ci.yml:1: include: `template` is not supported (`Auto.yml`): only `local` is",
             ".gitlab-ci.yml:10: odd: is neither a known keyword nor a job",
-            ".gitlab-ci.yml:5: bridge.trigger: is not supported: the job cannot run without it",
-            ".gitlab-ci.yml:7: step.run: is not supported: the job cannot run without it",
             ".gitlab-ci.yml:8: no-script: has no `script`",
+        ]
+    );
+}
+
+#[test]
+fn a_job_that_cannot_run_here_says_why_if_it_has_to() {
+    let jobs = jobs("ok: {script: x}\nbridge:\n  trigger: other/project\nstep:\n  run: []\n");
+    let refused: Vec<String> =
+        jobs.iter().flat_map(|job| &job.refused).map(ToString::to_string).collect();
+    assert_eq!(
+        refused,
+        [
+            ".gitlab-ci.yml:3: bridge.trigger: is not supported: the job cannot run without it",
+            ".gitlab-ci.yml:5: step.run: is not supported: the job cannot run without it",
         ]
     );
 }

@@ -196,8 +196,7 @@ async fn a_failure_is_allowed_by_its_exit_code() {
         });
         assert_eq!(fixture.put(&job, body).await.status(), 200);
     }
-    use pipeline::State::Failed;
-    let expected = [Failed { allowed: true }, Failed { allowed: false }];
+    let expected = [true, false].map(|allowed| pipeline::State::Failed { allowed });
     assert_eq!(fixture.server.states(), expected);
     assert!(fixture.server.failed());
 }
