@@ -13,6 +13,9 @@ pub(crate) fn choose(
     needs: bool,
 ) -> Result<Vec<bool>, ExecError> {
     let jobs = &mut pipeline.jobs;
+    if jobs.is_empty() {
+        return Err(ExecError::NoJobs { left_out: pipeline.left_out.join(", ") });
+    }
     if names.is_empty() {
         return runnable(jobs, vec![true; jobs.len()]);
     }
@@ -113,6 +116,9 @@ out: {script: x, rules: [{when: never}]}
 
     #[test]
     fn names_that_cannot_run_are_errors() {
+        let mut none = testing::read("a: {script: x, rules: [{if: $NO}]}\n", &[]).unwrap();
+        let error = choose(&mut none, &[], true).unwrap_err();
+        assert_eq!(error.to_string(), "no job is in this pipeline; left out by their rules: a");
         let error = chosen(&["gone"], true).unwrap_err();
         assert_eq!(
             error.to_string(),

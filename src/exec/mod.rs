@@ -131,6 +131,12 @@ pub enum ExecError {
         /// All that are there.
         known: String,
     },
+    /// There is nothing to run.
+    #[error("no job is in this pipeline; left out by their rules: {left_out}")]
+    NoJobs {
+        /// The jobs of the file.
+        left_out: String,
+    },
     /// A job was named that its rules leave out.
     #[error("the job `{name}` is not in this pipeline: its rules leave it out")]
     LeftOut {
@@ -170,7 +176,10 @@ impl ExecError {
     #[must_use]
     pub fn code(&self) -> u8 {
         match self {
-            ExecError::Pipeline(_) | ExecError::UnknownJob { .. } | ExecError::LeftOut { .. } => 2,
+            ExecError::Pipeline(_)
+            | ExecError::UnknownJob { .. }
+            | ExecError::NoJobs { .. }
+            | ExecError::LeftOut { .. } => 2,
             ExecError::Worktree(_)
             | ExecError::Directory { .. }
             | ExecError::Server(_)
@@ -190,12 +199,14 @@ where
     F: Future<Output = Result<(), E>>,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
-    let facts = worktree::facts(&options.directory).await?;
+    let directory = std::fs::canonicalize(&options.directory)
+        .map_err(|source| ExecError::Directory { path: options.directory.clone(), source })?;
+    let facts = worktree::facts(&directory).await?;
     let project = Project::new(facts, jiff::Timestamp::now());
     let file = options
         .file
         .as_ref()
-        .map_or_else(|| project.facts.root.join(DEFAULT_FILE), |file| options.directory.join(file));
+        .map_or_else(|| project.facts.root.join(DEFAULT_FILE), |file| directory.join(file));
     let given: BTreeMap<String, String> = options.variables.iter().cloned().collect();
     let (mut pipeline, cache_keys) = read(&project, file.clone(), given.clone()).await?;
     let mut output = options.output;
@@ -213,7 +224,7 @@ where
         .map_err(|source| ExecError::Directory { path: std::env::temp_dir(), source })?;
     let artifacts = options.artifacts.map_or_else(
         || project.facts.root.join(DEFAULT_ARTIFACTS),
-        |folder| options.directory.join(folder),
+        |folder| directory.join(folder),
     );
     prepare(&artifacts)?;
     let bundle = worktree::bundle(&project.facts, temporary.path()).await?;
@@ -233,7 +244,7 @@ where
         cache_keys,
     };
     let names = plan.pipeline.jobs.iter().map(|job| job.name.clone()).collect();
-    let terminal = Terminal::new(output, options.colour, names, options.directory);
+    let terminal = Terminal::new(output, options.colour, names, directory);
     serve(plan, setup, &artifacts, terminal, options.stop, run).await
 }
 

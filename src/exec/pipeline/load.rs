@@ -5,14 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 
 use super::{
     expand::expand,
     problem::{PipelineError, Report},
     rules::{self, Variables},
-    value,
+    value, yaml,
 };
 
 /// How deep files may include files (GitLab: 100 levels; no real pipeline gets near ten).
@@ -60,11 +59,8 @@ impl Loader<'_> {
 
     /// The mapping of a file; a header document with `spec` is refused when it asks for inputs.
     fn parse(&mut self, name: &str, text: &str) -> Result<Mapping, PipelineError> {
-        let yaml = |source| PipelineError::Yaml { file: name.to_owned(), source };
-        let mut documents = Vec::new();
-        for document in serde_yaml::Deserializer::from_str(text) {
-            documents.push(Value::deserialize(document).map_err(yaml)?);
-        }
+        let mut documents = yaml::documents(text)
+            .map_err(|source| PipelineError::Yaml { file: name.to_owned(), source })?;
         if documents.len() > 1 && documents[0].get("spec").is_some() {
             let header = documents.remove(0);
             if header["spec"].get("inputs").is_some() {
@@ -74,15 +70,11 @@ impl Loader<'_> {
         if documents.len() > 1 {
             self.report.error(&[], format!("`{name}` has more than one YAML document"));
         }
-        match value::apply_merges(documents.into_iter().next().unwrap_or(Value::Null)) {
-            Ok(Value::Mapping(mapping)) => Ok(mapping),
-            Ok(Value::Null) => Ok(Mapping::new()),
-            Ok(_) => {
+        match documents.into_iter().next() {
+            Some(Value::Mapping(mapping)) => Ok(mapping),
+            None | Some(Value::Null) => Ok(Mapping::new()),
+            Some(_) => {
                 self.report.error(&[], format!("`{name}` is not a mapping of jobs and keywords"));
-                Ok(Mapping::new())
-            }
-            Err(what) => {
-                self.report.error(&[], format!("`{name}`: {what}"));
                 Ok(Mapping::new())
             }
         }

@@ -3,6 +3,7 @@
 use serde_yaml::{Mapping, Value};
 
 use super::value;
+use crate::api::wire;
 
 /// GitLab: `Gitlab::Ci::Config::Entry::Product::Parallel`.
 const MAX_JOBS: usize = 200;
@@ -63,6 +64,27 @@ pub(crate) fn is_instance(full: &str, name: &str) -> bool {
     let number = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_digit());
     let numbered = |rest: &str| rest.split_once('/').is_some_and(|(a, b)| number(a) && number(b));
     rest.is_empty() || rest.starts_with(": [") || rest.strip_prefix(' ').is_some_and(numbered)
+}
+
+/// Puts the variables of a job's own cell in for `$[[ matrix.NAME ]]`
+/// (GitLab: `doc/ci/yaml/matrix_expressions.md`).
+pub(crate) fn fill(text: &str, variables: &[wire::Variable]) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("$[[") {
+        let Some((name, after)) = after.split_once("]]") else { break };
+        let name = name.trim();
+        let value = name
+            .strip_prefix("matrix.")
+            .and_then(|name| variables.iter().rev().find(|variable| variable.key == name));
+        out.push_str(before);
+        match value {
+            Some(variable) => out.push_str(&variable.value),
+            None => out += &format!("$[[ {name} ]]"),
+        }
+        rest = after;
+    }
+    out + rest
 }
 
 /// The variables of every cell; the first variable changes slowest.

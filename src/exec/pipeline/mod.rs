@@ -14,6 +14,7 @@ mod resolve;
 mod rules;
 mod schedule;
 mod value;
+mod yaml;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -273,9 +274,6 @@ impl Reader<'_> {
         let mut jobs: Vec<Job> = order.iter().map(|&index| jobs[index].clone()).collect();
         let drafts: Vec<_> = order.iter().map(|&index| drafts[index].clone()).collect();
         self.link(&mut jobs, &drafts, &left_out);
-        if jobs.is_empty() && self.report.errors.is_empty() {
-            self.report.error(&[], "there is no job to run: the rules leave out all of them");
-        }
         Pipeline { stages, jobs, left_out, warnings: Vec::new() }
     }
 
@@ -441,7 +439,8 @@ impl Reader<'_> {
         let chosen = |job: &Job| {
             let cell = |cell: &Vec<(String, String)>| {
                 cell.iter().all(|(key, value)| {
-                    job.variables.iter().any(|v| v.key == *key && v.value == *value)
+                    let value = matrix::fill(value, &own.variables);
+                    job.variables.iter().any(|v| v.key == *key && v.value == value)
                 })
             };
             job.name == need.job
@@ -451,7 +450,9 @@ impl Reader<'_> {
         let found: Vec<usize> = (0..jobs.len()).filter(|&other| chosen(&jobs[other])).collect();
         if found.is_empty() && !need.optional {
             let ruled_out = left_out.iter().any(|out| matrix::is_instance(out, &need.job));
-            let what = if ruled_out {
+            let what = if jobs.iter().any(|job| job.base == need.job) {
+                format!("no instance of `{}` has these variables", need.job)
+            } else if ruled_out {
                 format!("`{}` is not in this pipeline: its rules leave it out", need.job)
             } else {
                 format!("there is no job `{}`", need.job)

@@ -101,7 +101,10 @@ fn references(
             }
             let mut found = root.get(keys[0].as_str());
             for key in &keys[1..] {
-                found = found.and_then(|value| value.get(key.as_str()));
+                found = found.and_then(|value| match value {
+                    Value::Sequence(items) => items.get(key.parse::<usize>().ok()?),
+                    other => other.get(key.as_str()),
+                });
             }
             if let Some(found) = found {
                 references(found, root, depth + 1, path, report)
@@ -165,10 +168,11 @@ mod tests {
             ".s: {script: [one, !reference [.t, script]], variables: {A: 1}}\n\
              .t: {script: [two]}\n\
              test:\n  script: [!reference [.s, script], three]\n  variables: !reference [.s, variables]\n\
-             \x20 image: !reference [.s, variables, A]\n",
+             \x20 image: !reference [.s, variables, A]\n  services: [!reference [.t, script, 0]]\n",
         );
         assert_eq!(errors, [""; 0]);
-        let expected = "{script: [[one, [two]], three], variables: {A: 1}, image: 1}";
+        let expected =
+            "{script: [[one, [two]], three], variables: {A: 1}, image: 1, services: [two]}";
         assert_eq!(value["test"], yaml(expected));
     }
 

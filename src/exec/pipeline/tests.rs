@@ -100,6 +100,21 @@ u: {stage: t, script: x, needs: [{job: b, parallel: {matrix: [{OS: linux}]}, art
 }
 
 #[test]
+fn needs_may_take_their_cell_from_the_jobs_own() {
+    let yaml = "\
+b: {stage: build, script: x, parallel: {matrix: [{OS: [linux, bsd]}]}}
+t:
+  script: x
+  parallel: {matrix: [{OS: [linux, bsd]}]}
+  needs: [{job: b, parallel: {matrix: [{OS: '$[[ matrix.OS ]]'}]}}]
+";
+    let jobs = jobs(yaml);
+    assert_eq!((jobs[2].sources.clone(), jobs[3].sources.clone()), (vec![0], vec![1]));
+    let found = errors(&yaml.replace("$[[ matrix.OS ]]", "mac"));
+    assert_eq!(found, [".gitlab-ci.yml:5: t.needs: no instance of `b` has these variables"]);
+}
+
+#[test]
 fn artifacts_come_from_needs_from_dependencies_or_from_all_earlier_stages() {
     let jobs = jobs(
         "a: {stage: build, script: x}\nb: {stage: build, script: x}\n\
@@ -215,12 +230,4 @@ fn allow_failure_may_depend_on_the_exit_code() {
     );
     assert!(jobs[0].allow_failure.allows(4) && !jobs[0].allow_failure.allows(1));
     assert!(jobs[1].allow_failure.allows(5));
-}
-
-#[test]
-fn a_file_without_jobs_for_this_ref_is_an_error() {
-    assert_eq!(
-        errors("a: {script: x, rules: [{if: $NO}]}\n"),
-        [".gitlab-ci.yml: there is no job to run: the rules leave out all of them"]
-    );
 }

@@ -77,48 +77,6 @@ pub(crate) fn deep_merge(base: &mut Mapping, over: Mapping) {
     }
 }
 
-/// Resolves `<<`, from the inside out and in place of the key, so that anchors that themselves
-/// merge anchors work (`serde_yaml::Value::apply_merge` leaves the inner `<<` behind) and the
-/// order of keys is kept. The error says what was merged instead of a mapping.
-pub(crate) fn apply_merges(value: Value) -> Result<Value, &'static str> {
-    match value {
-        Value::Sequence(items) => {
-            items.into_iter().map(apply_merges).collect::<Result<_, _>>().map(Value::Sequence)
-        }
-        Value::Tagged(mut tagged) => {
-            tagged.value = apply_merges(tagged.value)?;
-            Ok(Value::Tagged(tagged))
-        }
-        Value::Mapping(mapping) => {
-            let explicit: Vec<Value> = mapping.keys().cloned().collect();
-            let mut out = Mapping::new();
-            for (key, value) in mapping {
-                let value = apply_merges(value)?;
-                if key.as_str() != Some("<<") {
-                    out.insert(key, value);
-                    continue;
-                }
-                let sources = match value {
-                    Value::Sequence(items) => items,
-                    other => vec![other],
-                };
-                for source in sources {
-                    let Value::Mapping(source) = source else {
-                        return Err("`<<` merges mappings only");
-                    };
-                    for (key, value) in source {
-                        if !explicit.contains(&key) {
-                            out.entry(key).or_insert(value);
-                        }
-                    }
-                }
-            }
-            Ok(Value::Mapping(out))
-        }
-        other => Ok(other),
-    }
-}
-
 /// A duration in words, such as `1h 30m`, `90 minutes` or `1 week`; a bare number is seconds.
 pub(crate) fn duration(text: &str) -> Option<Duration> {
     let mut seconds = 0.0f64;
@@ -157,7 +115,7 @@ mod tests {
     use super::*;
 
     fn yaml(text: &str) -> Value {
-        apply_merges(serde_yaml::from_str(text).unwrap()).unwrap()
+        serde_yaml::from_str(text).unwrap()
     }
 
     #[test]
@@ -184,12 +142,6 @@ mod tests {
         assert!(texts(&yaml("[a, {b: c}]")).is_none());
         assert!(texts(&yaml(&format!("{}a{}", "[".repeat(10), "]".repeat(10)))).is_some());
         assert!(texts(&yaml(&format!("{}a{}", "[".repeat(11), "]".repeat(11)))).is_none());
-    }
-
-    #[test]
-    fn merge_keys_work_through_several_anchors_and_do_not_override() {
-        let value = yaml("a: &a {x: 1, y: 1}\nb: &b {<<: *a, y: 2}\nc: {y: 3, <<: [*b, {z: 4}]}");
-        assert_eq!(value["c"], yaml("{y: 3, x: 1, z: 4}"));
     }
 
     #[test]
