@@ -2,7 +2,7 @@
 
 use super::{
     ExecError,
-    pipeline::{Job, Pipeline, PipelineError, Problem, When, is_instance},
+    pipeline::{AllowFailure, Job, Pipeline, PipelineError, Problem, When, is_instance},
 };
 
 /// Marks the jobs to run: all if none is named; else those named and, with `needs`, what they
@@ -32,9 +32,7 @@ pub(crate) fn choose(
             return Err(ExecError::UnknownJob { name: name.clone(), known: known.join(", ") });
         }
         for job in found {
-            if matches!(jobs[job].when, When::Manual | When::OnFailure) {
-                jobs[job].when = When::OnSuccess;
-            }
+            want(&mut jobs[job]);
             open.push(job);
         }
     }
@@ -44,13 +42,22 @@ pub(crate) fn choose(
         }
         for need in jobs[job].needs.clone().unwrap_or_default() {
             // Somebody who names a job wants what it needs, too.
-            if jobs[need.job].when == When::Manual {
-                jobs[need.job].when = When::OnSuccess;
-            }
+            want(&mut jobs[need.job]);
             open.push(need.job);
         }
     }
     runnable(jobs, chosen)
+}
+
+/// Lets a job run that would wait for somebody or for a failure. If it failed, whoever asked for
+/// it wants to know.
+fn want(job: &mut Job) {
+    if matches!(job.when, When::Manual | When::OnFailure) {
+        job.when = When::OnSuccess;
+    }
+    if job.allow_failure == AllowFailure::Manual {
+        job.allow_failure = AllowFailure::No;
+    }
 }
 
 /// The choice, if all that will run can run here.

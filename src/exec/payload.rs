@@ -1,6 +1,9 @@
 //! A job of the plan as the server hands it out.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
 use sha2::{Digest, Sha256};
 
@@ -241,21 +244,14 @@ pub(crate) fn cache_keys(root: &Path, pipeline: &Pipeline) -> Vec<Vec<String>> {
 
 /// A hash of the names and contents of the files that match; `None` if there are none.
 fn files_digest(root: &Path, globs: &[String]) -> Option<String> {
-    let mut set = globset::GlobSetBuilder::new();
+    let mut files = BTreeSet::new();
     for glob in globs {
-        let glob = globset::GlobBuilder::new(glob).literal_separator(true).build();
-        set.add(glob.ok()?);
+        matching(root, glob.trim_start_matches("./"), &mut files);
     }
-    let set = set.build().ok()?;
     let mut digest = Sha256::new();
     let mut any = false;
-    let walk = walkdir::WalkDir::new(root).sort_by_file_name();
-    for entry in walk.into_iter().filter_entry(|e| e.file_name() != ".git").flatten() {
-        let Ok(name) = entry.path().strip_prefix(root) else { continue };
-        if !entry.file_type().is_file() || !set.is_match(name) {
-            continue;
-        }
-        if let Ok(content) = std::fs::read(entry.path()) {
+    for name in files {
+        if let Ok(content) = std::fs::read(root.join(&name)) {
             any = true;
             digest.update(name.as_os_str().as_encoded_bytes());
             digest.update((content.len() as u64).to_be_bytes());
@@ -263,6 +259,23 @@ fn files_digest(root: &Path, globs: &[String]) -> Option<String> {
         }
     }
     any.then(|| hex(&digest.finalize()[..20]))
+}
+
+/// Adds the files that match a glob; only a real one needs to look at all files.
+fn matching(root: &Path, glob: &str, files: &mut BTreeSet<PathBuf>) {
+    if !glob.contains(['*', '?', '[', '{']) {
+        files.insert(PathBuf::from(glob));
+        return;
+    }
+    let glob = globset::GlobBuilder::new(glob).literal_separator(true).build();
+    let Ok(glob) = glob.map(|glob| glob.compile_matcher()) else { return };
+    let walk = walkdir::WalkDir::new(root);
+    for entry in walk.into_iter().filter_entry(|e| e.file_name() != ".git").flatten() {
+        let Ok(name) = entry.path().strip_prefix(root) else { continue };
+        if entry.file_type().is_file() && glob.is_match(name) {
+            files.insert(name.to_owned());
+        }
+    }
 }
 
 #[cfg(test)]

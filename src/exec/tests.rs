@@ -184,6 +184,12 @@ async fn named_jobs_run_with_what_they_need() {
 }
 
 #[tokio::test]
+async fn a_manual_job_that_was_named_may_not_fail_unnoticed() {
+    let ran = run(PIPELINE, &["ship"], failing(&[("ship", 1)])).await;
+    assert_eq!(ran.status.unwrap(), ExitStatus::Failed);
+}
+
+#[tokio::test]
 async fn several_jobs_run_at_once() {
     let project = tempfile::tempdir().unwrap();
     std::fs::write(project.path().join(".gitlab-ci.yml"), "j: {script: x, parallel: 12}\n")

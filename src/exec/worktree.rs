@@ -461,6 +461,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_linked_work_tree_is_one_as_well() {
+        let dir = repository().await;
+        let parent = tempfile::tempdir().unwrap();
+        let linked = parent.path().join("linked");
+        git(dir.path(), &["worktree", "add", "-q", "-b", "other", linked.to_str().unwrap()]).await;
+        write(&linked, "changed", "here");
+        let facts = facts(&linked).await.unwrap();
+        assert_eq!(facts.reference(), "other");
+        let into = tempfile::tempdir().unwrap();
+        let bundle = bundle(&facts, into.path()).await.unwrap();
+        let out = checked_out(&bundle, "+refs/heads/other:refs/remotes/origin/other").await;
+        assert_eq!(std::fs::read_to_string(out.path().join("changed")).unwrap(), "here");
+        assert_eq!(std::fs::read_to_string(out.path().join("same")).unwrap(), "1");
+    }
+
+    #[tokio::test]
     async fn a_directory_without_a_repository_and_one_without_a_commit_work_too() {
         for init in [false, true] {
             let dir = tempfile::tempdir().unwrap();

@@ -96,7 +96,7 @@ pub(crate) fn choose(
     let when = draft.when.unwrap_or(When::OnSuccess);
     // A manual job outside of rules does not block the pipeline.
     let allow_failure = draft.allow_failure.clone().unwrap_or(match when {
-        When::Manual => AllowFailure::Always,
+        When::Manual => AllowFailure::Manual,
         _ => AllowFailure::No,
     });
     Some(Choice { when, allow_failure, variables: Vec::new(), needs: None })

@@ -78,10 +78,9 @@ pub(crate) fn fill(text: &str, variables: &[wire::Variable]) -> String {
             .strip_prefix("matrix.")
             .and_then(|name| variables.iter().rev().find(|variable| variable.key == name));
         out.push_str(before);
-        match value {
-            Some(variable) => out.push_str(&variable.value),
-            None => out += &format!("$[[ {name} ]]"),
-        }
+        // A name that is not known stays as it is, and so matches nothing.
+        let whole = &rest[before.len()..rest.len() - after.len()];
+        out.push_str(value.map_or(whole, |variable| &variable.value));
         rest = after;
     }
     out + rest

@@ -89,6 +89,8 @@ pub(crate) enum AllowFailure {
     No,
     /// Yes.
     Always,
+    /// Yes, as the job is manual and the file does not say.
+    Manual,
     /// When its script ends with one of these.
     ExitCodes(Vec<i32>),
 }
@@ -98,14 +100,14 @@ impl AllowFailure {
     pub(crate) fn allows(&self, exit_code: i32) -> bool {
         match self {
             AllowFailure::No => false,
-            AllowFailure::Always => true,
+            AllowFailure::Always | AllowFailure::Manual => true,
             AllowFailure::ExitCodes(codes) => codes.contains(&exit_code),
         }
     }
 
     /// Whether every failure is.
     pub(crate) fn is_always(&self) -> bool {
-        *self == AllowFailure::Always
+        matches!(self, AllowFailure::Always | AllowFailure::Manual)
     }
 }
 

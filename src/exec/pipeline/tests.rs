@@ -57,7 +57,7 @@ f: {script: x, when: manual}
         .collect();
     assert_eq!(
         brief,
-        ["a on_success Always", "c on_failure No", "e delayed No", "f manual Always"]
+        ["a on_success Always", "c on_failure No", "e delayed No", "f manual Manual"]
     );
     assert_eq!(pipeline.left_out, ["b", "d"]);
     let values: Vec<&str> = pipeline.jobs[0].variables.iter().map(|v| v.value.as_str()).collect();
