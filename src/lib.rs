@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod docker;
+pub mod exec;
 pub mod executor;
 pub mod ids;
 pub mod job;
