@@ -79,7 +79,7 @@ async fn api_67_a_job_that_is_canceled_before_it_begins_runs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn api_120_docker_176_194_a_job_past_its_time_fails_without_after_script() {
     let case = Case::start().await;
-    let ended = case.run(job(&[LONG]).after(&["echo after"]).timeout(5)).await;
+    let ended = case.run(job(&[LONG]).after(&["echo after"]).timeout(8)).await;
     ended.assert_failed("job_execution_timeout", None);
     ended.assert_lines(&["started"]);
     ended.assert_no_line("after");

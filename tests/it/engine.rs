@@ -12,6 +12,9 @@ use serde_json::Value;
 /// How long what is being removed may take to be gone.
 const REMOVAL: Duration = Duration::from_secs(30);
 
+/// The label of a volume that later jobs use too.
+const KEPT: &str = "com.gitlab.gitlab-runner.reusable=true";
+
 /// An engine that answers.
 pub(crate) struct Engine {
     /// Its address, as in `DOCKER_HOST`.
@@ -77,7 +80,7 @@ impl Engine {
         found
     }
 
-    /// Waits until nothing is left that names the job: volumes kept on purpose name none.
+    /// Waits until nothing is left that names the job, but for volumes that are kept on purpose.
     ///
     /// The engine does not tell when a thing is gone, so it is asked until then.
     pub(crate) async fn nothing_left_of(&self, job: i64) {
@@ -86,7 +89,7 @@ impl Engine {
         let deadline = tokio::time::Instant::now() + REMOVAL;
         loop {
             again.tick().await;
-            let left = self.things(|line| line.contains(&id));
+            let left = self.things(|line| line.contains(&id) && !line.contains(KEPT));
             if left.is_empty() {
                 return;
             }

@@ -9,7 +9,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::{process::Command, task::JoinSet};
 
 use crate::{
     engine::engine,
@@ -36,7 +36,13 @@ pub(crate) struct Options {
 pub(crate) struct Case {
     pub(crate) gitlab: Gitlab,
     directory: TempDir,
-    child: Child,
+    process: Process,
+}
+
+/// The running program. It ends with this value.
+struct Process {
+    id: Pid,
+    end: JoinSet<ExitStatus>,
 }
 
 impl Case {
@@ -76,8 +82,8 @@ impl Case {
             docker = options.docker,
         );
         fs::write(directory.path().join("config.toml"), config).unwrap();
-        let child = launch(directory.path());
-        Self { gitlab, directory, child }
+        let process = Process::start(directory.path(), &gitlab);
+        Self { gitlab, directory, process }
     }
 
     /// Runs a job to its end.
@@ -87,24 +93,24 @@ impl Case {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        let id = i32::try_from(self.child.id().expect("longshore has ended")).unwrap();
-        kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
+        kill_process(self.process.id, signal).unwrap();
     }
 
     /// Waits until longshore has ended by itself.
     pub(crate) async fn exit(&mut self) -> ExitStatus {
-        let ended = tokio::time::timeout(ENDING, self.child.wait()).await;
-        ended.expect("longshore does not end").unwrap()
+        let ended = tokio::time::timeout(ENDING, self.process.end.join_next()).await;
+        ended.expect("longshore does not end").expect("longshore's end is known already").unwrap()
     }
 
     /// `kill -9`.
     pub(crate) async fn kill(&mut self) {
-        self.child.kill().await.unwrap();
+        self.signal(Signal::KILL);
+        self.exit().await;
     }
 
     /// Starts it again with the same configuration and state.
     pub(crate) fn restart(&mut self) {
-        self.child = launch(self.directory.path());
+        self.process = Process::start(self.directory.path(), &self.gitlab);
     }
 
     /// What it has said so far.
@@ -114,7 +120,7 @@ impl Case {
 
     /// The most memory it has held at once, in KiB (proc(5), `VmHWM`).
     pub(crate) fn peak_memory(&self) -> u64 {
-        let id = self.child.id().expect("longshore has ended");
+        let id = self.process.id.as_raw_nonzero();
         let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
@@ -123,8 +129,10 @@ impl Case {
 
 impl Drop for Case {
     fn drop(&mut self) {
-        // Its end is awaited by nobody; the process is a child of this one and dies with it.
-        drop(self.child.start_kill());
+        if !self.process.end.is_empty() {
+            // It may have ended by itself just now.
+            kill_process(self.process.id, Signal::KILL).unwrap_or(());
+        }
         if std::thread::panicking() {
             println!("--- longshore's log\n{}", self.log());
         }
@@ -132,20 +140,34 @@ impl Drop for Case {
     }
 }
 
-fn launch(directory: &Path) -> Child {
-    let log = fs::File::options().create(true).append(true).open(directory.join("log")).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_longshore"))
-        .arg("run")
-        .arg("--config")
-        .arg(directory.join("config.toml"))
-        .arg("--state-dir")
-        .arg(directory.join("state"))
-        .current_dir(directory)
-        .env_remove("DOCKER_HOST")
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
+impl Process {
+    fn start(directory: &Path, gitlab: &Gitlab) -> Self {
+        let log = directory.join("log");
+        let log = fs::File::options().create(true).append(true).open(log).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_longshore"))
+            .arg("run")
+            .arg("--config")
+            .arg(directory.join("config.toml"))
+            .arg("--state-dir")
+            .arg(directory.join("state"))
+            .current_dir(directory)
+            .env_remove("DOCKER_HOST")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let id = i32::try_from(child.id().unwrap()).unwrap();
+        // Whoever waits for the server to hear something need not go on when there is nobody left
+        // to say it.
+        let ended = gitlab.runner_starts();
+        let mut end = JoinSet::new();
+        end.spawn(async move {
+            let status = child.wait().await.unwrap();
+            ended(status);
+            status
+        });
+        Self { id: Pid::from_raw(id).unwrap(), end }
+    }
 }

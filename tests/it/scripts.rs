@@ -167,13 +167,13 @@ async fn api_82_88_docker_60_185_186_secrets_never_reach_the_server() {
         "echo the-$SECRET-end",
         "echo shown-s3cr3t-value-1",
         "echo $CI_JOB_TOKEN",
-        "printf s3cr3t; sleep 1; echo -- -value-1",
+        "printf s3cr3t; sleep 2; printf '%s\\n' -value-1",
         "echo xglpat-abcdefghij0123456789",
     ])
     .masked("SECRET", "s3cr3t-value-1");
     let ended = case.run(spec).await;
     ended.assert_success();
-    ended.assert_lines(&["the-[MASKED]-end", "shown-[MASKED]", "xglpat-[MASKED]"]);
+    ended.assert_lines(&["the-[MASKED]-end", "shown-[MASKED]", "[MASKED]", "xglpat-[MASKED]"]);
     ended.assert_lacks("abcdefghij0123456789");
 }
 

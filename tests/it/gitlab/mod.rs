@@ -5,7 +5,6 @@
 mod git;
 mod http;
 mod job;
-#[cfg(test)]
 mod tests;
 
 use std::{
@@ -125,6 +124,8 @@ pub(crate) struct State {
     queue: VecDeque<i64>,
     faults: BTreeMap<Endpoint, VecDeque<Fault>>,
     violations: Vec<String>,
+    /// How the runner ended, once it has.
+    runner_end: Option<std::process::ExitStatus>,
     next_id: i64,
     submitted: usize,
 }
@@ -173,6 +174,7 @@ impl Gitlab {
                 queue: VecDeque::new(),
                 faults: BTreeMap::new(),
                 violations: Vec::new(),
+                runner_end: None,
                 next_id: rand::random_range(100_000_000..900_000_000),
                 submitted: 0,
             }),
@@ -283,10 +285,20 @@ impl Gitlab {
         });
     }
 
+    /// A runner starts; what is returned is to be told of its end.
+    pub(crate) fn runner_starts(&self) -> impl FnOnce(std::process::ExitStatus) + Send + 'static {
+        self.with(|state| state.runner_end = None);
+        let shared = Arc::clone(&self.shared);
+        move |status| {
+            shared.lock().runner_end = Some(status);
+            shared.changed();
+        }
+    }
+
     /// Waits until `look` finds what it looks for.
     ///
     /// # Panics
-    /// After [`PATIENCE`], with `what` was waited for.
+    /// After [`PATIENCE`], with `what` was waited for; at once when the runner has ended.
     pub(crate) async fn until<T>(
         &self,
         what: &str,
@@ -296,8 +308,15 @@ impl Gitlab {
         let waited = tokio::time::timeout(PATIENCE, async {
             loop {
                 changes.borrow_and_update();
-                if let Some(found) = look(&self.shared.lock()) {
-                    return found;
+                let end = {
+                    let state = self.shared.lock();
+                    if let Some(found) = look(&state) {
+                        return found;
+                    }
+                    state.runner_end
+                };
+                if let Some(status) = end {
+                    panic!("waited for {what}, but longshore has ended: {status}");
                 }
                 changes.changed().await.unwrap();
             }
@@ -305,8 +324,12 @@ impl Gitlab {
         .await;
         waited.unwrap_or_else(|_| {
             let state = self.shared.lock();
-            let traces: Vec<_> = state.jobs.values().map(JobState::text).collect();
-            panic!("waited in vain for {what}; traces: {traces:#?}")
+            let jobs: Vec<_> = state
+                .jobs
+                .iter()
+                .map(|(id, job)| (id, &job.status, Self::result(*id, job).story()))
+                .collect();
+            panic!("waited in vain for {what}; {jobs:#?}")
         })
     }
 

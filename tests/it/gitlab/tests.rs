@@ -22,7 +22,7 @@ impl<'a> Runner<'a> {
             runner.send("POST", "jobs/request", "RUNNER-TOKEN", &[], body.to_string()).await;
         assert_eq!(answer.status(), 201);
         let job: Value = answer.json().await.unwrap();
-        runner.token = job["token"].as_str().unwrap().to_owned();
+        job["token"].as_str().unwrap().clone_into(&mut runner.token);
         runner.id = job["id"].as_i64().unwrap();
         runner
     }
