@@ -9,7 +9,9 @@ use crate::{
     longshore::Case,
 };
 
-const LONG: &str = "echo started; sleep 300; echo never";
+/// Says something every second: a silent job asks the server for its state every 30 s only
+/// (gitlab-job-api.md §8.3).
+const LONG: &str = "echo started; while sleep 1; do echo tick; done; echo never";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn api_113_119_docker_5_179_194_a_canceled_script_is_killed_and_its_after_script_runs() {
@@ -98,7 +100,7 @@ async fn api_121_docker_177_a_script_past_its_time_fails_and_after_script_runs()
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_run_at_the_same_time() {
     let case = Case::start().await;
-    let script = ["echo begun; sleep 300"];
+    let script = ["echo begun", LONG];
     let (one, two) = (case.gitlab.submit(job(&script)), case.gitlab.submit(job(&script)));
     case.gitlab.until_output(one, "begun").await;
     case.gitlab.until_output(two, "begun").await;

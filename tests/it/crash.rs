@@ -58,7 +58,7 @@ async fn docker_196_after_kill_9_at_any_moment_nothing_is_left_and_the_server_kn
 async fn what_is_not_of_this_longshore_is_left_alone_by_its_sweep() {
     let mut case = Case::start().await;
     let other = Case::start().await;
-    let running = other.gitlab.submit(job(&["echo started; sleep 300"]));
+    let running = other.gitlab.submit(job(&["echo started; while sleep 1; do echo tick; done"]));
     other.gitlab.until_output(running, "started").await;
     case.kill().await;
     case.restart();

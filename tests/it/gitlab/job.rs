@@ -194,12 +194,9 @@ impl Ended {
     pub(crate) fn story(&self) -> String {
         let plain = self.plain();
         let from = plain.char_indices().rev().nth(4000).map_or(0, |(i, _)| i);
-        format!(
-            "--- job {}, last update {}\n--- trace\n{}",
-            self.id,
-            self.updates.last().unwrap_or(&Value::Null),
-            &plain[from..]
-        )
+        let mut last = self.updates.last().cloned().unwrap_or_default();
+        last["info"].take();
+        format!("--- job {}, last update {last}\n--- trace\n{}", self.id, &plain[from..])
     }
 }
 
