@@ -14,17 +14,21 @@ const CONTRACTS: [(&str, usize); 3] = [("api", 157), ("docker", 200), ("config",
 /// Test names by contract and number.
 type Tests = BTreeMap<(String, usize), BTreeSet<String>>;
 
-/// The statements that a test's name begins with.
+/// The statements that a test's name begins with. A number that no statement has is a word of the
+/// sentence, such as a status.
 fn statements(name: &str) -> Vec<(String, usize)> {
     let mut found = Vec::new();
     let mut contract = None;
     for word in name.split('_') {
-        if CONTRACTS.iter().any(|(prefix, _)| *prefix == word) {
-            contract = Some(word.to_owned());
-        } else if let (Some(contract), Ok(number)) = (&contract, word.parse()) {
-            found.push((contract.clone(), number));
-        } else {
-            break;
+        if let Some(known) = CONTRACTS.iter().find(|(prefix, _)| *prefix == word) {
+            contract = Some(known);
+            continue;
+        }
+        match (contract, word.parse()) {
+            (Some((prefix, count)), Ok(number)) if (1..=*count).contains(&number) => {
+                found.push(((*prefix).to_owned(), number));
+            }
+            _ => break,
         }
     }
     found
@@ -89,9 +93,6 @@ fn the_table_of_statements_names_the_tests_there_are() {
         let section = table.split("\n## ").find(|part| part.starts_with(&format!("{contract}:")));
         let rows = section.unwrap().lines().filter(|line| line.starts_with("| ")).count();
         assert_eq!(rows, count + 1, "rows of {contract} and the heading");
-        for (named, number) in tests.keys() {
-            assert!(named != contract || *number <= count, "no statement {contract} {number}");
-        }
     }
     let wanted = with_tests(&table, &tests);
     if std::env::var_os("UPDATE_CONFORMANCE").is_some() {
@@ -108,6 +109,8 @@ fn names_begin_with_their_statements() {
     let of = |name: &str| statements(name).into_iter().map(|(c, n)| format!("{c} {n}")).collect();
     let found: Vec<String> = of("api_99_100_docker_5_a_name_of_6");
     assert_eq!(found, ["api 99", "api 100", "docker 5"]);
+    let found: Vec<String> = of("api_8_501_is_not_tried_again");
+    assert_eq!(found, ["api 8"]);
     let none: Vec<String> = of("a_docker_5_image");
     assert!(none.is_empty());
     let table = "## api: x\n| 1 | a | later |\n| 2 | b | `gone` |\n| 3 | c \\| d | why not |\n";
