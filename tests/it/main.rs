@@ -12,6 +12,7 @@ mod control;
 mod counter;
 mod crash;
 mod engine;
+mod exec;
 mod files;
 mod gitlab;
 mod longshore;
