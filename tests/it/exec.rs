@@ -2,19 +2,19 @@
 
 use std::{path::Path, process::Stdio};
 
+use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::engine::engine;
 
-/// Exit code and all that was said.
-async fn exec(file: &Path, state: &Path) -> (Option<i32>, String) {
+const FILE: &str = ".gitlab-ci.yml";
+
+/// Runs the pipeline `file` of the project in `project`: exit code and all that was said.
+async fn exec(project: &Path, file: &str, state: &Path) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_longshore"))
-        .arg("exec")
-        .arg("--file")
-        .arg(file)
-        .arg("--state-dir")
+        .args(["exec", "--file", file, "--state-dir"])
         .arg(state)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .current_dir(project)
         .env("DOCKER_HOST", &engine().host)
         .stdin(Stdio::null())
         .kill_on_drop(true)
@@ -25,51 +25,66 @@ async fn exec(file: &Path, state: &Path) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&said).into_owned())
 }
 
-/// Runs an example, which must succeed and say each of `wanted`.
-async fn example(name: &str, state: &Path, wanted: &[&str]) {
-    let file = Path::new("tests/examples").join(name).join(".gitlab-ci.yml");
-    let (code, said) = exec(&file, state).await;
-    assert_eq!(code, Some(0), "{said}");
-    for text in wanted {
-        assert!(said.contains(text), "no `{text}` in:\n{said}");
+/// An example in a project of its own.
+struct Example {
+    project: TempDir,
+    state: TempDir,
+}
+
+impl Example {
+    fn new(name: &str) -> Self {
+        Self::with(&std::fs::read_to_string(path(name)).unwrap())
+    }
+
+    fn with(pipeline: &str) -> Self {
+        let (project, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(project.path().join(FILE), pipeline).unwrap();
+        Self { project, state }
+    }
+
+    /// Runs it to `code`; it must say each of `wanted`.
+    async fn run(&self, code: i32, wanted: &[&str]) {
+        let (found, said) = exec(self.project.path(), FILE, self.state.path()).await;
+        assert_eq!(found, Some(code), "{said}");
+        for text in wanted {
+            assert!(said.contains(text), "no `{text}` in:\n{said}");
+        }
     }
 }
 
+fn path(example: &str) -> String {
+    format!("{}/tests/examples/{example}/{FILE}", env!("CARGO_MANIFEST_DIR"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn the_hello_example_runs() {
+async fn the_hello_example_runs_as_the_readme_has_it() {
     let state = tempfile::tempdir().unwrap();
-    example("hello", state.path(), &["hello from hello"]).await;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (code, said) = exec(root, "tests/examples/hello/.gitlab-ci.yml", state.path()).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("hello from hello"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_services_example_reaches_its_service() {
-    let state = tempfile::tempdir().unwrap();
-    example("services", state.path(), &["served"]).await;
+    Example::new("services").run(0, &["served"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_artifacts_example_hands_a_file_from_job_to_job() {
-    let state = tempfile::tempdir().unwrap();
-    example("artifacts", state.path(), &["cat out/built-at", "UTC"]).await;
+    Example::new("artifacts").run(0, &["cat out/built-at", "UTC"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cache_example_is_warm_the_second_time() {
-    let state = tempfile::tempdir().unwrap();
-    example("cache", state.path(), &["cold"]).await;
-    example("cache", state.path(), &["warm, filled at"]).await;
+    let example = Example::new("cache");
+    example.run(0, &["cold"]).await;
+    example.run(0, &["warm, filled at"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipeline_whose_job_fails_exits_with_1_and_a_wrong_one_with_2() {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join(".gitlab-ci.yml");
-    for (text, expected) in [
-        ("j: {image: 'busybox:latest', script: ['echo in-j', 'exit 3']}", 1),
-        ("j: {image: 'busybox:latest', script: {not: 'a list'}}", 2),
-    ] {
-        std::fs::write(&file, text).unwrap();
-        let (code, said) = exec(&file, directory.path()).await;
-        assert_eq!(code, Some(expected), "{text}: {said}");
-    }
+    let failing = "j: {image: 'busybox:latest', script: ['echo in-j', 'exit 3']}";
+    Example::with(failing).run(1, &["in-j"]).await;
+    Example::with("j: {image: 'busybox:latest', script: {not: 'a list'}}").run(2, &["j"]).await;
 }
