@@ -246,7 +246,8 @@ fn update(state: &mut State, head: &Parts, id: i64, body: &[u8]) -> Response<Bod
     let waiting = state.job(id).status == "waiting";
     if !waiting && !state.job(id).executing() {
         let finished = matches!(state.job(id).status.as_str(), "success" | "failed");
-        if wanted == "running" && finished {
+        // A runner that was killed in between may have to ask.
+        if wanted == "running" && finished && !state.job(id).may_jump {
             state.note(id, "running after a final state");
         }
         return state.refuse(id, false);
