@@ -1,0 +1,69 @@
+//! What `kill -9` leaves: nothing, and a server that knows.
+
+use crate::{
+    counter::Counter,
+    engine::engine,
+    gitlab::{JobSpec, job},
+    longshore::{Case, Options},
+    scripts::web,
+};
+
+/// At how many moments of a job it is tried.
+const MOMENTS: usize = 10;
+
+fn spec() -> JobSpec {
+    job(&["echo started", "wget -q -O - http://web:8000/index.html", "sleep 2", "echo finished"])
+        .service(web())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_196_after_kill_9_at_any_moment_nothing_is_left_and_the_server_knows() {
+    let counter = Counter::start(engine().socket());
+    let options = Options { engine: Some(counter.host()), ..Options::default() };
+    let mut case = Case::with(options).await;
+    // The first job makes what is made once a host, the second shows how many requests a job is.
+    let mut needed = 0;
+    for _ in 0..2 {
+        let before = counter.count();
+        let ended = case.run(spec()).await;
+        ended.assert_success();
+        engine().nothing_left_of(ended.id).await;
+        needed = counter.count().since(&before).requests.len();
+    }
+    for moment in 0..MOMENTS {
+        let reached = counter.count().requests.len() + 1 + needed * moment / MOMENTS;
+        let id = case.gitlab.submit(spec());
+        // The last requests of a job come after its end; there may be fewer this time.
+        tokio::select! {
+            () = counter.until(reached) => {}
+            _ = case.gitlab.ended(id) => {}
+        }
+        case.kill().await;
+        case.gitlab.allow_jump(id);
+        case.restart();
+        let ended = case.gitlab.ended(id).await;
+        let known = matches!(
+            (ended.state(), ended.failure_reason()),
+            ("success", None) | ("failed", Some("runner_system_failure"))
+        );
+        assert!(known, "killed at moment {moment}: {}", ended.story());
+        if ended.state() == "success" {
+            ended.assert_lines(&["started", "served", "finished"]);
+        }
+        engine().nothing_left_of(id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_of_this_longshore_is_left_alone_by_its_sweep() {
+    let mut case = Case::start().await;
+    let other = Case::start().await;
+    let running = other.gitlab.submit(job(&["echo started; while sleep 1; do echo tick; done"]));
+    other.gitlab.until_output(running, "started").await;
+    case.kill().await;
+    case.restart();
+    case.run(job(&["true"])).await.assert_success();
+    assert!(!engine().running_containers(running).is_empty(), "a neighbour's job was removed");
+    other.gitlab.set_status(running, "canceled");
+    engine().nothing_left_of(running).await;
+}

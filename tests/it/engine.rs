@@ -1,0 +1,120 @@
+//! The Docker engine that the tests share, and what is left on it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+/// How long what is being removed may take to be gone.
+const REMOVAL: Duration = Duration::from_secs(30);
+
+/// The label of a volume that later jobs use too.
+const KEPT: &str = "com.gitlab.gitlab-runner.reusable=true";
+
+/// An engine that answers.
+pub(crate) struct Engine {
+    /// Its address, as in `DOCKER_HOST`.
+    pub(crate) host: String,
+    /// The address at which its containers reach this machine.
+    pub(crate) gateway: String,
+}
+
+/// The engine of `tests/engine/up`, which takes the one of `DOCKER_HOST` where that is set.
+///
+/// # Panics
+/// When there is none and none can be started; the script's own words are on stderr.
+pub(crate) fn engine() -> &'static Engine {
+    static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
+        let up = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engine/up");
+        let output = Command::new(up).stderr(std::process::Stdio::inherit()).output().unwrap();
+        assert!(output.status.success(), "tests/engine/up failed");
+        let host = String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_owned();
+        let mut engine = Engine { host, gateway: String::new() };
+        let bridge = engine.docker(&["network", "inspect", "bridge"]);
+        let bridge: Value = serde_json::from_str(&bridge).unwrap();
+        let range = &bridge[0]["IPAM"]["Config"][0];
+        // Older engines leave the gateway out: it is the first address.
+        engine.gateway = range["Gateway"].as_str().map_or_else(
+            || {
+                let (network, _) = range["Subnet"].as_str().unwrap().rsplit_once('.').unwrap();
+                format!("{network}.1")
+            },
+            str::to_owned,
+        );
+        engine
+    });
+    &ENGINE
+}
+
+impl Engine {
+    /// The engine's socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        let path = self.host.strip_prefix("unix://");
+        PathBuf::from(path.expect("the tests need an engine at a unix socket"))
+    }
+
+    /// What `docker` with these arguments prints.
+    pub(crate) fn docker(&self, arguments: &[&str]) -> String {
+        let output =
+            Command::new("docker").args(arguments).env("DOCKER_HOST", &self.host).output().unwrap();
+        assert!(output.status.success(), "docker {arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Containers, networks and volumes that `wanted` picks by their name and labels.
+    fn things(&self, wanted: impl Fn(&str) -> bool) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        for (kind, list) in [
+            ("container", &["ps", "--all", "--format", "{{.Names}} {{.Labels}}"][..]),
+            ("network", &["network", "ls", "--format", "{{.Name}} {{.Labels}}"]),
+            ("volume", &["volume", "ls", "--format", "{{.Name}} {{.Labels}}"]),
+        ] {
+            for line in self.docker(list).lines().filter(|line| wanted(line)) {
+                found.push((kind, line.to_owned()));
+            }
+        }
+        found
+    }
+
+    /// Waits until nothing is left that names the job, but for volumes that are kept on purpose.
+    ///
+    /// The engine does not tell when a thing is gone, so it is asked until then.
+    pub(crate) async fn nothing_left_of(&self, job: i64) {
+        let id = job.to_string();
+        let mut again = tokio::time::interval(Duration::from_millis(200));
+        let deadline = tokio::time::Instant::now() + REMOVAL;
+        loop {
+            again.tick().await;
+            let left = self.things(|line| line.contains(&id) && !line.contains(KEPT));
+            if left.is_empty() {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "left on the engine: {left:#?}");
+        }
+    }
+
+    /// Names of running containers that name the job.
+    pub(crate) fn running_containers(&self, job: i64) -> Vec<String> {
+        let id = job.to_string();
+        let all = self.docker(&["ps", "--format", "{{.Names}} {{.Labels}}"]);
+        all.lines().filter(|line| line.contains(&id)).map(str::to_owned).collect()
+    }
+
+    /// Removes all that a test's project has left, caches too.
+    pub(crate) fn clear(&self, project_id: i64) {
+        let id = project_id.to_string();
+        for (kind, line) in self.things(|line| line.contains(&id)) {
+            let name = line.split(' ').next().unwrap();
+            let arguments: &[&str] = match kind {
+                "container" => &["rm", "--force", "--volumes", name],
+                kind => &[kind, "rm", name],
+            };
+            // Something else may have removed it meanwhile.
+            drop(Command::new("docker").args(arguments).env("DOCKER_HOST", &self.host).output());
+        }
+    }
+}

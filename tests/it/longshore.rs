@@ -1,0 +1,173 @@
+//! The program under test, run as an operator runs it.
+
+use std::{
+    fs,
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::{process::Command, task::JoinSet};
+
+use crate::{
+    engine::engine,
+    gitlab::{Ended, Gitlab, JobSpec, RUNNER_TOKEN},
+};
+
+/// How long the process may take to end.
+const ENDING: Duration = Duration::from_mins(1);
+
+/// What a test wants otherwise than usual in the configuration.
+#[derive(Default)]
+pub(crate) struct Options {
+    /// Keys of `[[runners]]`.
+    pub(crate) runner: &'static str,
+    /// Keys of `[runners.docker]`.
+    pub(crate) docker: &'static str,
+    /// `pull_policy`, where it is not `if-not-present`.
+    pub(crate) pull_policy: Option<&'static str>,
+    /// The engine's address, where it is not the engine's own.
+    pub(crate) engine: Option<String>,
+}
+
+/// A GitLab and a longshore that takes jobs from it.
+pub(crate) struct Case {
+    pub(crate) gitlab: Gitlab,
+    directory: TempDir,
+    process: Process,
+}
+
+/// The running program. It ends with this value.
+struct Process {
+    id: Pid,
+    end: JoinSet<ExitStatus>,
+}
+
+impl Case {
+    pub(crate) async fn start() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    pub(crate) async fn with(options: Options) -> Self {
+        let engine = engine();
+        let gitlab = Gitlab::start(&engine.gateway).await;
+        let directory = tempfile::tempdir().unwrap();
+        let config = format!(
+            r#"
+            concurrent = 4
+            check_interval = 1
+            shutdown_timeout = 20
+            [[runners]]
+            name = "integration"
+            url = "{url}"
+            id = 1
+            token = "{RUNNER_TOKEN}"
+            executor = "docker"
+            {runner}
+            [runners.feature_flags]
+            FF_NETWORK_PER_BUILD = true
+            [runners.docker]
+            host = "{host}"
+            image = "busybox:latest"
+            pull_policy = ["{policy}"]
+            volumes = ["/cache"]
+            {docker}
+            "#,
+            url = gitlab.url,
+            runner = options.runner,
+            host = options.engine.as_ref().unwrap_or(&engine.host),
+            policy = options.pull_policy.unwrap_or("if-not-present"),
+            docker = options.docker,
+        );
+        fs::write(directory.path().join("config.toml"), config).unwrap();
+        let process = Process::start(directory.path(), &gitlab);
+        Self { gitlab, directory, process }
+    }
+
+    /// Runs a job to its end.
+    pub(crate) async fn run(&self, spec: JobSpec) -> Ended {
+        let id = self.gitlab.submit(spec);
+        self.gitlab.ended(id).await
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.process.id, signal).unwrap();
+    }
+
+    /// Waits until longshore has ended by itself.
+    pub(crate) async fn exit(&mut self) -> ExitStatus {
+        let ended = tokio::time::timeout(ENDING, self.process.end.join_next()).await;
+        ended.expect("longshore does not end").expect("longshore's end is known already").unwrap()
+    }
+
+    /// `kill -9`.
+    pub(crate) async fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.exit().await;
+    }
+
+    /// Starts it again with the same configuration and state.
+    pub(crate) fn restart(&mut self) {
+        self.process = Process::start(self.directory.path(), &self.gitlab);
+    }
+
+    /// What it has said so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// The most memory it has held at once, in KiB (proc(5), `VmHWM`).
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let id = self.process.id.as_raw_nonzero();
+        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Case {
+    fn drop(&mut self) {
+        if !self.process.end.is_empty() {
+            // It may have ended by itself just now.
+            kill_process(self.process.id, Signal::KILL).unwrap_or(());
+        }
+        if std::thread::panicking() {
+            println!("--- longshore's log\n{}", self.log());
+        }
+        engine().clear(self.gitlab.project_id);
+    }
+}
+
+impl Process {
+    fn start(directory: &Path, gitlab: &Gitlab) -> Self {
+        let log = directory.join("log");
+        let log = fs::File::options().create(true).append(true).open(log).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_longshore"))
+            .arg("run")
+            .arg("--config")
+            .arg(directory.join("config.toml"))
+            .arg("--state-dir")
+            .arg(directory.join("state"))
+            .current_dir(directory)
+            .env_remove("DOCKER_HOST")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let id = i32::try_from(child.id().unwrap()).unwrap();
+        // Whoever waits for the server to hear something need not go on when there is nobody left
+        // to say it.
+        let ended = gitlab.runner_starts();
+        let mut end = JoinSet::new();
+        end.spawn(async move {
+            let status = child.wait().await.unwrap();
+            ended(status);
+            status
+        });
+        Self { id: Pid::from_raw(id).unwrap(), end }
+    }
+}
