@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 /// Who runs the program.
 #[derive(Debug, Clone)]
 pub struct User {
@@ -44,6 +46,19 @@ impl User {
             _ => PathBuf::from("/var/lib/longshore"),
         }
     }
+
+    /// The state directory of a configuration file: one of its own for each, as two longshores
+    /// cannot use the same. Files where nobody had to name them share [`User::state_dir`].
+    #[must_use]
+    pub fn state_dir_of(&self, config: &Path) -> PathBuf {
+        let usual = config == self.config_path(&|path| path == config);
+        if usual {
+            return self.state_dir();
+        }
+        let digest = Sha256::digest(config.as_os_str().as_encoded_bytes());
+        let name = digest.iter().take(6).fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
+        self.state_dir().join("configs").join(name)
+    }
 }
 
 #[cfg(test)]
@@ -66,5 +81,10 @@ mod tests {
         assert_eq!(path(&user, &[]), Path::new(own));
         assert_eq!(path(&user, &[other]), Path::new(other));
         assert_eq!(user.state_dir(), Path::new("/home/u/.local/state/longshore"));
+        let of = |config: &str| root.state_dir_of(Path::new(config));
+        assert_eq!(of("/etc/longshore/config.toml"), Path::new("/var/lib/longshore"));
+        assert_eq!(of("/etc/gitlab-runner/config.toml"), Path::new("/var/lib/longshore"));
+        assert!(of("/srv/a.toml").starts_with("/var/lib/longshore/configs"));
+        assert_ne!(of("/srv/a.toml"), of("/srv/b.toml"));
     }
 }

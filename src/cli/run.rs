@@ -1,6 +1,24 @@
-//! `run`: its arguments. What it does is the daemon's business.
+//! `run`: the daemon with the configuration file and the process's signals.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+
+use super::{Exit, Failure, Outcome, log, paths::User};
+use crate::{
+    config::{Config, check, diff::ConfigDiff, system_id, watch as config_watch},
+    daemon::{Daemon, Stop},
+    docker::EngineEnv,
+    ledger::State,
+    runner::Shared,
+};
 
 /// Arguments of `run`.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -20,4 +38,174 @@ pub struct RunArgs {
     /// No effect: the log goes to stderr, where the service manager takes it
     #[arg(long, env = "LOG_SYSLOG")]
     pub syslog: bool,
+}
+
+/// What the command line says of the log; it goes before the file.
+#[derive(Debug, Clone)]
+pub(super) struct LogChoice {
+    pub(super) level: Option<String>,
+    pub(super) format: Option<String>,
+    pub(super) debug: bool,
+    pub(super) control: log::Control,
+}
+
+impl LogChoice {
+    fn apply(&self, config: &Config) {
+        self.control.set(log::Settings::new(
+            self.level.as_deref().or(config.log_level.as_deref()),
+            self.format.as_deref().or(config.log_format.as_deref()),
+            self.debug,
+        ));
+    }
+}
+
+/// Runs until a signal.
+pub(super) fn run(
+    args: &RunArgs,
+    config: &Path,
+    state_dir: Option<&Path>,
+    choice: &LogChoice,
+) -> Outcome {
+    if let Some(directory) = &args.working_directory {
+        std::env::set_current_dir(directory).map_err(|error| {
+            Failure::from(error).context(format!("cannot change to {}", directory.display()))
+        })?;
+    }
+    let config = std::path::absolute(config)?;
+    let loaded = load(&config)?;
+    choice.apply(&loaded);
+    if let Some(address) = args.listen_address.as_deref().or(loaded.listen_address.as_deref()) {
+        tracing::warn!(address, "listen_address: metrics are not served yet");
+    }
+    let shared = shared(&config, state_dir)?;
+    let certs_dir = config.parent().map(|directory| directory.join("certs"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        let daemon = Daemon::new(shared, certs_dir);
+        let (stop, stopped) = watch::channel(Stop::Not);
+        let (changes, changed) = mpsc::channel(1);
+        let control = Control { config: config.clone(), current: loaded.clone(), choice, changes };
+        tokio::select! {
+            ended = daemon.run(loaded, changed, stopped) => ended.map_err(Failure::from),
+            failed = control.run(stop) => Err(failed),
+        }
+    });
+    // A second signal or the end of the time leaves requests under way; nobody waits for them.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    outcome.map(|()| Exit::Success)
+}
+
+/// Loads the file and says what it warns of.
+pub(super) fn load(path: &Path) -> Result<Config, Failure> {
+    let checked = check::load(path, &|name| std::env::var(name).ok())?;
+    for warning in &checked.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(checked.config)
+}
+
+/// The machine's id and the state directory.
+pub(super) fn shared(config: &Path, state_dir: Option<&Path>) -> Result<Arc<Shared>, Failure> {
+    let id = system_id::load_or_create(config)?;
+    if let Some(error) = &id.not_saved {
+        tracing::warn!(error = crate::docker::chain(error), "system id could not be saved");
+    }
+    let directory = match state_dir {
+        Some(directory) => directory.to_owned(),
+        None => User::current().state_dir_of(config),
+    };
+    let state = State::open(&directory)?;
+    let engine_env = EngineEnv::of(|name| std::env::var(name).ok());
+    Ok(Arc::new(Shared::new(id.id.as_str().to_owned(), state, engine_env)))
+}
+
+/// Signals and changes of the file, in the daemon's words.
+struct Control<'a> {
+    config: PathBuf,
+    current: Config,
+    choice: &'a LogChoice,
+    changes: mpsc::Sender<Config>,
+}
+
+impl Control<'_> {
+    /// Never returns but with an error; the daemon's end ends it.
+    async fn run(mut self, stop: watch::Sender<Stop>) -> Failure {
+        match self.watch(&stop).await {
+            Ok(never) => match never {},
+            Err(error) => Failure::from(error).context("cannot listen to signals".to_owned()),
+        }
+    }
+
+    async fn watch(
+        &mut self,
+        stop: &watch::Sender<Stop>,
+    ) -> Result<std::convert::Infallible, std::io::Error> {
+        let mut quit = signal(SignalKind::quit())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
+        let mut file = config_watch::watch(&self.config);
+        loop {
+            tokio::select! {
+                _ = quit.recv() => stop.send_modify(|stop| *stop = on_quit(*stop)),
+                _ = terminate.recv() => stop.send_modify(|stop| *stop = on_stop(*stop, "terminated")),
+                _ = interrupt.recv() => stop.send_modify(|stop| *stop = on_stop(*stop, "interrupt")),
+                _ = hang_up.recv() => self.reload().await,
+                () = file.changed() => self.reload().await,
+            }
+            tracing::debug!(stop = ?*stop.borrow(), "signal or change");
+        }
+    }
+
+    /// Takes a changed file; one that is wrong changes nothing.
+    async fn reload(&mut self) {
+        let config = match load(&self.config) {
+            Ok(config) => config,
+            Err(failure) => {
+                tracing::error!(
+                    path = %self.config.display(), error = %failure,
+                    "configuration is wrong; the one before stays in force"
+                );
+                return;
+            }
+        };
+        for key in &ConfigDiff::new(&self.current, &config).refused {
+            tracing::warn!(key, "this key cannot change while longshore runs; restart it");
+        }
+        self.choice.apply(&config);
+        self.current = config.clone();
+        if self.changes.send(config).await.is_err() {
+            tracing::debug!("daemon takes no more changes");
+        }
+    }
+}
+
+/// SIGQUIT drains; repeating it changes nothing, and it weakens nothing.
+fn on_quit(stop: Stop) -> Stop {
+    match stop {
+        Stop::Not | Stop::Drain => Stop::Drain,
+        Stop::Jobs(_) | Stop::Now => Stop::Now,
+    }
+}
+
+/// SIGTERM and SIGINT end jobs; the second one ends the process.
+fn on_stop(stop: Stop, signal: &'static str) -> Stop {
+    match stop {
+        Stop::Not | Stop::Drain => Stop::Jobs(signal),
+        Stop::Jobs(_) | Stop::Now => Stop::Now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn config_31_signals_only_get_stronger() {
+        assert_eq!(on_quit(Stop::Not), Stop::Drain);
+        assert_eq!(on_quit(Stop::Drain), Stop::Drain);
+        assert_eq!(on_stop(Stop::Drain, "terminated"), Stop::Jobs("terminated"));
+        assert_eq!(on_stop(Stop::Jobs("interrupt"), "terminated"), Stop::Now);
+        assert_eq!(on_quit(Stop::Jobs("terminated")), Stop::Now);
+    }
 }
