@@ -133,12 +133,7 @@ fn external_text(task: &Sources) -> String {
         } else {
             with_token(target, task.token.expose())
         };
-        let _ = write!(
-            text,
-            "[url {}]\n\tinsteadOf = {}\n",
-            quoted(&target),
-            quoted(&prefix)
-        );
+        let _ = write!(text, "[url {}]\n\tinsteadOf = {}\n", quoted(&target), quoted(&prefix));
     }
     text
 }

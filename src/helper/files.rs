@@ -110,9 +110,7 @@ pub(super) fn parent(path: &Path) -> &Path {
 /// Size and time of a file, when there is one.
 pub(super) fn stat(path: &Path) -> Result<Option<FileInfo>, Error> {
     match fs::metadata(path) {
-        Ok(metadata) => {
-            Ok(Some(FileInfo { size: metadata.len(), modified: metadata.mtime() }))
-        }
+        Ok(metadata) => Ok(Some(FileInfo { size: metadata.len(), modified: metadata.mtime() })),
         Err(error)
             if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
         {

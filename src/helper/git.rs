@@ -168,10 +168,7 @@ mod tests {
     #[test]
     fn a_failure_names_the_subcommand_and_no_argument() {
         let named = |arguments: &[&str]| failed(arguments, 1).to_string();
-        assert_eq!(
-            named(&["-c", "a=b", "fetch", "origin"]),
-            "`git fetch` failed with exit code 1"
-        );
+        assert_eq!(named(&["-c", "a=b", "fetch", "origin"]), "`git fetch` failed with exit code 1");
         assert_eq!(
             named(&["submodule", "update", "--init"]),
             "`git submodule update` failed with exit code 1"

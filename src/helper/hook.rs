@@ -1,7 +1,7 @@
 //! Scripts before and after git, as the job or the runner's settings have them.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use tokio::process::Command;
@@ -41,22 +41,20 @@ pub(super) async fn run(
     );
     script.write_all(text.as_bytes()).map_err(Error::file("write", script.path()))?;
 
-    let shells = ["bash", "sh"];
-    let code = process::first_found(&shells, async |shell| {
+    for shell in ["bash", "sh"] {
         let mut command = Command::new(shell);
         environment.apply(&mut command);
         if let Some(directory) = directory {
             command.current_dir(directory);
         }
-        process::stream(command.arg(script.path()), trace).await
-    })
-    .await
-    .map_err(|source| Error::Spawn { program: "sh".to_owned(), source })?;
-    match code {
-        None => Err(Error::NoShell(hook.name)),
-        Some(0) => Ok(left(after.path())),
-        Some(code) => Err(Error::Hook { hook: hook.name, code }),
+        match process::stream(command.arg(script.path()), trace).await {
+            Ok(0) => return Ok(left(after.path())),
+            Ok(code) => return Err(Error::Hook { hook: hook.name, code }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(Error::Spawn { program: shell.to_owned(), source }),
+        }
     }
+    Err(Error::NoShell(hook.name))
 }
 
 fn temporary(directory: &Path) -> Result<tempfile::NamedTempFile, Error> {
@@ -96,8 +94,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_hook_exports_is_handed_on() {
-        let environment =
-            run_hook("export A='x\ny'; unset FROM_JOB # end").await.unwrap().unwrap();
+        let environment = run_hook("export A='x\ny'; unset FROM_JOB # end").await.unwrap().unwrap();
         assert_eq!(environment.value("A").as_deref(), Some("x\ny"));
         assert_eq!(environment.value("FROM_JOB"), None);
         assert!(environment.value("PATH").is_some());

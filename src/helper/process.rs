@@ -95,20 +95,6 @@ async fn pass(
     }
 }
 
-/// The first of the programs that can be started, started by `run`.
-pub(super) async fn first_found<'a, T>(
-    programs: &[&'a str],
-    mut run: impl AsyncFnMut(&'a str) -> io::Result<T>,
-) -> io::Result<Option<T>> {
-    for program in programs {
-        match run(program).await {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => return other.map(Some),
-        }
-    }
-    Ok(None)
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::sync::mpsc;
@@ -136,6 +122,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn output_is_passed_on_while_the_program_runs() {
+        let root = tempfile::tempdir().unwrap();
+        let fifo = root.path().join("fifo");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let (frames, mut sent) = mpsc::channel(1);
+        let trace = Trace::new(frames);
+        let script = format!("echo first; cat {}", fifo.display());
+        let mut command = Command::new("sh");
+        let program = stream(command.args(["-c", &script]), &trace);
+        let reader = async {
+            assert_eq!(sent.recv().await, Some(Frame::Output("first\n".into())));
+            // The program waits for this, so it still runs.
+            tokio::fs::write(&fifo, "second").await.unwrap();
+            assert_eq!(sent.recv().await, Some(Frame::Output("second".into())));
+        };
+        let (code, ()) = tokio::join!(program, reader);
+        assert_eq!(code.unwrap(), 0);
+    }
+
+    #[tokio::test]
     async fn a_process_left_behind_does_not_hold_the_task() {
         let (code, frames) = run("sleep 10 & echo started").await;
         assert_eq!(code, 0);
@@ -155,8 +161,7 @@ mod tests {
             &mut command,
             [("", "a"), ("A=B", "a"), ("NUL", "a\0b"), ("LONG", &long), ("GOOD", "yes")],
         );
-        let (code, output) =
-            capture(command.args(["-c", "echo $GOOD${LONG+long}"])).await.unwrap();
+        let (code, output) = capture(command.args(["-c", "echo $GOOD${LONG+long}"])).await.unwrap();
         assert_eq!((code, output.as_str()), (0, "yes\n"));
     }
 }

@@ -92,3 +92,6 @@ async fn extract(task: Extract) -> Result<(), Error> {
     }
     end
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,7 +79,7 @@ async fn with_sources(task: &Sources, trace: &Trace) -> Result<(), Error> {
     environment.set("GIT_LFS_SKIP_SMUDGE", "1");
 
     if let Some(id) = &task.correlation_id {
-        trace.notice(format_args!("Gitaly correlation ID: {id}")).await;
+        trace.notice(&format!("Gitaly correlation ID: {id}")).await;
     }
     let stage = Stage { task, trace, external, template: temp.join(TEMPLATE), environment };
     let git = stage.repository().await?;
@@ -153,8 +153,8 @@ impl Stage<'_> {
         }
         let depth = self.depth();
         if depth > 0 {
-            let text = format_args!("Fetching changes with git depth set to {depth}...");
-            self.trace.notice(text).await;
+            let text = format!("Fetching changes with git depth set to {depth}...");
+            self.trace.notice(&text).await;
         } else {
             self.trace.notice("Fetching changes...").await;
         }
@@ -236,7 +236,8 @@ impl Stage<'_> {
             arguments.extend(["--depth", &depth]);
         }
         arguments.extend(self.task.fetch_flags.iter().map(String::as_str));
-        if self.depth() <= 0 && self.project().join(".git/shallow").exists() {
+        let bundle = self.task.url.starts_with('/');
+        if self.depth() <= 0 && !bundle && self.project().join(".git/shallow").exists() {
             arguments.push("--unshallow");
         }
         git.run(&arguments).await
@@ -247,12 +248,11 @@ impl Stage<'_> {
         let depth = self.depth();
         let reference = &self.task.reference;
         if depth > 0 {
-            let text = format_args!(
-                "Cloning repository for {reference} with git depth set to {depth}..."
-            );
-            self.trace.notice(text).await;
+            let text =
+                format!("Cloning repository for {reference} with git depth set to {depth}...");
+            self.trace.notice(&text).await;
         } else {
-            self.trace.notice(format_args!("Cloning repository for {reference}...")).await;
+            self.trace.notice(&format!("Cloning repository for {reference}...")).await;
         }
         self.write_template(false)?;
         let agent = format!("http.userAgent={}", self.task.user_agent);
@@ -275,9 +275,8 @@ impl Stage<'_> {
     async fn check_out(&self, git: &Git) -> Result<bool, Error> {
         let task = self.task;
         let (short, reference) = (&task.sha[..SHORT], &task.reference);
-        let text =
-            format_args!("Checking out {short} as detached HEAD (ref is {reference})...");
-        self.trace.notice(text).await;
+        let text = format!("Checking out {short} as detached HEAD (ref is {reference})...");
+        self.trace.notice(&text).await;
         let arguments = ["-c", "submodule.recurse=false", "checkout", "-f", "-q", &task.sha];
         if let Err(error) = git.run(&arguments).await {
             let commit = format!("{}^{{commit}}", task.sha);
@@ -325,3 +324,6 @@ pub(super) async fn off_thread(
     let path = path.to_owned();
     tokio::task::spawn_blocking(move || work(&path)).await.map_err(Error::Interrupted)?
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,7 @@ pub(super) async fn update(
     let depth = task.submodules.depth;
     let depth_text =
         if depth > 0 { format!(" with git depth set to {depth}") } else { String::new() };
-    trace.notice(format_args!("Updating/initializing submodules{how}{depth_text}...")).await;
+    trace.notice(&format!("Updating/initializing submodules{how}{depth_text}...")).await;
 
     let commands = Commands { git, task, recursive, external };
     git.run(&["submodule", "init"]).await?;
@@ -43,8 +43,10 @@ pub(super) async fn update(
         commands.sync().await?;
     } else {
         trace.warning("Updating submodules failed. Retrying...").await;
-        // A submodule whose commit was not in what its remote gives by default.
-        commands.each("git fetch origin +refs/heads/*:refs/remotes/origin/*").await?;
+        // A commit may be missing from what a remote gives by default. And what was cloned before the
+        // failure has no files yet: without them the update does not see the submodules in it.
+        commands.fetch_branches().await?;
+        commands.reset().await?;
         commands.sync().await?;
         succeed("git submodule update", commands.update().await?)?;
         succeed("git submodule foreach", commands.reset().await?)?;
@@ -110,6 +112,14 @@ impl Commands<'_> {
         self.each("git reset --hard").await
     }
 
+    /// In each as far as it goes.
+    async fn fetch_branches(&self) -> Result<i32, Error> {
+        let include = format!("include.path={}", self.external.display());
+        let refspec = "+refs/heads/*:refs/remotes/origin/*";
+        let fetch = shell_words::join(["git", "-c", &include, "fetch", "origin", refspec]);
+        self.each(&format!("{fetch} || :")).await
+    }
+
     async fn update(&self) -> Result<i32, Error> {
         let include = format!("include.path={}", self.external.display());
         let mut arguments = vec!["-c", &include, "submodule", "update", "--init"];
@@ -147,3 +157,6 @@ pub(super) fn clean(flags: Option<&[String]>) -> String {
         None => format!("git clean {CLEAN}"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,5 @@
 //! The way of frames from a task to longshore.
 
-use std::fmt::Display;
 use std::io;
 
 use bytes::{Bytes, BytesMut};
@@ -10,6 +9,7 @@ use super::protocol::{CHUNK, Frame};
 
 const NOTICE: &str = "\x1b[32;1m";
 const WARNING: &str = "\x1b[0;33m";
+const ERROR: &str = "\x1b[31;1m";
 const RESET: &str = "\x1b[0;m";
 
 /// Sends frames; a clone sends to the same place. When nobody reads any more, what is sent is lost
@@ -28,17 +28,22 @@ impl Trace {
     }
 
     /// A line of the runner's own, in bold green.
-    pub(super) async fn notice(&self, text: impl Display) {
+    pub(super) async fn notice(&self, text: &str) {
         self.send(Frame::Output(format!("{NOTICE}{text}{RESET}\n").into())).await;
     }
 
     /// A warning, in yellow.
-    pub(super) async fn warning(&self, text: impl Display) {
+    pub(super) async fn warning(&self, text: &str) {
         self.send(Frame::Output(format!("{WARNING}WARNING: {text}{RESET}\n").into())).await;
     }
 
+    /// An error, in bold red.
+    pub(super) async fn error(&self, text: &str) {
+        self.send(Frame::Output(format!("{ERROR}ERROR: {text}{RESET}\n").into())).await;
+    }
+
     /// A plain line.
-    pub(super) async fn line(&self, text: impl Display) {
+    pub(super) async fn line(&self, text: &str) {
         self.send(Frame::Output(format!("{text}\n").into())).await;
     }
 
