@@ -100,15 +100,21 @@ async fn clean_worktree(
     }
 }
 
-/// Takes tracked and untracked files out of a work tree, before its sources are tried again.
+/// Takes tracked and untracked files out of a work tree, before its sources are tried again. What
+/// git cannot work in any more is removed as a whole, so that the next try is not the same.
 pub(super) async fn clear_worktree(project: &Path, trace: &Trace) -> Result<(), Error> {
     if !project.join(".git").exists() {
         return Ok(());
     }
     let git = Git::new(project, Environment::default(), trace);
     let safe = "safe.directory=*";
-    git.run(&["-c", safe, "rm", "-rf", "--ignore-unmatch", "--quiet", "."]).await?;
-    git.run(&["-c", safe, "clean", "-ffdx", "-q"]).await
+    let remove = ["-c", safe, "rm", "-rf", "--ignore-unmatch", "--quiet", "."];
+    let clean = ["-c", safe, "clean", "-ffdx", "-q"];
+    if git.code(&remove).await? == 0 && git.code(&clean).await? == 0 {
+        return Ok(());
+    }
+    trace.warning("git cannot clear the project's directory, so all in it is removed").await;
+    off_thread(project, files::empty_directory).await
 }
 
 #[cfg(test)]

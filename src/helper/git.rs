@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
 use super::error::Error;
+use super::files::parent;
 use super::process;
 use super::trace::Trace;
 
@@ -71,6 +72,8 @@ impl Git {
         self.environment.apply(&mut command);
         // Never a question, as there is nobody to answer it.
         command.env("GIT_TERMINAL_PROMPT", "0").env("GCM_INTERACTIVE", "Never");
+        // A broken repository must not lead to one further up, whose files would then be cleaned.
+        command.env("GIT_CEILING_DIRECTORIES", parent(&self.directory));
         command.current_dir(&self.directory).args(arguments);
         command
     }

@@ -180,6 +180,28 @@ async fn docker_145_a_cleared_work_tree_can_be_fetched_again() {
 }
 
 #[tokio::test]
+async fn docker_145_a_broken_repository_is_cleared_away_and_none_further_up_is_touched() {
+    let host = Host::start();
+    let repository = host.repository("app");
+    let sha = host.commit(&repository, &[("a", "1")]);
+    let task = host.task(&repository, &sha);
+    let outer = host.path("builds");
+    fs::create_dir(&outer).unwrap();
+    assert!(host.git(&outer, &["init", "-q"]).0);
+    fs::write(outer.join("untracked"), "x").unwrap();
+    with_helper(async |longshore| {
+        longshore.succeed(Task::Sources(Box::new(task.clone()))).await;
+        fs::write(host.path("builds/app/.git/HEAD"), "").unwrap();
+        let clear = Task::ClearWorktree { project_dir: task.project_dir.clone() };
+        longshore.succeed(clear).await;
+        longshore.succeed(Task::Sources(Box::new(task.clone()))).await;
+    })
+    .await;
+    assert!(host.path("builds/app/a").exists());
+    assert!(outer.join("untracked").exists());
+}
+
+#[tokio::test]
 async fn a_task_that_fails_says_why_and_the_next_one_runs() {
     let root = tempfile::tempdir().unwrap();
     let file = root.path().join("file");
