@@ -42,6 +42,15 @@ pub enum Stop {
     Now,
 }
 
+/// When a daemon ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Quota {
+    /// After so many jobs.
+    pub jobs: Option<u64>,
+    /// When no job came for so long and none runs.
+    pub wait: Option<Duration>,
+}
+
 /// The daemon left jobs or their containers behind; the next start goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -68,6 +77,9 @@ pub struct Daemon {
     jobs: JoinSet<()>,
     concurrent: Gate,
     shutdown_timeout: Duration,
+    quota: Quota,
+    /// Jobs that have come.
+    count: u64,
 }
 
 /// Runners that are one to their server share a connection and a place in its queue.
@@ -95,7 +107,16 @@ impl Daemon {
             jobs: JoinSet::new(),
             concurrent: Gate::new(0),
             shutdown_timeout: Duration::ZERO,
+            quota: Quota::default(),
+            count: 0,
         }
+    }
+
+    /// The same, with an end of its own.
+    #[must_use]
+    pub fn with_quota(mut self, quota: Quota) -> Self {
+        self.quota = quota;
+        self
     }
 
     /// Runs with `config`, and with each of `changes` as it comes, until `stop` says otherwise.
@@ -112,14 +133,20 @@ impl Daemon {
         self.recover(&config)?;
         self.apply(&config, &sender);
         let mut changing = true;
-        loop {
+        let mut idle_since = Instant::now();
+        while self.quota.jobs.is_none_or(|jobs| self.count < jobs) {
+            let waited = self.quota.wait.filter(|_| self.jobs.is_empty());
             tokio::select! {
+                () = until(waited.map(|wait| idle_since + wait)) => break,
                 change = changes.recv(), if changing => match change {
                     Some(config) => self.apply(&config, &sender),
                     None => changing = false,
                 },
                 Some(arrival) = arrivals.recv() => self.start(arrival),
-                Some(ended) = self.jobs.join_next() => note_panic(&ended),
+                Some(ended) = self.jobs.join_next() => {
+                    idle_since = Instant::now();
+                    note_panic(&ended);
+                }
                 Some(ended) = self.polling.join_next() => note_panic(&ended),
                 changed = stop.changed() => {
                     if changed.is_err() || *stop.borrow() != Stop::Not {
@@ -287,6 +314,7 @@ impl Daemon {
 
     fn start(&mut self, arrival: Arrival) {
         let Arrival { runner, job, places } = arrival;
+        self.count += 1;
         let span = tracing::info_span!(
             "job",
             job.id = %job.id(),
@@ -353,6 +381,14 @@ impl Daemon {
 
     fn unclean(&self) -> Result<(), DaemonError> {
         Err(DaemonError::Unclean { jobs: self.jobs.len().max(self.shared.removals.len()) })
+    }
+}
+
+/// Waits until then; for ever without a time.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

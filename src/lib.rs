@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod docker;
 pub mod exec;
 pub mod executor;
+pub mod helper;
 pub mod ids;
 pub mod job;
 pub mod ledger;

@@ -19,6 +19,10 @@ pub enum Exit {
     /// Failed: the same code as gitlab-runner's for everything that is fatal, wrong arguments and
     /// findings of `lint` included.
     Failure = 1,
+    /// `exec`: the pipeline's file is wrong, or a job was named that is not in it.
+    BadPipeline = 2,
+    /// `exec`: the pipeline could not be run, through no fault of its own.
+    System = 3,
     /// The configuration file cannot be used (`EX_CONFIG` of sysexits.h): trying again is of no use
     /// before the file is mended.
     BadConfiguration = 78,
@@ -35,24 +39,25 @@ impl From<Exit> for ExitCode {
 pub struct Failure {
     error: anyhow::Error,
     hint: Option<String>,
+    exit: Option<Exit>,
 }
 
 impl<E: std::error::Error + Send + Sync + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { error: error.into(), hint: None }
+        Self { error: error.into(), hint: None, exit: None }
     }
 }
 
 impl Failure {
     /// A failure without a cause beneath it.
     pub fn new(message: impl fmt::Display) -> Self {
-        Self { error: anyhow::anyhow!("{message}"), hint: None }
+        Self { error: anyhow::anyhow!("{message}"), hint: None, exit: None }
     }
 
     /// Says what was tried when the error happened.
     #[must_use]
     pub fn context(self, message: impl fmt::Display) -> Self {
-        Self { error: self.error.context(message.to_string()), hint: self.hint }
+        Self { error: self.error.context(message.to_string()), ..self }
     }
 
     /// Says what the reader can do now.
@@ -61,9 +66,24 @@ impl Failure {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    /// Says with which code the process ends.
+    #[must_use]
+    pub fn with_exit(self, exit: Exit) -> Self {
+        Self { exit: Some(exit), ..self }
+    }
+
+    /// The error with its causes, for those who take any.
+    #[must_use]
+    pub fn into_boxed(self) -> Box<dyn std::error::Error + Send + Sync> {
+        self.error.into()
+    }
+
     /// The code that the process ends with.
     #[must_use]
     pub fn exit(&self) -> Exit {
+        if let Some(exit) = self.exit {
+            return exit;
+        }
         let bad = self.error.chain().any(|cause| {
             cause.is::<Problems>()
                 || matches!(cause.downcast_ref(), Some(LoadError::Check(_)))

@@ -12,9 +12,10 @@ pub enum HelperCommand {
 
 /// Serves until stdin ends. Files it makes are for every user: the job's may be another.
 pub(super) fn serve() -> Outcome {
-    rustix::process::umask(rustix::fs::Mode::empty());
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(helper::serve::serve(tokio::io::stdin(), tokio::io::stdout()))?;
+    helper::open_umask();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(helper::serve(tokio::io::stdin(), tokio::io::stdout()))?;
     // A thread may still wait for stdin.
     runtime.shutdown_background();
     Ok(Exit::Success)

@@ -35,7 +35,7 @@ use self::{
     paths::User,
     register::{RegisterArgs, register},
     reset_token::{ResetTokenArgs, reset_token},
-    run::RunArgs,
+    run::{LogChoice, RunArgs},
     run_single::RunSingleArgs,
     unregister::{UnregisterArgs, unregister},
     verify::{VerifyArgs, verify},
@@ -141,11 +141,17 @@ pub fn main() -> ExitCode {
 
 fn execute(cli: Cli, console: &mut Console) -> Outcome {
     let global = &cli.global;
-    log::install(log::Settings::new(
-        global.log_level.as_deref(),
-        global.log_format.as_deref(),
-        global.debug,
-    ))?;
+    let quiet = matches!(cli.command, Command::Exec(_) | Command::Helper(_));
+    let level = global.log_level.as_deref().or(quiet.then_some("warn"));
+    let control =
+        log::install(log::Settings::new(level, global.log_format.as_deref(), global.debug))?;
+    let choice = LogChoice {
+        level: global.log_level.clone(),
+        format: global.log_format.clone(),
+        debug: global.debug,
+        control,
+    };
+    let state_dir = global.state_dir.as_deref();
     let user = User::current();
     let setting = Setting {
         config: global.config.clone().unwrap_or_else(|| user.config_path(&|path| path.exists())),
@@ -159,15 +165,11 @@ fn execute(cli: Cli, console: &mut Console) -> Outcome {
         Command::Unregister(args) => wait(unregister(&setting, &args, console)),
         Command::ResetToken(args) => wait(reset_token(&setting, &args, console)),
         Command::Register(args) => wait(register(&setting, &args, console, interrupt())),
-        Command::Run(_) => Err(not_yet("run")),
-        Command::RunSingle(_) => Err(not_yet("run-single")),
-        Command::Exec(_) => Err(not_yet("exec")),
-        Command::Helper(HelperCommand::Serve) => Err(not_yet("helper serve")),
+        Command::Run(args) => run::run(&args, &setting.config, state_dir, &choice),
+        Command::RunSingle(args) => run_single::run(&args, &setting.config, state_dir, &choice),
+        Command::Exec(args) => exec::exec(&args, state_dir),
+        Command::Helper(HelperCommand::Serve) => helper::serve(),
     }
-}
-
-fn not_yet(command: &str) -> Failure {
-    Failure::new(format!("`longshore {command}` is not there yet"))
 }
 
 /// Runs a short command to its end. The thread that reads answers cannot be stopped, so nothing

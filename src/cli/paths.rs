@@ -56,7 +56,8 @@ impl User {
             return self.state_dir();
         }
         let digest = Sha256::digest(config.as_os_str().as_encoded_bytes());
-        let name = digest.iter().take(6).fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
+        let name =
+            digest.iter().take(6).fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
         self.state_dir().join("configs").join(name)
     }
 }

@@ -14,7 +14,7 @@ use tokio::{
 use super::{Exit, Failure, Outcome, log, paths::User};
 use crate::{
     config::{Config, check, diff::ConfigDiff, system_id, watch as config_watch},
-    daemon::{Daemon, Stop},
+    daemon::{Daemon, Quota, Stop},
     docker::EngineEnv,
     ledger::State,
     runner::Shared,
@@ -77,14 +77,31 @@ pub(super) fn run(
     if let Some(address) = args.listen_address.as_deref().or(loaded.listen_address.as_deref()) {
         tracing::warn!(address, "listen_address: metrics are not served yet");
     }
-    let shared = shared(&config, state_dir)?;
+    serve(loaded, &config, Some(&config), Quota::default(), state_dir, choice)
+}
+
+/// Runs with a configuration, and with its changes when they are watched.
+pub(super) fn serve(
+    loaded: Config,
+    config: &Path,
+    watched: Option<&Path>,
+    quota: Quota,
+    state_dir: Option<&Path>,
+    choice: &LogChoice,
+) -> Outcome {
+    let shared = shared(config, state_dir)?;
     let certs_dir = config.parent().map(|directory| directory.join("certs"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
-        let daemon = Daemon::new(shared, certs_dir);
+        let daemon = Daemon::new(shared, certs_dir).with_quota(quota);
         let (stop, stopped) = watch::channel(Stop::Not);
         let (changes, changed) = mpsc::channel(1);
-        let control = Control { config: config.clone(), current: loaded.clone(), choice, changes };
+        let control = Control {
+            config: watched.map(Path::to_owned),
+            current: loaded.clone(),
+            choice,
+            changes,
+        };
         tokio::select! {
             ended = daemon.run(loaded, changed, stopped) => ended.map_err(Failure::from),
             failed = control.run(stop) => Err(failed),
@@ -108,7 +125,7 @@ pub(super) fn load(path: &Path) -> Result<Config, Failure> {
 pub(super) fn shared(config: &Path, state_dir: Option<&Path>) -> Result<Arc<Shared>, Failure> {
     let id = system_id::load_or_create(config)?;
     if let Some(error) = &id.not_saved {
-        tracing::warn!(error = crate::docker::chain(error), "system id could not be saved");
+        tracing::warn!(path = %error.0.display(), error = %error.1, "system id could not be saved");
     }
     let directory = match state_dir {
         Some(directory) => directory.to_owned(),
@@ -121,7 +138,8 @@ pub(super) fn shared(config: &Path, state_dir: Option<&Path>) -> Result<Arc<Shar
 
 /// Signals and changes of the file, in the daemon's words.
 struct Control<'a> {
-    config: PathBuf,
+    /// `None` when it does not come from a file.
+    config: Option<PathBuf>,
     current: Config,
     choice: &'a LogChoice,
     changes: mpsc::Sender<Config>,
@@ -144,14 +162,14 @@ impl Control<'_> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hang_up = signal(SignalKind::hangup())?;
-        let mut file = config_watch::watch(&self.config);
+        let mut file = self.config.as_deref().map(config_watch::watch);
         loop {
             tokio::select! {
                 _ = quit.recv() => stop.send_modify(|stop| *stop = on_quit(*stop)),
                 _ = terminate.recv() => stop.send_modify(|stop| *stop = on_stop(*stop, "terminated")),
                 _ = interrupt.recv() => stop.send_modify(|stop| *stop = on_stop(*stop, "interrupt")),
                 _ = hang_up.recv() => self.reload().await,
-                () = file.changed() => self.reload().await,
+                () = changed(&mut file) => self.reload().await,
             }
             tracing::debug!(stop = ?*stop.borrow(), "signal or change");
         }
@@ -159,11 +177,12 @@ impl Control<'_> {
 
     /// Takes a changed file; one that is wrong changes nothing.
     async fn reload(&mut self) {
-        let config = match load(&self.config) {
+        let Some(path) = &self.config else { return };
+        let config = match load(path) {
             Ok(config) => config,
             Err(failure) => {
                 tracing::error!(
-                    path = %self.config.display(), error = %failure,
+                    path = %path.display(), error = %failure,
                     "configuration is wrong; the one before stays in force"
                 );
                 return;
@@ -177,6 +196,13 @@ impl Control<'_> {
         if self.changes.send(config).await.is_err() {
             tracing::debug!("daemon takes no more changes");
         }
+    }
+}
+
+async fn changed(file: &mut Option<config_watch::ConfigWatch>) {
+    match file {
+        Some(file) => file.changed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -17,6 +17,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
+use futures_util::FutureExt;
+
 use super::*;
 use crate::{secret::Secret, transfer::fingerprint::hex};
 
@@ -206,7 +208,7 @@ async fn an_object_is_stored_found_and_had_again() {
     let object = "prefix/project/7/feature/a b+ü";
     assert_eq!(store.head(object).await.unwrap(), None);
     assert!(store.get(object).await.unwrap().is_none());
-    store.put(object, &UPLOAD, body).await.unwrap();
+    store.put(object, &UPLOAD, || body().boxed()).await.unwrap();
     let head = Head {
         size: Some(10),
         modified: Some(1_445_412_480),
@@ -239,7 +241,7 @@ async fn failures_of_the_store_are_tried_three_times() {
     let s3 = FakeS3::start().await;
     let store = s3.store();
     s3.fail(&[503, 500]);
-    store.put("a", &UPLOAD, body).await.unwrap();
+    store.put("a", &UPLOAD, || body().boxed()).await.unwrap();
     assert_eq!(s3.seen(), ["PUT 503", "PUT 500", "PUT 200"]);
     s3.fail(&[500, 502, 503]);
     let error = store.get("a").await.unwrap_err();
@@ -251,7 +253,7 @@ async fn failures_of_the_store_are_tried_three_times() {
 async fn a_refusal_is_not_tried_again() {
     let s3 = FakeS3::start().await;
     let config = S3Config { secret_key: Secret::new("wrong"), ..s3.config() };
-    let error = store(&config).put("a", &UPLOAD, body).await.unwrap_err();
+    let error = store(&config).put("a", &UPLOAD, || body().boxed()).await.unwrap_err();
     assert!(matches!(error, StoreError::Status { status, .. } if status.as_u16() == 403));
     assert_eq!(s3.seen(), ["PUT 403"]);
 }
@@ -275,8 +277,8 @@ async fn an_error_shows_neither_address_nor_signature() {
 #[tokio::test]
 async fn a_body_that_cannot_be_had_is_an_error_of_its_own() {
     let s3 = FakeS3::start().await;
-    let body = || Err(io::ErrorKind::NotFound.into());
-    let error = s3.store().put("a", &UPLOAD, body).await.unwrap_err();
+    let body = || async { Err(io::ErrorKind::NotFound.into()) };
+    let error = s3.store().put("a", &UPLOAD, || body().boxed()).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot read the archive for `a`");
     assert!(s3.seen().is_empty());
 }

@@ -1,0 +1,24 @@
+//! The helper: what runs inside a job's helper container, `longshore helper serve`.
+//!
+//! Longshore and its helper speak [`crate::protocol`] on the container's stdin and stdout. [`serve()`]
+//! takes the tasks one after another; `sources`, `submodule`, `git`, `credentials`, `hygiene` and
+//! `hook` are the stage `get_sources`; `files`, `pack` and `cleanup` are the other tasks. Nothing
+//! here knows of a server or of Docker: what it needs is in the task.
+
+mod cleanup;
+pub mod credentials;
+mod error;
+mod files;
+mod git;
+mod hook;
+mod hygiene;
+mod pack;
+mod process;
+mod serve;
+mod sources;
+mod submodule;
+#[cfg(test)]
+mod testing;
+mod trace;
+
+pub use serve::{open_umask, serve};
