@@ -137,7 +137,7 @@ fn config(
         toml_edit::value(toml_edit::Array::from_iter(["always", "if-not-present", "never"]));
     docker["privileged"] = toml_edit::value(args.privileged);
     let volumes = args.volumes.iter().map(String::as_str).chain(["/cache"]);
-    docker["volumes"] = toml_edit::value(toml_edit::Array::from_iter(volumes));
+    docker["volumes"] = toml_edit::value(volumes.collect::<toml_edit::Array>());
     let mut flags = toml_edit::Table::new();
     flags["FF_NETWORK_PER_BUILD"] = toml_edit::value(true);
     flags["FF_USE_ADAPTIVE_REQUEST_CONCURRENCY"] = toml_edit::value(false);

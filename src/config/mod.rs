@@ -7,6 +7,8 @@ pub mod edit;
 mod file;
 pub mod flags;
 pub mod system_id;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod values;
 pub mod volume;
 pub mod watch;

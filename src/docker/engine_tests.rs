@@ -1,3 +1,4 @@
+use crate::config::testing::docker_config;
 use std::process::Command;
 
 use axum::response::Response;
@@ -11,7 +12,7 @@ use tokio_rustls::{TlsAcceptor, rustls::server::WebPkiClientVerifier};
 use super::{
     super::{
         image,
-        testing::{self, FakeEngine, Recorded, docker_config, version},
+        testing::{self, FakeEngine, Recorded, version},
     },
     *,
 };

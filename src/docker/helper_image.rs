@@ -251,7 +251,7 @@ impl io::Write for Pieces {
 /// that containers use stay: the engine refuses to remove them. Nothing that fails here is worth
 /// more than a line in the log.
 async fn remove_others(engine: &Engine, current: &str, grace: Duration) {
-    let label = format!("{}=true", HELPER_LABEL);
+    let label = format!("{HELPER_LABEL}=true");
     let options = ListImagesOptions {
         filters: Some(HashMap::from([("label".to_owned(), vec![label])])),
         ..ListImagesOptions::default()

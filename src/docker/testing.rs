@@ -1,7 +1,6 @@
 //! Engines for tests: a real one, and one that answers what the test says.
 
 use std::{
-    collections::{BTreeMap, HashMap},
     future::Future,
     process::Command,
     sync::{
@@ -20,74 +19,7 @@ use axum::{
 use tokio::task::JoinSet;
 
 use super::{Engine, EngineEnv};
-use crate::config::{DockerConfig, PullPolicy, Resources};
-
-/// `[runners.docker]` with every key at its default.
-pub(crate) fn docker_config() -> DockerConfig {
-    DockerConfig {
-        host: None,
-        tls_cert_path: None,
-        tls_verify: false,
-        image: String::new(),
-        helper_image: None,
-        pull_policy: vec![PullPolicy::Always],
-        allowed_pull_policies: None,
-        allowed_images: vec![],
-        allowed_services: vec![],
-        allowed_privileged_images: vec![],
-        allowed_privileged_services: vec![],
-        user: None,
-        allowed_users: vec![],
-        group_add: vec![],
-        disable_entrypoint_overwrite: false,
-        privileged: false,
-        services_privileged: None,
-        cap_add: vec![],
-        cap_drop: vec![],
-        security_opt: vec![],
-        services_security_opt: vec![],
-        userns_mode: None,
-        sysctls: BTreeMap::default(),
-        ulimits: vec![],
-        devices: vec![],
-        device_cgroup_rules: vec![],
-        services_devices: vec![],
-        gpus: String::new(),
-        service_gpus: String::new(),
-        resources: Resources::default(),
-        service_resources: Resources::default(),
-        oom_kill_disable: false,
-        oom_score_adjust: 0,
-        shm_size: 0,
-        runtime: None,
-        volumes: vec![],
-        disable_cache: false,
-        cache_dir: None,
-        volume_driver: None,
-        volume_driver_ops: HashMap::new(),
-        volume_keep: false,
-        volumes_from: vec![],
-        tmpfs: HashMap::new(),
-        services_tmpfs: HashMap::new(),
-        network_mode: None,
-        network_mtu: 0,
-        enable_ipv6: false,
-        dns: vec![],
-        dns_search: vec![],
-        extra_hosts: vec![],
-        links: vec![],
-        hostname: None,
-        mac_address: None,
-        pid_mode: None,
-        ipc_mode: None,
-        isolation: None,
-        services_limit: None,
-        wait_for_services: None,
-        container_labels: BTreeMap::default(),
-        log_options: HashMap::new(),
-        services: vec![],
-    }
-}
+use crate::config::{DockerConfig, testing::docker_config};
 
 /// The address of a real engine: `DOCKER_HOST`, or one that `tests/engine/up` brings up.
 pub(crate) fn engine_host() -> &'static str {

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Deadline of a job whose server names none (GitLab Runner: `DefaultTimeout`).
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(7200);
+const DEFAULT_TIMEOUT: Duration = Duration::from_hours(2);
 
 /// A job that can be planned.
 #[derive(Debug, Clone)]
@@ -244,7 +244,7 @@ mod tests {
 
     use super::*;
 
-    fn job(extra: Value) -> Result<Job, InvalidJob> {
+    fn job(extra: &Value) -> Result<Job, InvalidJob> {
         let mut payload = json!({"id": 1, "token": "t"});
         payload.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         serde_json::from_value::<JobPayload>(payload).unwrap().try_into()
@@ -253,42 +253,43 @@ mod tests {
     #[test]
     fn api_69_docker_14_an_unknown_executor_option_is_named() {
         let error =
-            job(json!({"image": {"name": "a", "executor_opts": {"docker": {"blammo": 1}}}}))
+            job(&json!({"image": {"name": "a", "executor_opts": {"docker": {"blammo": 1}}}}))
                 .unwrap_err();
         assert_eq!(
             error.to_string(),
             "unsupported executor_opts key `blammo` in image.executor_opts.docker; supported are: \
              platform, user"
         );
-        let error = job(json!({"services": [{"name": "a", "executor_opts": {"vm": {}}}]}));
+        let error = job(&json!({"services": [{"name": "a", "executor_opts": {"vm": {}}}]}));
         assert!(error.unwrap_err().to_string().contains("`vm` in services[0].executor_opts"));
     }
 
     #[test]
     fn api_70_a_user_may_be_a_number() {
-        let job = job(json!({"image": {"name": "a", "executor_opts": {"docker": {"user": 1000}}}}));
+        let job =
+            job(&json!({"image": {"name": "a", "executor_opts": {"docker": {"user": 1000}}}}));
         assert_eq!(job.unwrap().image.user.as_deref(), Some("1000"));
     }
 
     #[test]
     fn api_71_run_and_script_exclude_each_other() {
         let run = r#"[{"name": "a", "script": "true"}]"#;
-        let both = job(json!({"run": run, "steps": [{"name": "script", "script": ["true"]}]}));
+        let both = job(&json!({"run": run, "steps": [{"name": "script", "script": ["true"]}]}));
         assert_eq!(both.unwrap_err(), InvalidJob::RunAndScript);
-        assert_eq!(job(json!({"run": run})).unwrap_err(), InvalidJob::RunUnsupported);
-        assert!(job(json!({"run": ""})).is_ok());
+        assert_eq!(job(&json!({"run": run})).unwrap_err(), InvalidJob::RunUnsupported);
+        assert!(job(&json!({"run": ""})).is_ok());
     }
 
     #[test]
     fn api_72_a_job_without_a_timeout_has_two_hours() {
-        assert_eq!(job(json!({})).unwrap().timeout, Duration::from_secs(7200));
-        let five = job(json!({"runner_info": {"timeout": 5}})).unwrap();
+        assert_eq!(job(&json!({})).unwrap().timeout, Duration::from_hours(2));
+        let five = job(&json!({"runner_info": {"timeout": 5}})).unwrap();
         assert_eq!(five.timeout, Duration::from_secs(5));
     }
 
     #[test]
     fn docker_15_only_name_and_script_of_a_step_count() {
-        let job = job(json!({"steps": [
+        let job = job(&json!({"steps": [
             {"name": "script", "script": ["a"], "timeout": 1, "when": "never", "allow_failure": true},
             {"name": "release", "script": ["b"]},
             {"name": "after_script", "script": ["c"]},

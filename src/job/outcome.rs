@@ -217,8 +217,7 @@ mod tests {
 
     #[test]
     fn durations_read_as_the_incumbent_writes_them() {
-        let stop =
-            StopReason::TimedOut { deadline: Deadline::Job, after: Duration::from_secs(3600) };
+        let stop = StopReason::TimedOut { deadline: Deadline::Job, after: Duration::from_hours(1) };
         assert_eq!(stop.to_string(), "execution took longer than 1h0m0s seconds");
         assert_eq!(go_duration(Duration::from_secs(5)), "5s");
         assert_eq!(go_duration(Duration::from_secs(90)), "1m30s");

@@ -260,17 +260,9 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
 
     let strategy = sources::strategy(job)?;
     let shared_builds = mount::covers(&docker.volumes, &runner.builds_dir);
-    let mut directories = sources::directories(job, runner, place, strategy, shared_builds);
-    let mut variables = assemble(job, runner, place, &flags, &directories, &network);
-    // GIT_CLONE_PATH may use variables that need the directories; the project's own is set after.
-    if let Some(path) = variables.raw("GIT_CLONE_PATH").filter(|p| !p.is_empty()) {
-        let path = variables.expand(&directories.temp).expand(path);
-        sources::check_clone_path(&path, runner, &directories)?;
-        directories.project.clone_from(&path);
-        directories.temp = format!("{path}.tmp");
-        variables = assemble(job, runner, place, &flags, &directories, &network);
-    }
-    let variables = variables.expand(&directories.temp);
+    let directories = sources::directories(job, runner, place, strategy, shared_builds);
+    let (directories, variables) =
+        place_project(job, runner, place, &flags, directories, &network)?;
     let settings = Settings::read(&variables, job, runner, &flags, &mut warnings);
 
     let image = plan_image(&job.image, runner, &variables)?;
@@ -306,18 +298,6 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
         || !dependencies.is_empty()
         || shared_builds;
 
-    let steps = job
-        .steps
-        .iter()
-        .map(|step| StepPlan {
-            stage: format!("step_{}", step.name.to_lowercase()),
-            commands: if step.name == "release" {
-                step.script.iter().map(|line| variables.expand(line)).collect()
-            } else {
-                step.script.clone()
-            },
-        })
-        .collect();
     let clean_up = CleanUp {
         project_dir: directories.project.clone(),
         temp_dir: directories.temp.clone(),
@@ -332,11 +312,6 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
         clean_config: runner.clean_git_config && strategy != Strategy::None,
         submodules: settings.submodules.recursive.is_some(),
     };
-    let masks = variables
-        .iter()
-        .filter(|v| v.masked)
-        .map(|v| v.file.clone().unwrap_or_else(|| v.value.clone()))
-        .collect();
     Ok(Plan {
         names,
         settings,
@@ -350,15 +325,37 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
         sources,
         caches,
         dependencies,
-        steps,
+        steps: plan_steps(job, &variables),
         after_script: job.after_script.clone(),
         artifacts,
         clean_up,
         needs_helper,
-        masks,
+        masks: masks(&variables),
         warnings,
         variables,
     })
+}
+
+/// Puts the project where `GIT_CLONE_PATH` says, and gives the variables that say where it is. That
+/// path may use variables which depend on the directories: so they are made with the usual ones first.
+fn place_project(
+    job: &Job,
+    runner: &RunnerConfig,
+    place: &Place,
+    flags: &Flags,
+    mut directories: Directories,
+    network: &NetworkPlan,
+) -> Result<(Directories, Expanded), PlanError> {
+    let mut variables = assemble(job, runner, place, flags, &directories, network);
+    if let Some(path) = variables.raw("GIT_CLONE_PATH").filter(|p| !p.is_empty()) {
+        let path = variables.expand(&directories.temp).expand(path);
+        sources::check_clone_path(&path, runner, &directories)?;
+        directories.temp = format!("{path}.tmp");
+        directories.project = path;
+        variables = assemble(job, runner, place, flags, &directories, network);
+    }
+    let variables = variables.expand(&directories.temp);
+    Ok((directories, variables))
 }
 
 impl Plan {
@@ -381,6 +378,28 @@ impl Plan {
             .commands("after_script_step", &self.after_script)
             .finish()
     }
+}
+
+fn plan_steps(job: &Job, variables: &Expanded) -> Vec<StepPlan> {
+    job.steps
+        .iter()
+        .map(|step| StepPlan {
+            stage: format!("step_{}", step.name.to_lowercase()),
+            commands: if step.name == "release" {
+                step.script.iter().map(|line| variables.expand(line)).collect()
+            } else {
+                step.script.clone()
+            },
+        })
+        .collect()
+}
+
+fn masks(variables: &Expanded) -> Vec<String> {
+    variables
+        .iter()
+        .filter(|v| v.masked)
+        .map(|v| v.file.clone().unwrap_or_else(|| v.value.clone()))
+        .collect()
 }
 
 /// The value of the last definition of a variable, as it was sent.

@@ -159,8 +159,12 @@ impl Request<'_> {
     /// Who may use a volume again: this runner on this machine, for this project, in this slot –
     /// but local caches are for all slots, so that a job finds what another slot's job saved.
     fn owner(&self, destination: &str) -> String {
-        let mut text =
-            format!("{}-{}-{}", self.runner.token.expose(), self.place.system_id, self.project_id);
+        // The runner's number outlives its token, which may be rotated.
+        let mut text = match self.runner.id {
+            0 => self.runner.short_token().to_string(),
+            id => format!("{}-{id}", self.runner.url),
+        };
+        let _infallible = write!(text, "-{}-{}", self.place.system_id, self.project_id);
         if !is_within(self.directories.cache.trim_end_matches('/'), destination) {
             let _infallible = write!(text, "-{}", self.place.project_slot);
         }

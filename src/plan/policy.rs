@@ -177,7 +177,7 @@ pub fn is_privileged(name: &str, allowed: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::docker::testing::docker_config;
+    use crate::config::testing::docker_config;
 
     fn strings(items: &[&str]) -> Vec<String> {
         items.iter().map(|&s| s.to_owned()).collect()

@@ -17,8 +17,9 @@ pub const BUNDLE: &str = "sources.bundle";
 /// The git strategy: `GIT_STRATEGY`, else what the server allows.
 pub(super) fn strategy(job: &Job) -> Result<Strategy, PlanError> {
     match last_value(&job.payload.variables, "GIT_STRATEGY").as_deref() {
-        None | Some("") if job.payload.allow_git_fetch => Ok(Strategy::Fetch),
-        None | Some("") => Ok(Strategy::Clone),
+        None | Some("") => {
+            Ok(if job.payload.allow_git_fetch { Strategy::Fetch } else { Strategy::Clone })
+        }
         Some("fetch") => Ok(Strategy::Fetch),
         Some("clone") => Ok(Strategy::Clone),
         Some("none") => Ok(Strategy::None),
@@ -231,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    fn job(payload: serde_json::Value) -> Job {
+    fn job(payload: &serde_json::Value) -> Job {
         let mut whole = json!({"id": 1, "token": "t"});
         whole.as_object_mut().unwrap().extend(payload.as_object().unwrap().clone());
         Job::try_from(serde_json::from_value::<crate::api::wire::JobPayload>(whole).unwrap())
@@ -242,7 +243,7 @@ mod tests {
     fn a_project_has_the_path_of_its_repository() {
         let path = |url: &str| {
             project_path(&job(
-                json!({"git_info": {"repo_url": url}, "job_info": {"project_id": 7}}),
+                &json!({"git_info": {"repo_url": url}, "job_info": {"project_id": 7}}),
             ))
         };
         assert_eq!(path("https://u:p@h/group/demo.git"), "group/demo");
@@ -256,7 +257,7 @@ mod tests {
         let of = |value: Option<&str>, allow: bool| {
             let variables = value.map(|v| json!({"key": "GIT_STRATEGY", "value": v}));
             strategy(&job(
-                json!({"allow_git_fetch": allow, "variables": variables.into_iter().collect::<Vec<_>>()}),
+                &json!({"allow_git_fetch": allow, "variables": variables.into_iter().collect::<Vec<_>>()}),
             ))
         };
         assert_eq!(of(None, true).unwrap(), Strategy::Fetch);

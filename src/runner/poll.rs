@@ -303,7 +303,7 @@ mod tests {
     fn health() -> Health {
         Health {
             limit: 3,
-            interval: Duration::from_mins(60),
+            interval: Duration::from_hours(1),
             failures: 0,
             last_healthy: Instant::now(),
         }
@@ -315,8 +315,8 @@ mod tests {
         let start = Instant::now();
         assert!(!health.note(false, start) && !health.note(false, start));
         assert!(health.note(false, start));
-        assert_eq!(health.paused_until(start), Some(start + Duration::from_mins(60)));
-        tokio::time::advance(Duration::from_mins(60)).await;
+        assert_eq!(health.paused_until(start), Some(start + Duration::from_hours(1)));
+        tokio::time::advance(Duration::from_hours(1)).await;
         assert_eq!(health.paused_until(Instant::now()), None);
         assert!(!health.note(false, Instant::now()));
     }

@@ -272,7 +272,7 @@ struct Ready<'a> {
     outcome: Outcome,
 }
 
-impl<'a> Work<'a> {
+impl Work<'_> {
     async fn run(&self, made: &mut Made) -> Ending {
         let curtain = Curtain::new(self.trace);
         let prepared = tokio::select! {
@@ -475,7 +475,7 @@ impl<'a> Work<'a> {
     async fn run_scripts(&self, ready: &mut Ready<'_>, curtain: &Curtain) -> Ending {
         if ready.outcome != Outcome::Success {
             let stages = ready.stages.take();
-            return Ok(self.after_failed_sources(stages, ready.outcome.clone()).await?);
+            return self.after_failed_sources(stages, ready.outcome.clone()).await;
         }
         let mut outcome = self.run_steps(&mut ready.build).await?;
         if let Outcome::Stopped(reason) = &outcome
@@ -646,10 +646,11 @@ async fn remove(
 /// Forgets the job once its server has its end and nothing of it is left.
 async fn close(record: JobRecord, delivered: bool, removal: tokio::task::JoinHandle<bool>) {
     let removed = removal.await.unwrap_or(false);
-    if delivered && removed {
-        if let Err(error) = record.close() {
-            tracing::warn!(%error, "job's directory could not be removed");
-        }
+    if delivered
+        && removed
+        && let Err(error) = record.close()
+    {
+        tracing::warn!(%error, "job's directory could not be removed");
     }
 }
 

@@ -36,7 +36,8 @@ impl Slots {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let mut lowest = |key: Key| {
             let set = taken.entry(key).or_default();
-            let number = (0..).find(|n| !set.contains(n)).unwrap_or_default();
+            // Of one number more than are taken, one is free.
+            let number = (0..=set.len()).find(|n| !set.contains(n)).unwrap_or_default();
             set.insert(number);
             number
         };

@@ -170,6 +170,7 @@ impl Stages<'_> {
 
     async fn sources(&mut self) -> Ending {
         const NAME: &str = "get_sources";
+        const CLEAR: &str = "clear_worktree";
         let Some(mut sources) = self.plan.sources.clone() else {
             return Ok(Outcome::Success);
         };
@@ -182,7 +183,6 @@ impl Stages<'_> {
             if done.exit_code == 0 || !attempts.again().await {
                 return Ok(ending(&done));
             }
-            const CLEAR: &str = "clear_worktree";
             self.begin(
                 CLEAR,
                 "Deleting all tracked and untracked files due to source fetch failure",

@@ -41,7 +41,8 @@ async fn docker_137_194_the_jobs_commit_is_checked_out_though_the_branch_has_mov
 async fn docker_130_134_the_next_job_reuses_the_copy_without_what_was_left_in_it() {
     let case = Case::start().await;
     let sha = case.gitlab.commit("group/reuse", &[("a.txt", "1\n")]);
-    let hook = "printf '#!/bin/sh\\necho hooked\\n' > .git/hooks/post-checkout";
+    let hook =
+        "mkdir -p .git/hooks && printf '#!/bin/sh\\necho hooked\\n' > .git/hooks/post-checkout";
     let script = [
         "touch .git/was-here untracked",
         hook,
@@ -100,7 +101,7 @@ async fn api_136_docker_164_168_172_an_archive_has_what_was_asked_for_with_its_m
     wanted["exclude"] = json!(["out/**/*.tmp"]);
     let script = [
         "mkdir -p out/sub && echo one > out/one.txt && echo two > out/sub/.two && echo no > out/sub/x.tmp",
-        "printf '#!/bin/sh\\n' > out/tool && chmod 755 out/tool",
+        "mkdir -p .git/hooks && printf '#!/bin/sh\\n' > out/tool && chmod 755 out/tool",
     ];
     let ended = case.run(job(&script).artifact(wanted)).await;
     ended.assert_success();

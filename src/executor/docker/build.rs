@@ -26,7 +26,7 @@ use super::{
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// How long the engine may take to see that a container has ended, once its shell has.
-const END_GRACE: Duration = Duration::from_secs(60);
+const END_GRACE: Duration = Duration::from_mins(1);
 
 /// Sends SIGTERM to every process but the first and itself. Shells differ in how they take it.
 const TERMINATE_ALL: &str = "kill -TERM -1 2>/dev/null || kill -s TERM -- -1";

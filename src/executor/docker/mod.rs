@@ -158,7 +158,7 @@ impl Docker {
                     .map_err(docker::Error::of("create the network", name))
             })
             .await
-            .map(|()| ())
+            .copied()
     }
 
     /// Waits for the services' addresses, where names must be written into `/etc/hosts`.
