@@ -188,9 +188,9 @@ fn mac(key: &[u8], text: &str) -> Vec<u8> {
 const UPLOAD: Upload<'_> = Upload { size: 10, modified: 1_445_412_480, cache_key: "main  ü-1\n" };
 
 /// A body in two pieces whose length the client does not know.
-async fn body() -> io::Result<reqwest::Body> {
+fn body() -> futures_util::future::BoxFuture<'static, io::Result<reqwest::Body>> {
     let pieces = ["01234", "56789"].map(|piece| Ok::<_, io::Error>(Bytes::from(piece)));
-    Ok(reqwest::Body::wrap_stream(futures_util::stream::iter(pieces)))
+    async move { Ok(reqwest::Body::wrap_stream(futures_util::stream::iter(pieces))) }.boxed()
 }
 
 async fn content(download: &mut Download) -> Vec<u8> {
@@ -208,7 +208,7 @@ async fn an_object_is_stored_found_and_had_again() {
     let object = "prefix/project/7/feature/a b+ü";
     assert_eq!(store.head(object).await.unwrap(), None);
     assert!(store.get(object).await.unwrap().is_none());
-    store.put(object, &UPLOAD, || body().boxed()).await.unwrap();
+    store.put(object, &UPLOAD, body).await.unwrap();
     let head = Head {
         size: Some(10),
         modified: Some(1_445_412_480),
@@ -241,7 +241,7 @@ async fn failures_of_the_store_are_tried_three_times() {
     let s3 = FakeS3::start().await;
     let store = s3.store();
     s3.fail(&[503, 500]);
-    store.put("a", &UPLOAD, || body().boxed()).await.unwrap();
+    store.put("a", &UPLOAD, body).await.unwrap();
     assert_eq!(s3.seen(), ["PUT 503", "PUT 500", "PUT 200"]);
     s3.fail(&[500, 502, 503]);
     let error = store.get("a").await.unwrap_err();
@@ -253,7 +253,7 @@ async fn failures_of_the_store_are_tried_three_times() {
 async fn a_refusal_is_not_tried_again() {
     let s3 = FakeS3::start().await;
     let config = S3Config { secret_key: Secret::new("wrong"), ..s3.config() };
-    let error = store(&config).put("a", &UPLOAD, || body().boxed()).await.unwrap_err();
+    let error = store(&config).put("a", &UPLOAD, body).await.unwrap_err();
     assert!(matches!(error, StoreError::Status { status, .. } if status.as_u16() == 403));
     assert_eq!(s3.seen(), ["PUT 403"]);
 }
@@ -277,8 +277,8 @@ async fn an_error_shows_neither_address_nor_signature() {
 #[tokio::test]
 async fn a_body_that_cannot_be_had_is_an_error_of_its_own() {
     let s3 = FakeS3::start().await;
-    let body = || async { Err(io::ErrorKind::NotFound.into()) };
-    let error = s3.store().put("a", &UPLOAD, || body().boxed()).await.unwrap_err();
+    let body = || async { Err(io::ErrorKind::NotFound.into()) }.boxed();
+    let error = s3.store().put("a", &UPLOAD, body).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot read the archive for `a`");
     assert!(s3.seen().is_empty());
 }
