@@ -1,6 +1,7 @@
 //! All that a job will do, said before any of it is done. A plan is pure data: made of the job, the
 //! runner's settings and a few facts about the place, with no clock, randomness or disk.
 
+pub mod access;
 pub mod cache;
 pub mod flags;
 pub mod mount;
@@ -26,6 +27,7 @@ use crate::{
 };
 
 use self::{
+    access::Access,
     cache::{ArtifactPlan, CachePlan},
     flags::Flags,
     mount::Mounts,
@@ -78,6 +80,8 @@ pub struct Plan {
     pub labels: BTreeMap<String, String>,
     /// Services, the runner's own first.
     pub services: Vec<ServicePlan>,
+    /// What Docker the job gets.
+    pub access: Access,
     /// The task that fetches the sources; `None` when nothing is fetched.
     pub sources: Option<Box<Sources>>,
     /// Caches.
@@ -217,6 +221,9 @@ pub enum PlanError {
     /// A service cannot be understood.
     #[error(transparent)]
     Service(#[from] service::ServiceError),
+    /// The job cannot have the Docker that it asks for.
+    #[error(transparent)]
+    Access(#[from] access::AccessError),
 }
 
 impl PlanError {
@@ -231,7 +238,8 @@ impl PlanError {
             | Self::Refused(_)
             | Self::ClonePath { .. }
             | Self::Mount(_)
-            | Self::Service(_) => FailureReason::RunnerConfigurationError,
+            | Self::Service(_)
+            | Self::Access(_) => FailureReason::RunnerConfigurationError,
             Self::Setting { .. } => FailureReason::ScriptFailure,
         }
     }
@@ -261,14 +269,27 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
     let strategy = sources::strategy(job)?;
     let shared_builds = mount::covers(&docker.volumes, &runner.builds_dir);
     let directories = sources::directories(job, runner, place, strategy, shared_builds);
-    let (directories, variables) =
+    let (directories, mut variables) =
         place_project(job, runner, place, &flags, directories, &network)?;
     let settings = Settings::read(&variables, job, runner, &flags, &mut warnings);
 
     let image = plan_image(&job.image, runner, &variables)?;
     let protected = is_protected(job);
     let labels = names::labels(job, runner, place, &variables);
-    let services = service::plan(job, runner, &variables, &names, &mut warnings)?;
+    let mut services = service::plan(job, runner, &variables, &names, &mut warnings)?;
+    let access = access::decide(&access::Asked {
+        services: &services,
+        variables: &variables,
+        network: &network,
+        docker,
+    })?;
+    if let Access::Sidecar(sidecar) = &access {
+        sidecar.apply(&mut services);
+        for (name, value) in &sidecar.variables {
+            variables.set_own(name, value);
+        }
+        warnings.extend(sidecar.notes.iter().cloned());
+    }
     let caches = cache::caches(job, &variables)?;
     let artifacts = cache::artifacts(job)?;
     let dependencies = job
@@ -289,6 +310,7 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
         keep_builds: strategy == Strategy::Fetch,
         protected: protected || caches.iter().any(CachePlan::is_protected),
         has_caches: !caches.is_empty(),
+        sidecar: access.sidecar(),
     })?;
     let sources =
         sources::task(job, runner, place, strategy, &directories, &variables, &settings, &flags)?;
@@ -322,6 +344,7 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
         mounts,
         labels,
         services,
+        access,
         sources,
         caches,
         dependencies,

@@ -10,7 +10,7 @@ use crate::{
         image::{self, Image, ImageRequest},
     },
     executor::curtain::Curtain,
-    plan::service::ServicePlan,
+    plan::{access::Access, service::ServicePlan},
     protocol::Task,
     trace::Voice,
 };
@@ -27,6 +27,9 @@ impl Docker {
     /// # Errors
     /// When an image cannot be had or the engine fails.
     pub async fn prepare(self: &Arc<Self>, voice: Voice) -> Result<Build, ExecutorError> {
+        if self.plan.access != Access::None {
+            voice.plain(&self.plan.access.to_string());
+        }
         let network = async {
             // Made early, as containers wait for it when they start.
             self.network_ready().await.map_err(ExecutorError::from)
