@@ -149,6 +149,21 @@ impl fmt::Display for Access {
 }
 
 impl Access {
+    /// Makes the job's services and variables what they must be.
+    pub(super) fn apply(
+        &self,
+        services: &mut [ServicePlan],
+        variables: &mut Expanded,
+        warnings: &mut Vec<String>,
+    ) {
+        let Some(sidecar) = self.sidecar() else { return };
+        sidecar.apply(services);
+        for (name, value) in &sidecar.variables {
+            variables.set_own(name, value);
+        }
+        warnings.extend(sidecar.notes.iter().cloned());
+    }
+
     /// The daemon, if `service` is its container's plan.
     #[must_use]
     pub fn sidecar_of(&self, service: &ServicePlan) -> Option<&Sidecar> {
@@ -491,13 +506,13 @@ impl<'a> Command<'a> {
         let given = |word: &&str| {
             word.strip_prefix(flag).is_some_and(|r| r.is_empty() || r.starts_with('='))
         };
-        self.words.iter().any(|word| given(word))
+        self.words.iter().any(given)
     }
 }
 
 impl Sidecar {
     /// Makes its service's plan what it must be.
-    pub(super) fn apply(&self, services: &mut [ServicePlan]) {
+    fn apply(&self, services: &mut [ServicePlan]) {
         let Some(service) = services.iter_mut().find(|s| s.container == self.container) else {
             return;
         };

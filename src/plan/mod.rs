@@ -283,13 +283,7 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
         network: &network,
         docker,
     })?;
-    if let Access::Sidecar(sidecar) = &access {
-        sidecar.apply(&mut services);
-        for (name, value) in &sidecar.variables {
-            variables.set_own(name, value);
-        }
-        warnings.extend(sidecar.notes.iter().cloned());
-    }
+    access.apply(&mut services, &mut variables, &mut warnings);
     let caches = cache::caches(job, &variables)?;
     let artifacts = cache::artifacts(job)?;
     let dependencies = job

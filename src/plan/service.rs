@@ -37,7 +37,7 @@ pub struct ServicePlan {
     pub environment: Vec<String>,
     /// Whether it is privileged.
     pub privileged: bool,
-    /// Whether the engine's filters (seccomp, AppArmor, hidden paths) are off for it.
+    /// Whether the engine's filters (seccomp, `AppArmor`, hidden paths) are off for it.
     pub unconfined: bool,
 }
 
