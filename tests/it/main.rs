@@ -11,6 +11,7 @@ mod conformance;
 mod control;
 mod counter;
 mod crash;
+mod dind;
 mod engine;
 mod exec;
 mod files;
