@@ -3,6 +3,7 @@
 use url::Url;
 
 use crate::{
+    api::wire::JobPayload,
     config::RunnerConfig,
     job::{Job, variable::Expanded},
     protocol::{Sources, Strategy},
@@ -14,11 +15,21 @@ use super::{Directories, Place, PlanError, flags::Flags, last_value, script, set
 /// Where the helper finds the bundle of `longshore exec`, below the temporary directory.
 pub const BUNDLE: &str = "sources.bundle";
 
+/// Whether a job begins with the work tree that an earlier one left.
+#[must_use]
+pub fn reuses_tree(payload: &JobPayload) -> bool {
+    strategy_of(payload).is_ok_and(|strategy| strategy == Strategy::Fetch)
+}
+
 /// The git strategy: `GIT_STRATEGY`, else what the server allows.
 pub(super) fn strategy(job: &Job) -> Result<Strategy, PlanError> {
-    match last_value(&job.payload.variables, "GIT_STRATEGY").as_deref() {
+    strategy_of(&job.payload)
+}
+
+fn strategy_of(payload: &JobPayload) -> Result<Strategy, PlanError> {
+    match last_value(&payload.variables, "GIT_STRATEGY").as_deref() {
         None | Some("") => {
-            Ok(if job.payload.allow_git_fetch { Strategy::Fetch } else { Strategy::Clone })
+            Ok(if payload.allow_git_fetch { Strategy::Fetch } else { Strategy::Clone })
         }
         Some("fetch") => Ok(Strategy::Fetch),
         Some("clone") => Ok(Strategy::Clone),

@@ -81,15 +81,17 @@ async fn tell(channel: &Channel, record: &JobRecord, announced: &[String]) -> bo
             return false;
         }
     };
-    let failure = SystemFailure::new(
-        FailureReason::RunnerSystemFailure,
-        "longshore ended while the job was running, and was started again",
-    );
-    let ending = Err(failure);
-    ending::show(&ending, &trace.voice());
+    // A job that had ended is told as it ended; only its delivery was missing.
+    let last_word = record.end::<trace::Final>().unwrap_or_else(|| {
+        let ending = Err(SystemFailure::new(
+            FailureReason::RunnerSystemFailure,
+            "longshore ended while the job was running, and was started again",
+        ));
+        ending::show(&ending, &trace.voice());
+        ending::last_word(&ending, announced)
+    });
     // The server says how much of the trace it has.
     let delivery = Delivery::default();
-    let last_word = ending::last_word(&ending, announced);
     let limits = Limits { passes: 0, until: None };
     match trace::finish(&trace, channel, &delivery, &last_word, limits).await {
         Ok(()) => {

@@ -49,12 +49,26 @@ pub struct Anonymous {
 
 /// Removes things; gives all that could not be.
 pub async fn remove(engine: &Engine, things: &[Thing], anonymous: Anonymous) -> Vec<Error> {
+    let mut errors = remove_containers(engine, things, anonymous).await;
+    errors.extend(remove_rest(engine, things).await);
+    errors
+}
+
+/// Removes the containers among things.
+pub async fn remove_containers(
+    engine: &Engine,
+    things: &[Thing],
+    anonymous: Anonymous,
+) -> Vec<Error> {
     let containers = things.iter().filter_map(|thing| match thing {
         Thing::Container(name) => Some(remove_container(engine, name, anonymous)),
         Thing::Network(_) | Thing::Volume(_) => None,
     });
-    let mut errors: Vec<Error> =
-        future::join_all(containers).await.into_iter().filter_map(Result::err).collect();
+    future::join_all(containers).await.into_iter().filter_map(Result::err).collect()
+}
+
+/// Removes what containers used, once they are gone.
+pub async fn remove_rest(engine: &Engine, things: &[Thing]) -> Vec<Error> {
     let rest = things.iter().map(|thing| async move {
         match thing {
             Thing::Container(_) => Ok(()),
@@ -62,8 +76,7 @@ pub async fn remove(engine: &Engine, things: &[Thing], anonymous: Anonymous) -> 
             Thing::Volume(name) => remove_volume(engine, name).await,
         }
     });
-    errors.extend(future::join_all(rest).await.into_iter().filter_map(Result::err));
-    errors
+    future::join_all(rest).await.into_iter().filter_map(Result::err).collect()
 }
 
 /// What carries this longshore's mark on the engine, and the job's when one is named: a request
