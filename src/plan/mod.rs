@@ -285,6 +285,7 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
         names: &names,
         variables: &variables,
         directories: &directories,
+        job: job.id,
         project_id: job.payload.job_info.project_id,
         keep_builds: strategy == Strategy::Fetch,
         protected: protected || caches.iter().any(CachePlan::is_protected),

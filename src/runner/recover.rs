@@ -51,7 +51,10 @@ pub async fn end_job(
     let told = tell(&channel, &record, &entry.failure_reasons).await;
     let removed = match shared.engine(engine).await {
         Ok(engine) => {
-            let errors = clean_up::remove(&engine, &entry.things, Anonymous { remove: true }).await;
+            let anonymous = Anonymous { remove: true };
+            let mut errors = clean_up::remove(&engine, &entry.things, anonymous).await;
+            let instance = shared.state.instance();
+            errors.extend(clean_up::remove_late(&engine, instance, entry.job, anonymous).await);
             for error in &errors {
                 tracing::warn!(error = docker::chain(error), "something of the job is left");
             }

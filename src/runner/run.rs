@@ -52,10 +52,6 @@ const PREPARE_PAUSE: Duration = Duration::from_secs(3);
 /// Section of the first branch of preparation.
 const PREPARE: &str = "prepare_executor";
 
-/// Looks for what was made late, and the pause before each.
-const LATE_LOOKS: u32 = 3;
-const LATE_PAUSE: Duration = Duration::from_millis(500);
-
 /// How long the server may be asked to take a job's end, beyond the job's own time: its token is no
 /// good for longer.
 const TOKEN_GRACE: Duration = Duration::from_hours(1);
@@ -663,7 +659,8 @@ async fn remove(
         drop(slot);
         errors.extend(clean_up::remove_rest(&engine, &things).await);
         if made.uncertain {
-            errors.extend(remove_late(&runner, &engine, job, anonymous).await);
+            let instance = runner.shared.state.instance();
+            errors.extend(clean_up::remove_late(&engine, instance, job, anonymous).await);
         }
         errors
     };
@@ -677,25 +674,6 @@ async fn remove(
             false
         }
     }
-}
-
-/// Removes what requests that were under way when the job was stopped have made since: they are the
-/// engine's to finish, and it does so in its own time.
-async fn remove_late(
-    runner: &Runner,
-    engine: &Engine,
-    job: crate::ids::JobId,
-    anonymous: Anonymous,
-) -> Vec<crate::docker::Error> {
-    let mut errors = Vec::new();
-    for _ in 0..LATE_LOOKS {
-        tokio::time::sleep(LATE_PAUSE).await;
-        match clean_up::marked(engine, runner.shared.state.instance(), Some(job)).await {
-            Ok(late) => errors.extend(clean_up::remove(engine, &late, anonymous).await),
-            Err(error) => errors.push(error),
-        }
-    }
-    errors
 }
 
 /// Forgets the job once its server has its end and nothing of it is left.
