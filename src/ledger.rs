@@ -6,7 +6,8 @@
 //! <state>/instance             marks everything this longshore makes on an engine
 //! <state>/jobs/<key>/entry     one JSON object: the job, and what it makes; written before it does
 //! <state>/jobs/<key>/trace     the spool of its trace
-//! <state>/jobs/<key>/end       how it ended, once that is known, until its server has it
+//! <state>/jobs/<key>/end       how it ended, once that is known
+//! <state>/jobs/<key>/told      its server has that
 //! ```
 //! A job's directory goes when nothing of the job is left and the server has its end.
 
@@ -200,6 +201,20 @@ impl JobRecord {
     pub fn end<T: serde::de::DeserializeOwned>(&self) -> Option<T> {
         let bytes = fs::read(self.directory.join("end")).ok()?;
         serde_json::from_slice(&bytes).ok()
+    }
+
+    /// Notes that the server has the job's end: only removal is left to do.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn note_told(&self) -> io::Result<()> {
+        self.put("told", &true)
+    }
+
+    /// Whether the server has the job's end.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.directory.join("told").exists()
     }
 
     /// Forgets the job: nothing of it is left, and its server has its end.

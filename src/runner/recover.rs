@@ -48,7 +48,7 @@ pub async fn end_job(
     entry: Entry,
 ) {
     let channel = Channel { client, info, job: entry.job, token: entry.token, debug_trace: false };
-    let told = tell(&channel, &record, &entry.failure_reasons).await;
+    let told = record.is_told() || tell(&channel, &record, &entry.failure_reasons).await;
     let removed = match shared.engine(engine).await {
         Ok(engine) => {
             let anonymous = Anonymous { remove: true };
@@ -99,6 +99,9 @@ async fn tell(channel: &Channel, record: &JobRecord, announced: &[String]) -> bo
     match trace::finish(&trace, channel, &delivery, &last_word, limits).await {
         Ok(()) => {
             tracing::info!(job.id = %channel.job, "server was told that the job is over");
+            if let Err(error) = record.note_told() {
+                tracing::warn!(%error, "delivery of the job's end could not be noted");
+            }
             true
         }
         Err(error) => {

@@ -126,6 +126,11 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
         tracing::warn!(%error, "job's end could not be noted");
     }
     let delivered = trace::finish(&trace, &channel, &delivery, &last_word, limits).await;
+    if delivered.is_ok()
+        && let Err(error) = record.note_told()
+    {
+        tracing::warn!(%error, "delivery of the job's end could not be noted");
+    }
     log_end(&ending, &delivered);
     runner.shared.removals.spawn(close(record, delivered.is_ok(), removal));
 }
