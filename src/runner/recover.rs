@@ -15,7 +15,7 @@ use crate::{
 
 use super::{
     Shared,
-    channel::Channel,
+    channel::{Acknowledged, Channel},
     ending::{self, SystemFailure},
 };
 
@@ -84,8 +84,14 @@ async fn tell(channel: &Channel, record: &JobRecord, announced: &[String]) -> bo
             return false;
         }
     };
+    // A server that never heard that the job was taken does not take its end.
+    let end = record.end::<trace::Final>();
+    if end.is_none() && channel.acknowledge().await == Acknowledged::Unwanted {
+        tracing::info!(job.id = %channel.job, "server does not want the job any more");
+        return true;
+    }
     // A job that had ended is told as it ended; only its delivery was missing.
-    let last_word = record.end::<trace::Final>().unwrap_or_else(|| {
+    let last_word = end.unwrap_or_else(|| {
         let ending = Err(SystemFailure::new(
             FailureReason::RunnerSystemFailure,
             "longshore ended while the job was running, and was started again",

@@ -75,12 +75,6 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
         token: payload.token.clone(),
         debug_trace: false,
     };
-    match channel.acknowledge().await {
-        Acknowledged::Go => {}
-        Acknowledged::Unwanted => return tracing::info!("job is not wanted any more"),
-        Acknowledged::Canceled => return channel.give_back_canceled().await,
-    }
-
     let announced = payload.features.failure_reasons.clone();
     let token = runner.config.short_token();
     let reuse = plan::sources::reuses_tree(&payload);
@@ -89,7 +83,20 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
         None => plan_job(runner, &payload, &slot),
         Some(failure) => Err(failure),
     };
-    let record = match begin(runner, &payload, &planned).await {
+    // Noted before the server hears that the job is taken: from then on it waits for the end.
+    let noted = begin(runner, &payload, &planned).await;
+    match channel.acknowledge().await {
+        Acknowledged::Go => {}
+        Acknowledged::Unwanted => {
+            tracing::info!("job is not wanted any more");
+            return forget(noted);
+        }
+        Acknowledged::Canceled => {
+            channel.give_back_canceled().await;
+            return forget(noted);
+        }
+    }
+    let record = match noted {
         Ok(record) => record,
         Err(failure) => return refuse(&channel, failure, &announced).await,
     };
@@ -246,6 +253,15 @@ fn greet(voice: &Voice, runner: &Runner, planned: &Planned) {
     });
     for warning in planned.iter().flat_map(|(_, plan)| &plan.warnings) {
         voice.warning(warning);
+    }
+}
+
+/// A job of which nothing has begun.
+fn forget(noted: Result<JobRecord, SystemFailure>) {
+    if let Ok(record) = noted
+        && let Err(error) = record.close()
+    {
+        tracing::warn!(%error, "job's directory could not be removed");
     }
 }
 
