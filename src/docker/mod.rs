@@ -1,4 +1,4 @@
-//! The only door to a Docker engine: connecting ([`engine`]), images ([`image`], [`reference`],
+//! The only door to a Docker engine: connecting ([`engine`]), images ([`image`], [`mod@reference`],
 //! [`auth`]), the helper image ([`helper_image`]).
 //!
 //! What a job's containers look like is not decided here; `executor::docker` uses

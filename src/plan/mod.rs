@@ -19,7 +19,7 @@ mod tests;
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
-    api::wire::Variable,
+    api::wire::{JobPayload, Variable},
     config::{DockerConfig, PullPolicy, RunnerConfig},
     job::{
         Job, JobImage,
@@ -252,11 +252,8 @@ impl PlanError {
 pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, PlanError> {
     let mut warnings = Vec::new();
     let docker = &runner.docker;
-    let written = |name: &str| {
-        let own = runner.environment.iter().rev().find(|(key, _)| key == name);
-        last_value(&job.payload.variables, name).or_else(|| own.map(|(_, value)| value.clone()))
-    };
-    let flags = Flags::resolve(&runner.feature_flags, &written, &mut warnings);
+    let value = |name: &str| written(&job.payload, runner, name).map(str::to_owned);
+    let flags = Flags::resolve(&runner.feature_flags, &value, &mut warnings);
     let names = Names::new(job, runner, place);
 
     let network = match docker.network_mode.as_deref() {
@@ -295,6 +292,7 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
         names: &names,
         variables: &variables,
         directories: &directories,
+        job: job.id,
         project_id: job.payload.job_info.project_id,
         keep_builds: strategy == Strategy::Fetch,
         protected: protected || caches.iter().any(CachePlan::is_protected),
@@ -421,9 +419,16 @@ fn masks(variables: &Expanded) -> Vec<String> {
         .collect()
 }
 
-/// The value of the last definition of a variable, as it was sent.
-fn last_value(variables: &[Variable], name: &str) -> Option<String> {
-    variables.iter().rev().find(|v| v.key == name).map(|v| v.value.clone())
+/// The value of a variable as it is written by the job, or else by the runner.
+fn written<'a>(payload: &'a JobPayload, runner: &'a RunnerConfig, name: &str) -> Option<&'a str> {
+    let own = runner.environment.iter().rev().find(|(key, _)| key == name);
+    payload
+        .variables
+        .iter()
+        .rev()
+        .find(|variable| variable.key == name)
+        .map(|variable| variable.value.as_str())
+        .or_else(|| own.map(|(_, value)| value.as_str()))
 }
 
 /// Whether the job's ref is protected (`git_info.protected`, else the first definition of

@@ -7,6 +7,7 @@ use sha2::Sha256;
 
 use crate::{
     config::{RunnerConfig, volume::Volume},
+    ids::JobId,
     job::variable::Expanded,
 };
 
@@ -81,6 +82,7 @@ pub(super) struct Request<'a> {
     pub(super) names: &'a Names,
     pub(super) variables: &'a Expanded,
     pub(super) directories: &'a Directories,
+    pub(super) job: JobId,
     pub(super) project_id: i64,
     pub(super) keep_builds: bool,
     pub(super) protected: bool,
@@ -198,6 +200,9 @@ impl Request<'_> {
         .into_iter()
         .map(|(name, value)| (format!("{LABEL_PREFIX}.{name}"), value))
         .collect();
+        if !kept {
+            labels.insert(format!("{LABEL_PREFIX}.job.id"), self.job.to_string());
+        }
         labels.insert(INSTANCE_LABEL.to_owned(), self.place.instance.clone());
         labels
     }

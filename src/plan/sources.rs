@@ -3,16 +3,25 @@
 use url::Url;
 
 use crate::{
+    api::wire::JobPayload,
     config::RunnerConfig,
     job::{Job, variable::Expanded},
     protocol::{Sources, Strategy},
     secret::Secret,
 };
 
-use super::{Directories, Place, PlanError, flags::Flags, script, settings::Settings};
+use super::{Directories, Place, PlanError, flags::Flags, script, settings::Settings, written};
 
 /// Where the helper finds the bundle of `longshore exec`, below the temporary directory.
 pub const BUNDLE: &str = "sources.bundle";
+
+/// Whether a job begins with the work tree that an earlier one left. It is asked before the job has
+/// a place, so a strategy that is written with other variables is not known yet.
+#[must_use]
+pub fn reuses_tree(payload: &JobPayload, runner: &RunnerConfig) -> bool {
+    let asked = written(payload, runner, "GIT_STRATEGY").filter(|value| !value.is_empty());
+    strategy(asked, payload.allow_git_fetch).is_ok_and(|strategy| strategy == Strategy::Fetch)
+}
 
 /// The git strategy: `GIT_STRATEGY`, else what the server allows.
 pub(super) fn strategy(asked: Option<&str>, allow_fetch: bool) -> Result<Strategy, PlanError> {

@@ -66,7 +66,12 @@ impl Channel {
 
 impl JobServer for Channel {
     async fn patch_trace(&self, start: u64, chunk: Bytes) -> PatchReply {
-        self.client.patch_trace(self.job, &self.token, self.debug_trace, start, chunk).await
+        let reply =
+            self.client.patch_trace(self.job, &self.token, self.debug_trace, start, chunk).await;
+        if let Some(problem) = &reply.problem {
+            tracing::warn!(problem, status = reply.status, "trace could not be sent");
+        }
+        reply
     }
 
     async fn update(
@@ -85,6 +90,10 @@ impl JobServer for Channel {
             output,
             exit_code: exit_code.filter(|code| *code != 0),
         };
-        self.client.update_job(self.job, &update).await
+        let reply = self.client.update_job(self.job, &update).await;
+        if let Some(problem) = &reply.problem {
+            tracing::warn!(problem, status = reply.status, "update could not be sent");
+        }
+        reply
     }
 }

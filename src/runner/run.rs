@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -49,6 +52,10 @@ const PREPARE_PAUSE: Duration = Duration::from_secs(3);
 /// Section of the first branch of preparation.
 const PREPARE: &str = "prepare_executor";
 
+/// How long the server may be asked to take a job's end, beyond the job's own time: its token is no
+/// good for longer.
+const TOKEN_GRACE: Duration = Duration::from_hours(1);
+
 /// How long a job's removal may take before it is left to the next start.
 const REMOVAL_DEADLINE: Duration = Duration::from_mins(5);
 
@@ -75,7 +82,9 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
     }
 
     let announced = payload.features.failure_reasons.clone();
-    let slot = runner.shared.slots.take(&runner.config.short_token(), payload.job_info.project_id);
+    let token = runner.config.short_token();
+    let reuse = plan::sources::reuses_tree(&payload, &runner.config);
+    let slot = runner.shared.slots.take(&token, payload.job_info.project_id, reuse).await;
     let planned = match undecodable {
         None => plan_job(runner, &payload, &slot),
         Some(failure) => Err(failure),
@@ -105,12 +114,23 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
     let ((), (ending, made)) = tokio::join!(pump, work);
 
     // Removal does not wait for the server, nor the server for removal.
+    slot.leave();
     let plan = planned.ok().map(|(_, plan)| plan);
     let removal = remove(Arc::clone(runner), plan, made, payload.id, slot);
     let removal = runner.shared.removals.spawn(removal);
-    let limits = Limits { passes: runner.config.final_update_retry_limit, until: None };
+    let until = Instant::now() + timeout_of(&payload) + TOKEN_GRACE;
+    let limits = Limits { passes: runner.config.final_update_retry_limit, until: Some(until) };
     let last_word = ending::last_word(&ending, &announced);
+    // Should this process end before the server has it, the next one says it.
+    if let Err(error) = record.note_end(&last_word) {
+        tracing::warn!(%error, "job's end could not be noted");
+    }
     let delivered = trace::finish(&trace, &channel, &delivery, &last_word, limits).await;
+    if delivered.is_ok()
+        && let Err(error) = record.note_told()
+    {
+        tracing::warn!(%error, "delivery of the job's end could not be noted");
+    }
     log_end(&ending, &delivered);
     runner.shared.removals.spawn(close(record, delivered.is_ok(), removal));
 }
@@ -178,6 +198,10 @@ async fn begin(
         Ok(record) => Ok(record?),
         Err(panicked) => Err(SystemFailure::panicked(&panicked)),
     }
+}
+
+fn timeout_of(payload: &JobPayload) -> Duration {
+    Duration::from_secs(u64::try_from(payload.runner_info.timeout).unwrap_or_default())
 }
 
 fn open_trace(
@@ -262,6 +286,25 @@ struct Work<'a> {
     voice: Voice,
     stops: Stops,
     record: &'a JobRecord,
+}
+
+/// A section of the trace that ends however its stage ends.
+struct OpenSection {
+    voice: Voice,
+    name: String,
+}
+
+impl OpenSection {
+    fn new(voice: &Voice, name: &str) -> Self {
+        voice.section_start(name);
+        Self { voice: voice.clone(), name: name.to_owned() }
+    }
+}
+
+impl Drop for OpenSection {
+    fn drop(&mut self) {
+        self.voice.section_end(&self.name);
+    }
 }
 
 /// What is ready before the first script.
@@ -354,7 +397,7 @@ impl Work<'_> {
         curtain: &'b Curtain,
         made: &mut Made,
     ) -> Result<Result<Ready<'b>, Outcome>, SystemFailure> {
-        self.voice.section_start(PREPARE);
+        let section = OpenSection::new(&self.voice, PREPARE);
         self.voice.title("Preparing the \"docker\" executor");
         self.voice.plain(&format!("Using Docker executor with image {} ...", self.plan.image.name));
         let engine = self.runner.shared.engine(&self.runner.config.docker).await?;
@@ -364,7 +407,7 @@ impl Work<'_> {
         let docker = Arc::new(Docker::new(engine, Arc::clone(self.plan), config, auths));
 
         // Boxed, as the compiler cannot see through both at once that they may change threads.
-        let mut first = self.images_and_services(Arc::clone(&docker), curtain).boxed();
+        let mut first = self.images_and_services(Arc::clone(&docker), curtain, section).boxed();
         let mut second = self.with_helper(Arc::clone(&docker), curtain).boxed();
         let (build, (mut stages, outcome)) = tokio::select! {
             build = &mut first => (build?, second.await?),
@@ -372,7 +415,7 @@ impl Work<'_> {
                 let (stages, outcome) = got?;
                 if outcome != Outcome::Success {
                     // No script will run: images and services are not waited for.
-                    self.voice.section_end(PREPARE);
+                    drop(first);
                     curtain.rise();
                     return Ok(Err(self.after_failed_sources(stages, outcome).await?));
                 }
@@ -389,9 +432,10 @@ impl Work<'_> {
         &self,
         docker: Arc<Docker>,
         curtain: &Curtain,
+        section: OpenSection,
     ) -> Result<Build, SystemFailure> {
         let build = docker.prepare(self.voice.clone()).await?;
-        self.voice.section_end(PREPARE);
+        drop(section);
         curtain.rise();
         Ok(build)
     }
@@ -418,11 +462,10 @@ impl Work<'_> {
         docker: Arc<Docker>,
         curtain: &'b Curtain,
     ) -> Result<(Option<Stages<'b>>, Outcome), SystemFailure> {
-        const NAME: &str = "prepare_script";
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        curtain.say(Said::Begin { name: NAME.into(), title: "Preparing environment".into() });
+        let section = curtain.section("prepare_script", "Preparing environment");
         curtain.say(Said::Plain(format!("Running on {} via {host}...", self.plan.names.host)));
-        curtain.say(Said::End(NAME.into()));
+        drop(section);
         if !self.plan.needs_helper {
             return Ok((None, Outcome::Success));
         }
@@ -537,21 +580,18 @@ impl Work<'_> {
     }
 
     async fn run_step(&self, build: &mut Build, step: &StepPlan) -> Ending {
-        self.voice.section_start(&step.stage);
+        let _section = OpenSection::new(&self.voice, &step.stage);
         self.voice.title(&format!("Executing \"{}\" stage of the job script", step.stage));
         let image = build.image();
         self.voice
             .plain(&format!("Using docker image {} for {} ...", image.id, self.plan.image.name));
         let nonce = nonce();
         let script = self.plan.step_script(step, &self.runner.config, &nonce);
-        let outcome = self.run_script(build, &script, &nonce).await?;
-        self.voice.section_end(&step.stage);
-        Ok(outcome)
+        self.run_script(build, &script, &nonce).await
     }
 
     async fn run_after_script(&self, build: &mut Build, outcome: &Outcome) -> Ending {
-        const NAME: &str = "after_script";
-        self.voice.section_start(NAME);
+        let _section = OpenSection::new(&self.voice, "after_script");
         self.voice.title("Running after_script");
         let nonce = nonce();
         let script = self.plan.after_script(JobStatus::after(outcome), &nonce);
@@ -574,7 +614,6 @@ impl Work<'_> {
                 "after_script failed, but job will continue unaffected: exit code {exit_code}"
             ));
         }
-        self.voice.section_end(NAME);
         Ok(after)
     }
 
@@ -620,16 +659,17 @@ async fn remove(
     let (Some(plan), Some(engine)) = (plan, made.engine) else { return true };
     let anonymous = Anonymous { remove: !runner.config.docker.volume_keep };
     let removal = async {
-        let mut errors = clean_up::remove(&engine, &clean_up::things(&plan), anonymous).await;
+        let things = clean_up::things(&plan);
+        let mut errors = clean_up::remove_containers(&engine, &things, anonymous).await;
+        drop(slot);
+        errors.extend(clean_up::remove_rest(&engine, &things).await);
         if made.uncertain {
-            match clean_up::marked(&engine, runner.shared.state.instance(), Some(job)).await {
-                Ok(late) => errors.extend(clean_up::remove(&engine, &late, anonymous).await),
-                Err(error) => errors.push(error),
-            }
+            let instance = runner.shared.state.instance();
+            errors.extend(clean_up::remove_late(&engine, instance, job, anonymous).await);
         }
         errors
     };
-    let removed = match timeout(REMOVAL_DEADLINE, removal).await {
+    match timeout(REMOVAL_DEADLINE, removal).await {
         Ok(errors) => {
             log_errors(&errors);
             errors.is_empty()
@@ -638,9 +678,7 @@ async fn remove(
             tracing::warn!("removal of the job's containers took too long; the next start goes on");
             false
         }
-    };
-    drop(slot);
-    removed
+    }
 }
 
 /// Forgets the job once its server has its end and nothing of it is left.
