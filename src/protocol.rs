@@ -350,6 +350,10 @@ pub struct Sources {
     pub retry: bool,
 }
 
+/// Name of the file in the job's temporary directory that `GITLAB_ENV` names: lines `NAME=VALUE`
+/// for the job's later stages.
+pub const ENV_FILE: &str = "gitlab_runner_env";
+
 /// `GIT_STRATEGY`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

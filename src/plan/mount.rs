@@ -43,6 +43,18 @@ impl Mounts {
     pub fn temporary(&self) -> impl Iterator<Item = &VolumePlan> {
         self.volumes.iter().filter(|v| !v.kept)
     }
+
+    /// Whether `directory` is the job's alone: empty at its start, and gone with it.
+    pub(super) fn is_fresh(&self, directory: &str) -> bool {
+        let binds = self.binds.iter().filter_map(|bind| Some((bind.split(':').nth(1)?, true)));
+        self.volumes
+            .iter()
+            .map(|volume| (volume.destination.as_str(), volume.kept))
+            .chain(binds)
+            .filter(|(destination, _)| is_within(directory, destination.trim_end_matches('/')))
+            .max_by_key(|(destination, _)| destination.len())
+            .is_none_or(|(_, kept)| !kept)
+    }
 }
 
 /// Why something cannot be mounted.
@@ -114,11 +126,11 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Mounts, MountError> {
             request.add_cache_volume(&mut mounts, &destination, !docker.disable_cache);
         }
     }
-    let covered = |directory: &str| taken.iter().any(|t| is_within(directory, t));
     let builds = request.directories.builds.trim_end_matches('/');
-    let add_builds = !covered(builds);
+    // A cache volume of the operator's above it would keep the work trees of every strategy.
+    let add_builds = !taken.iter().any(|t| t == builds) && !covers(&docker.volumes, builds);
     let cache = request.directories.cache.trim_end_matches('/');
-    let add_cache = request.has_caches && !covered(cache) && !is_within(cache, builds);
+    let add_cache = request.has_caches && !taken.iter().any(|t| is_within(cache, t));
     if add_builds {
         request.add_cache_volume(&mut mounts, builds, request.keep_builds && !docker.disable_cache);
     }
@@ -167,7 +179,8 @@ impl Request<'_> {
             id => format!("{}-{id}", self.runner.url),
         };
         let _infallible = write!(text, "-{}-{}", self.place.system_id, self.project_id);
-        if !is_within(self.directories.cache.trim_end_matches('/'), destination) {
+        let holds = |directory: &str| is_within(directory.trim_end_matches('/'), destination);
+        if !holds(&self.directories.cache) || holds(&self.directories.builds) {
             let _infallible = write!(text, "-{}", self.place.project_slot);
         }
         hex(&Sha256::digest(text.as_bytes())[..16])

@@ -10,27 +10,23 @@ use crate::{
     secret::Secret,
 };
 
-use super::{Directories, Place, PlanError, flags::Flags, last_value, script, settings::Settings};
+use super::{Directories, Place, PlanError, flags::Flags, script, settings::Settings, written};
 
 /// Where the helper finds the bundle of `longshore exec`, below the temporary directory.
 pub const BUNDLE: &str = "sources.bundle";
 
-/// Whether a job begins with the work tree that an earlier one left.
+/// Whether a job begins with the work tree that an earlier one left. It is asked before the job has
+/// a place, so a strategy that is written with other variables is not known yet.
 #[must_use]
-pub fn reuses_tree(payload: &JobPayload) -> bool {
-    strategy_of(payload).is_ok_and(|strategy| strategy == Strategy::Fetch)
+pub fn reuses_tree(payload: &JobPayload, runner: &RunnerConfig) -> bool {
+    let asked = written(payload, runner, "GIT_STRATEGY").filter(|value| !value.is_empty());
+    strategy(asked, payload.allow_git_fetch).is_ok_and(|strategy| strategy == Strategy::Fetch)
 }
 
 /// The git strategy: `GIT_STRATEGY`, else what the server allows.
-pub(super) fn strategy(job: &Job) -> Result<Strategy, PlanError> {
-    strategy_of(&job.payload)
-}
-
-fn strategy_of(payload: &JobPayload) -> Result<Strategy, PlanError> {
-    match last_value(&payload.variables, "GIT_STRATEGY").as_deref() {
-        None | Some("") => {
-            Ok(if payload.allow_git_fetch { Strategy::Fetch } else { Strategy::Clone })
-        }
+pub(super) fn strategy(asked: Option<&str>, allow_fetch: bool) -> Result<Strategy, PlanError> {
+    match asked {
+        None => Ok(if allow_fetch { Strategy::Fetch } else { Strategy::Clone }),
         Some("fetch") => Ok(Strategy::Fetch),
         Some("clone") => Ok(Strategy::Clone),
         Some("none") => Ok(Strategy::None),
@@ -43,24 +39,20 @@ fn strategy_of(payload: &JobPayload) -> Result<Strategy, PlanError> {
     }
 }
 
-/// Directories of docker-executor.md §8.3 and §8.4.
+/// Directories of docker-executor.md §8.3 and §8.4, as long as no variable says otherwise.
 pub(super) fn directories(
     job: &Job,
     runner: &RunnerConfig,
     place: &Place,
-    strategy: Strategy,
     shared: bool,
 ) -> Directories {
     let builds = runner.builds_dir.trim_end_matches('/').to_owned();
     let path = project_path(job);
-    let mut project = if shared {
+    let project = if shared {
         format!("{builds}/{}/{}/{path}", runner.short_token(), place.project_slot)
     } else {
         format!("{builds}/{path}")
     };
-    if strategy == Strategy::Empty {
-        project.push_str("-empty");
-    }
     let cache = runner.cache_dir.trim_end_matches('/').to_owned();
     Directories {
         temp: format!("{project}.tmp"),
@@ -84,23 +76,31 @@ fn project_path(job: &Job) -> String {
         .unwrap_or_else(|| format!("project-{}", info.project_id))
 }
 
-/// `GIT_CLONE_PATH` must lie in the builds directory, and the runner must allow it.
-pub(super) fn check_clone_path(
+/// `GIT_CLONE_PATH` without `.` and `..`. It must lie in the builds directory, and the runner must
+/// allow it.
+pub(super) fn clone_path(
     path: &str,
     runner: &RunnerConfig,
     directories: &Directories,
-) -> Result<(), PlanError> {
+) -> Result<String, PlanError> {
     let refuse = |why: String| PlanError::ClonePath { path: path.to_owned(), why };
     if !runner.custom_build_dir {
         return Err(refuse(
             "may not be used: the runner sets [runners.custom_build_dir] enabled = false".into(),
         ));
     }
-    let inside = path
-        .strip_prefix(&directories.builds)
-        .is_some_and(|rest| rest.starts_with('/') && rest.split('/').all(|part| part != ".."));
-    if inside {
-        Ok(())
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    let clean = format!("/{}", parts.join("/"));
+    let inside = clean.strip_prefix(&directories.builds).is_some_and(|rest| rest.starts_with('/'));
+    if path.starts_with('/') && inside {
+        Ok(clean)
     } else {
         Err(refuse(format!("is not inside CI_BUILDS_DIR, {}", directories.builds)))
     }
@@ -133,6 +133,7 @@ pub(super) fn task(
         Some(_) => (format!("{}/{BUNDLE}", directories.temp), None),
         None => remote(job, runner, variables)?,
     };
+    let exports = script::exports(&directories.temp, variables);
     Ok(Some(Box::new(Sources {
         project_dir: directories.project.clone(),
         temp_dir: directories.temp.clone(),
@@ -169,12 +170,14 @@ pub(super) fn task(
             "pre_get_sources_script",
             runner.scripts.pre_get_sources.as_deref(),
             true,
+            &exports,
         ),
         post_script: hooks(
             job,
             "post_get_sources_script",
             runner.scripts.post_get_sources.as_deref(),
             false,
+            &exports,
         ),
         env: variables.iter().map(|v| (v.key.clone(), Secret::new(v.value.clone()))).collect(),
         retry: false,
@@ -223,7 +226,13 @@ fn remote(
 }
 
 /// The runner's and the job's hooks as one script; the runner's stands outside.
-fn hooks(job: &Job, name: &str, runners: Option<&str>, runners_first: bool) -> Option<String> {
+fn hooks(
+    job: &Job,
+    name: &str,
+    runners: Option<&str>,
+    runners_first: bool,
+    exports: &str,
+) -> Option<String> {
     let mut commands: Vec<String> = job
         .payload
         .hooks
@@ -234,7 +243,7 @@ fn hooks(job: &Job, name: &str, runners: Option<&str>, runners_first: bool) -> O
     if let Some(text) = runners {
         commands.insert(if runners_first { 0 } else { commands.len() }, text.to_owned());
     }
-    (!commands.is_empty()).then(|| script::hook(&commands))
+    (!commands.is_empty()).then(|| script::hook(exports, &commands))
 }
 
 #[cfg(test)]
@@ -265,16 +274,10 @@ mod tests {
 
     #[test]
     fn the_strategy_is_the_variables_or_the_servers() {
-        let of = |value: Option<&str>, allow: bool| {
-            let variables = value.map(|v| json!({"key": "GIT_STRATEGY", "value": v}));
-            strategy(&job(
-                &json!({"allow_git_fetch": allow, "variables": variables.into_iter().collect::<Vec<_>>()}),
-            ))
-        };
-        assert_eq!(of(None, true).unwrap(), Strategy::Fetch);
-        assert_eq!(of(None, false).unwrap(), Strategy::Clone);
-        assert_eq!(of(Some("none"), true).unwrap(), Strategy::None);
-        let error = of(Some("pull"), true).unwrap_err().to_string();
+        assert_eq!(strategy(None, true).unwrap(), Strategy::Fetch);
+        assert_eq!(strategy(None, false).unwrap(), Strategy::Clone);
+        assert_eq!(strategy(Some("none"), true).unwrap(), Strategy::None);
+        let error = strategy(Some("pull"), true).unwrap_err().to_string();
         assert_eq!(error, "GIT_STRATEGY is `pull`; it must be fetch, clone, none or empty");
     }
 }

@@ -77,7 +77,7 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
     };
     let announced = payload.features.failure_reasons.clone();
     let token = runner.config.short_token();
-    let reuse = plan::sources::reuses_tree(&payload);
+    let reuse = plan::sources::reuses_tree(&payload, &runner.config);
     let slot = runner.shared.slots.take(&token, payload.job_info.project_id, reuse).await;
     let planned = match undecodable {
         None => plan_job(runner, &payload, &slot),

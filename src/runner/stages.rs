@@ -30,7 +30,7 @@ use crate::{
         Plan,
         cache::{ArtifactPlan, CachePlan},
     },
-    protocol::{Archive, ArchiveTo, Done, Extract, Receive, Task},
+    protocol::{Archive, ArchiveTo, Done, ENV_FILE, Extract, Receive, Task},
     secret::Secret,
     transfer::{
         artifact, cache,
@@ -470,7 +470,7 @@ impl Stages<'_> {
             format: crate::protocol::Format::Zip,
             level: crate::protocol::Level::default(),
             env: self.plan.variables.iter().map(|v| (v.key.clone(), v.value.clone())).collect(),
-            env_file: Some(format!("{}/gitlab_runner_env", self.plan.directories.temp)),
+            env_file: Some(format!("{}/{ENV_FILE}", self.plan.directories.temp)),
             name: String::new(),
             metadata: None,
             to: ArchiveTo::Longshore,

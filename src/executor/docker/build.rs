@@ -61,9 +61,7 @@ impl Build {
         let plan = &docker.plan;
         let body = spec::build(plan, &docker.runner, image.reference(), &hosts);
         docker.create(&plan.names.build, plan.image.platform.as_deref(), body).await?;
-        let asked = plan.image.entrypoint.as_ref();
-        let entrypoint = match asked.filter(|_| !docker.runner.docker.disable_entrypoint_overwrite)
-        {
+        let entrypoint = match &plan.image.entrypoint {
             Some(entrypoint) => entrypoint.as_slice(),
             None => image.entrypoint.as_slice(),
         };

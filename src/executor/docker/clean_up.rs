@@ -202,3 +202,57 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plan::testing::Case;
+
+    fn case() -> Case {
+        Case::new()
+            .with("services", json!([{"name": "redis"}, {"name": "redis"}, {"name": "postgres"}]))
+            .docker(r#"volumes = ["/keep", "/host:/dst"]"#)
+    }
+
+    #[test]
+    fn docker_110_115_a_job_removes_its_containers_its_network_and_what_is_temporary() {
+        let case =
+            case().variable("FF_NETWORK_PER_BUILD", "true").variable("GIT_STRATEGY", "clone");
+        let unique = "runner-abcdefghi-project-42-concurrent-1-00112233445566aa";
+        let container = |name: &str| Thing::Container(format!("{unique}-{name}"));
+        let builds = "c33bcaa1fd2c77edfc3893b41966cea8";
+        assert_eq!(
+            things(&case.plan()),
+            [
+                container("redis-0"),
+                container("postgres-2"),
+                container("build"),
+                container("predefined"),
+                Thing::Network("runner-abcdefghi-42-1-88213".to_owned()),
+                Thing::Volume(format!("{unique}-cache-{builds}")),
+            ]
+        );
+    }
+
+    #[test]
+    fn docker_119_what_the_job_did_not_make_is_not_removed() {
+        for mode in ["", "network_mode = \"ours\"", "network_mode = \"host\""] {
+            let plan = case().docker(mode).variable("FF_NETWORK_PER_BUILD", "false").plan();
+            let others = things(&plan)
+                .into_iter()
+                .filter(|thing| !matches!(thing, Thing::Container(_)))
+                .collect::<Vec<_>>();
+            assert_eq!(others, [], "{mode}");
+        }
+    }
+
+    #[test]
+    fn docker_106_all_volumes_go_where_caches_are_disabled() {
+        let plan = case().docker("disable_cache = true").plan();
+        let volumes =
+            things(&plan).into_iter().filter(|thing| matches!(thing, Thing::Volume(_))).count();
+        assert_eq!((volumes, plan.mounts.volumes.len()), (2, 2));
+    }
+}

@@ -39,6 +39,10 @@ impl Docker {
 
     async fn build_container(self: &Arc<Self>, voice: Voice) -> Result<Build, ExecutorError> {
         let plan = &self.plan.image;
+        let engine = self.engine.api_version();
+        if let Some(warning) = spec::ignored_mac_address(&self.runner.docker, engine) {
+            voice.warning(&warning);
+        }
         let image = self.image(&plan.name, &plan.policies, plan.platform.as_deref(), voice).await?;
         Build::new(Arc::clone(self), image).await
     }
