@@ -313,18 +313,19 @@ impl Daemon {
     }
 
     fn start(&mut self, arrival: Arrival) {
-        let Arrival { runner, job, places } = arrival;
+        let Arrival { runner, job, correlation_id, places } = arrival;
         self.count += 1;
         let span = tracing::info_span!(
             "job",
             job.id = %job.id(),
             project.id = job.project_id(),
             runner = runner.config.name,
+            correlation_id,
         );
         let interrupt = self.interrupt.clone();
         let work = async move {
             tracing::info!("job received");
-            run(&runner, job, &interrupt).await;
+            run(&runner, job, correlation_id, &interrupt).await;
             drop(places);
         };
         self.jobs.spawn(work.instrument(span));

@@ -10,6 +10,7 @@
 use std::fmt::Write as _;
 
 use super::Plan;
+use crate::protocol::GIT_SEED;
 
 /// What runs a script: the first shell there is, bash before sh (docker-executor.md §4.1).
 pub const SHELL_DETECTION: &str = "\
@@ -149,6 +150,10 @@ impl<'a> Script<'a> {
              case $line in [A-Za-z_]*=*) export \"$line\";; esac; done < \"$GITLAB_ENV\"; \
              else : > \"$GITLAB_ENV\"; fi",
         );
+        if self.plan.flags.on("FF_GIT_URLS_WITHOUT_TOKENS") {
+            let seed = quote(&format!("{}/{GIT_SEED}", directories.temp));
+            self.line(&format!("export GIT_CONFIG_GLOBAL={seed}"));
+        }
         self.line(&format!("cd {project}"));
         if self.plan.settings.debug_trace {
             self.line("set -o xtrace");

@@ -27,6 +27,8 @@ pub struct Arrival {
     pub runner: Arc<Runner>,
     /// The job, or what is known of one that cannot be understood.
     pub job: Arrived,
+    /// By which the server's logs know the request that brought it.
+    pub correlation_id: Option<String>,
     /// Held while the job runs.
     pub places: Places,
 }
@@ -176,7 +178,11 @@ impl Poller<'_> {
             }
         };
         let runner = Arc::clone(self.runner);
-        if jobs.send(Arrival { runner, job, places }).await.is_err() {
+        if jobs
+            .send(Arrival { runner, job, correlation_id: reply.request_id, places })
+            .await
+            .is_err()
+        {
             Came::Gone
         } else {
             Came::Job

@@ -15,19 +15,20 @@ use crate::{
     executor::{
         curtain::{Curtain, Said},
         docker::{
-            Build, Docker,
+            Build, Docker, ExecutorError, Followed,
             clean_up::{self, Anonymous},
         },
     },
     job::{
-        Job,
+        self, Job,
         outcome::{Deadline, JobStatus, Outcome, StopReason},
     },
     ledger::{Entry, JobRecord},
     plan::{self, Place, Plan, StepPlan, script::EndMark},
     secret::Secret,
     trace::{
-        self, Channel as Stream, Delivery, Greeting, Limits, Masks, Remote, Source, Trace, Voice,
+        self, Channel as Stream, Delivery, Greeting, KeepAlive, Limits, Masks, Remote, Source,
+        Trace, Voice,
     },
 };
 
@@ -54,7 +55,12 @@ const REMOVAL_DEADLINE: Duration = Duration::from_mins(5);
 
 /// Runs a job to its end at the server. Removal of what it made may go on after this returns; the
 /// runner's `shared.removals` has it.
-pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) {
+pub async fn run(
+    runner: &Arc<Runner>,
+    arrived: Arrived,
+    correlation_id: Option<String>,
+    interrupt: &Interrupt,
+) {
     let (payload, undecodable) = match arrived {
         Arrived::Job(payload) => (payload, None),
         Arrived::Undecodable { id, token, error } => {
@@ -77,7 +83,7 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
     let announced = payload.features.failure_reasons.clone();
     let slot = runner.shared.slots.take(&runner.config.short_token(), payload.job_info.project_id);
     let planned = match undecodable {
-        None => plan_job(runner, &payload, &slot),
+        None => plan_job(runner, &payload, &slot, correlation_id),
         Some(failure) => Err(failure),
     };
     let record = match begin(runner, &payload, &planned).await {
@@ -100,7 +106,12 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
     let delivery = Delivery::default();
     let (remote, asked) = watch::channel(Remote::None);
     let done = CancellationToken::new();
-    let pump = trace::pump(trace.clone(), &channel, delivery.clone(), remote, done.clone());
+    let dynamic = planned
+        .as_ref()
+        .is_ok_and(|(_, plan)| plan.flags.on("FF_USE_DYNAMIC_TRACE_FORCE_SEND_INTERVAL"));
+    let keep_alive = if dynamic { KeepAlive::Dynamic } else { KeepAlive::Fixed };
+    let pump =
+        trace::pump(trace.clone(), &channel, delivery.clone(), remote, keep_alive, done.clone());
     let work = work(runner, &planned, &trace, &record, asked, interrupt, &done).boxed();
     let ((), (ending, made)) = tokio::join!(pump, work);
 
@@ -131,8 +142,14 @@ async fn work(
         Err(failure) => Err(failure.clone()),
         Ok((job, plan)) => {
             let stops = Stops::new(job.timeout, asked, interrupt.subscribe());
-            let work = Work { runner, job, plan, trace, voice: voice.clone(), stops, record };
-            work.run(&mut made).await
+            let followed = plan.settings.debug_services.then(|| Followed::new(trace.clone()));
+            let voice = voice.clone();
+            let work = Work { runner, job, plan, trace, voice, stops, record, followed };
+            let ending = work.run(&mut made).await;
+            if let Some(followed) = &work.followed {
+                followed.end().await;
+            }
+            ending
         }
     };
     ending::show(&ending, &voice);
@@ -141,7 +158,12 @@ async fn work(
 }
 
 /// Makes the job and its plan.
-fn plan_job(runner: &Arc<Runner>, payload: &JobPayload, slot: &Slot) -> Planned {
+fn plan_job(
+    runner: &Arc<Runner>,
+    payload: &JobPayload,
+    slot: &Slot,
+    correlation_id: Option<String>,
+) -> Planned {
     let job = Job::try_from(payload.clone())?;
     let place = Place {
         system_id: runner.shared.system_id.clone(),
@@ -150,6 +172,7 @@ fn plan_job(runner: &Arc<Runner>, payload: &JobPayload, slot: &Slot) -> Planned 
         project_slot: slot.project,
         random: format!("{:016x}", rand::random::<u64>()),
         architecture: std::env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64"),
+        correlation_id,
         server_ca: runner.client.server_ca(),
         client_certificate: runner.client.client_certificate(),
     };
@@ -220,8 +243,18 @@ fn greet(voice: &Voice, runner: &Runner, planned: &Planned) {
         system_id: &runner.shared.system_id,
         flags: &flags,
     });
-    for warning in planned.iter().flat_map(|(_, plan)| &plan.warnings) {
+    let Ok((job, plan)) = planned else { return };
+    for warning in &plan.warnings {
         voice.warning(warning);
+    }
+    if plan.flags.on("FF_LOG_IMAGES_CONFIGURED_FOR_JOB") {
+        let services: Vec<&str> = plan.services.iter().map(|s| s.image.as_str()).collect();
+        tracing::info!(image = plan.image.name, ?services, "images of the job");
+    }
+    if let Some(notice) = job::notice::policy(&job.payload.policy_options) {
+        for line in notice.lines() {
+            voice.plain(line);
+        }
     }
 }
 
@@ -262,6 +295,8 @@ struct Work<'a> {
     voice: Voice,
     stops: Stops,
     record: &'a JobRecord,
+    /// With `CI_DEBUG_SERVICES`.
+    followed: Option<Followed>,
 }
 
 /// What is ready before the first script.
@@ -390,7 +425,7 @@ impl Work<'_> {
         docker: Arc<Docker>,
         curtain: &Curtain,
     ) -> Result<Build, SystemFailure> {
-        let build = docker.prepare(self.voice.clone()).await?;
+        let build = docker.prepare(self.voice.clone(), self.followed.as_ref()).await?;
         self.voice.section_end(PREPARE);
         curtain.rise();
         Ok(build)
@@ -581,7 +616,19 @@ impl Work<'_> {
     async fn run_script(&self, build: &mut Build, script: &str, nonce: &str) -> Ending {
         let mut out = self.trace.writer(Source::Job, Stream::Out);
         let mut err = self.trace.writer(Source::Job, Stream::Err);
-        let end = build.run(script, &EndMark::new(nonce), &mut out, &mut err).await?;
+        let mark = EndMark::new(nonce);
+        let attempts = self.plan.settings.attempts.section;
+        let mut attempt = 1;
+        let end = loop {
+            match build.run(script, &mark, &mut out, &mut err).await {
+                Err(ExecutorError::Gone) if attempt < attempts => attempt += 1,
+                end => break end?,
+            }
+            self.voice.warning(&format!(
+                "the job's container is gone; attempt {attempt} of {attempts} in a new one"
+            ));
+            build.renew().await?;
+        };
         Ok(match end.exit_code {
             0 => Outcome::Success,
             exit_code => Outcome::ScriptFailed { exit_code },
