@@ -78,7 +78,6 @@ pub fn interpolate(payload: &mut JobPayload) -> Result<(), InputError> {
     if payload.inputs.is_empty() {
         return Ok(());
     }
-    validate(&payload.inputs)?;
     let inputs = std::mem::take(&mut payload.inputs);
     let fill = |text: &mut String| -> Result<(), InputError> {
         if text.contains(OPEN) {
@@ -234,7 +233,7 @@ impl<'a> Parser<'a> {
             self.must('.')?;
             self.name()?
         };
-        let Some(input) = self.inputs.iter().rev().find(|input| input.key == key) else {
+        let Some(input) = self.inputs.iter().find(|input| input.key == key) else {
             return Err(self.value(format!("the job has no input `{key}`")));
         };
         if input.value.sensitive {

@@ -144,6 +144,7 @@ impl InvalidJob {
     #[must_use]
     pub fn failure_reason(&self) -> FailureReason {
         match self {
+            Self::Input(input::InputError::Type { .. }) => FailureReason::RunnerSystemFailure,
             Self::Input(_) => FailureReason::RunnerConfigurationError,
             Self::ExecutorOption { .. }
             | Self::OptionType { .. }
@@ -179,6 +180,7 @@ impl TryFrom<JobPayload> for Job {
                 InvalidJob::RunUnsupported
             });
         }
+        input::validate(&payload.inputs)?;
         let warnings = notice::secrets(&payload.secrets)?;
         let image = job_image(&payload.image, "image")?;
         let services = payload

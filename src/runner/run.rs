@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::wire::{JobPayload, TraceOutput},
+    config::flags,
     docker::{
         Engine,
         auth::{AuthSources, Auths},
@@ -20,7 +21,7 @@ use crate::{
         },
     },
     job::{
-        self, Job,
+        self, InvalidJob, Job,
         outcome::{Deadline, JobStatus, Outcome, StopReason},
     },
     ledger::{Entry, JobRecord},
@@ -46,6 +47,9 @@ use super::{
 /// `PreparationRetries`, `RetryDelay`).
 const PREPARE_TRIES: u32 = 3;
 const PREPARE_PAUSE: Duration = Duration::from_secs(3);
+
+/// Flag that must be known before there is a plan.
+const INTERPOLATION: &str = "FF_ENABLE_JOB_INPUTS_INTERPOLATION";
 
 /// Section of the first branch of preparation.
 const PREPARE: &str = "prepare_executor";
@@ -164,7 +168,16 @@ fn plan_job(
     slot: &Slot,
     correlation_id: Option<String>,
 ) -> Planned {
-    let job = Job::try_from(payload.clone())?;
+    let mut payload = payload.clone();
+    let written = payload.variables.iter().rev().find(|v| v.key == INTERPOLATION);
+    let interpolates = flags::find(INTERPOLATION).is_none_or(|flag| {
+        let written = written.map(|variable| variable.value.as_str());
+        flags::resolve(flag, &runner.config.feature_flags, written).on
+    });
+    if interpolates {
+        job::input::interpolate(&mut payload).map_err(InvalidJob::from)?;
+    }
+    let job = Job::try_from(payload)?;
     let place = Place {
         system_id: runner.shared.system_id.clone(),
         instance: runner.shared.state.instance().to_owned(),
