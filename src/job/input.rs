@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn api_62_content_must_be_of_the_type_that_is_said() {
+    fn content_must_be_of_the_type_that_is_said() {
         let of = |value| validate(&serde_json::from_value::<Vec<Input>>(value).unwrap());
         assert_eq!(validate(&inputs()), Ok(()));
         for wrong in [
