@@ -223,9 +223,7 @@ impl Daemon {
             let offset = config.check_interval * index / count;
             let old = before
                 .iter()
-                .position(|p| {
-                    p.runner.config.name == runner.name && p.runner.config.token == runner.token
-                })
+                .position(|p| is_same_runner(&p.runner.config, runner))
                 .map(|at| before.swap_remove(at));
             let limit = match &old {
                 Some(old) => old.limit.clone(),
@@ -391,6 +389,12 @@ async fn until(time: Option<Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
+}
+
+/// Whether they are one runner to their server. Its token may be a new one.
+fn is_same_runner(before: &RunnerConfig, after: &RunnerConfig) -> bool {
+    let known = before.id != 0 && before.id == after.id && before.url == after.url;
+    before.name == after.name && (known || before.token == after.token)
 }
 
 fn info(runner: &RunnerConfig) -> api::wire::Info {

@@ -13,6 +13,7 @@ pub mod log;
 pub mod paths;
 mod register;
 mod reset_token;
+mod rotate;
 pub mod run;
 pub mod run_single;
 mod runner_options;

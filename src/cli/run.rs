@@ -10,8 +10,9 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
 };
+use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Failure, Outcome, log, paths::User};
+use super::{Exit, Failure, Outcome, log, paths::User, rotate};
 use crate::{
     config::{Config, check, diff::ConfigDiff, system_id, watch as config_watch},
     daemon::{Daemon, Quota, Stop},
@@ -96,16 +97,29 @@ pub(super) fn serve(
         let daemon = Daemon::new(shared, certs_dir).with_quota(quota);
         let (stop, stopped) = watch::channel(Stop::Not);
         let (changes, changed) = mpsc::channel(1);
+        let (in_force, known) = watch::channel(loaded.clone());
+        let over = CancellationToken::new();
         let control = Control {
             config: watched.map(Path::to_owned),
             current: loaded.clone(),
             choice,
             changes,
+            in_force,
         };
-        tokio::select! {
-            ended = daemon.run(loaded, changed, stopped) => ended.map_err(Failure::from),
-            failed = control.run(stop) => Err(failed),
-        }
+        let work = async {
+            let outcome = tokio::select! {
+                ended = daemon.run(loaded, changed, stopped) => ended.map_err(Failure::from),
+                failed = control.run(stop) => Err(failed),
+            };
+            over.cancel();
+            outcome
+        };
+        let rotation = async {
+            if let Some(file) = watched {
+                rotate::rotate(file.to_owned(), known, over.clone()).await;
+            }
+        };
+        tokio::join!(work, rotation).0
     });
     // A second signal or the end of the time leaves requests under way; nobody waits for them.
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -143,6 +157,8 @@ struct Control<'a> {
     current: Config,
     choice: &'a LogChoice,
     changes: mpsc::Sender<Config>,
+    /// For those who must know the configuration too.
+    in_force: watch::Sender<Config>,
 }
 
 impl Control<'_> {
@@ -193,6 +209,7 @@ impl Control<'_> {
         }
         self.choice.apply(&config);
         self.current = config.clone();
+        self.in_force.send_replace(config.clone());
         if self.changes.send(config).await.is_err() {
             tracing::debug!("daemon takes no more changes");
         }

@@ -149,10 +149,9 @@ fn close(text: &str) -> Option<usize> {
     for (at, c) in text.char_indices() {
         match quoted {
             Some(quote) if c == quote => quoted = None,
-            Some(_) => {}
             None if matches!(c, '"' | '\'') => quoted = Some(c),
             None if text[at..].starts_with(CLOSE) => return Some(at),
-            None => {}
+            Some(_) | None => {}
         }
     }
     None

@@ -144,14 +144,14 @@ impl InvalidJob {
     #[must_use]
     pub fn failure_reason(&self) -> FailureReason {
         match self {
-            Self::Input(input::InputError::Type { .. }) => FailureReason::RunnerSystemFailure,
-            Self::Input(_) => FailureReason::RunnerConfigurationError,
-            Self::ExecutorOption { .. }
+            Self::Input(input::InputError::Type { .. })
+            | Self::ExecutorOption { .. }
             | Self::OptionType { .. }
             | Self::PullPolicy { .. }
             | Self::RunAndScript
             | Self::RunUnsupported
             | Self::Secret { .. } => FailureReason::RunnerSystemFailure,
+            Self::Input(_) => FailureReason::RunnerConfigurationError,
         }
     }
 
