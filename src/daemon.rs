@@ -17,8 +17,9 @@ use crate::{
     api::{self, Client, ClientError, ClientSettings},
     config::{Config, RunnerConfig},
     ledger::StateError,
+    metrics::Configured,
     runner::{
-        Gate, Interrupt, Runner, Shared, Signal,
+        self, Gate, Interrupt, Runner, Shared, Signal,
         poll::{self, Arrival, Bounds},
         recover, run,
     },
@@ -264,6 +265,12 @@ impl Daemon {
         for gone in before {
             gone.stop.cancel();
         }
+        let configured = config.runners.iter().map(|runner| Configured {
+            runner: runner::labels(runner),
+            limit: runner.limit,
+            request_concurrency: runner.request_concurrency,
+        });
+        self.shared.metrics.loaded(config.concurrent, configured.collect());
         tracing::info!(
             runners = self.pollers.len(),
             concurrent = config.concurrent,

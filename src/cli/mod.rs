@@ -9,6 +9,7 @@ mod exit;
 pub mod helper;
 mod lint;
 mod list;
+mod listen;
 pub mod log;
 pub mod paths;
 mod register;

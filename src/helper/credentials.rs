@@ -241,6 +241,17 @@ mod tests {
     }
 
     #[test]
+    fn credentials_go_first_where_that_is_wanted_and_there_are_any() {
+        let mut task = job();
+        task.proactive_auth = true;
+        let text = external_text(&task);
+        let expected = "[http \"https://git.example\"]\n\tproactiveAuth = basic\n";
+        assert!(text.contains(expected), "{text}");
+        task.token = Secret::default();
+        assert!(!external_text(&task).contains("proactiveAuth"));
+    }
+
+    #[test]
     fn a_bundle_has_no_credentials() {
         let mut task = job();
         task.server = None;

@@ -134,6 +134,16 @@ pub(super) fn show(ending: &Ending, voice: &Voice) {
     }
 }
 
+/// Why it failed, if it did.
+pub(super) fn reason(ending: &Ending) -> Option<FailureReason> {
+    match ending {
+        Ok(Outcome::Success) => None,
+        Ok(Outcome::ScriptFailed { .. }) => Some(FailureReason::ScriptFailure),
+        Ok(Outcome::Stopped(reason)) => Some(reason.failure_reason()),
+        Err(failure) => Some(failure.reason),
+    }
+}
+
 /// The ending in the server's words.
 pub(super) fn last_word(ending: &Ending, announced: &[String]) -> Final {
     let failed = |reason: FailureReason, exit_code: Option<i32>| Final {

@@ -166,6 +166,8 @@ impl Poller<'_> {
         let runner = self.runner;
         let reply = runner.client.request_job(&runner.info, &runner.shared.system_id).await;
         self.note(&reply);
+        let token = runner.config.short_token();
+        runner.shared.metrics.answered(&token, "request_job", "post", reply.status);
         let job = match reply.job {
             Received::Nothing => return Came::Nothing,
             Received::Job(job) => Arrived::Job(job),

@@ -25,6 +25,7 @@ use crate::{
         outcome::{Deadline, JobStatus, Outcome, StopReason},
     },
     ledger::{Entry, JobRecord},
+    metrics::Running,
     plan::{self, Place, Plan, StepPlan, script::EndMark},
     secret::Secret,
     trace::{
@@ -77,6 +78,7 @@ pub async fn run(
         job: payload.id,
         token: payload.token.clone(),
         debug_trace: false,
+        counted: Some((Arc::clone(&runner.shared.metrics), runner.config.short_token())),
     };
     match channel.acknowledge().await {
         Acknowledged::Go => {}
@@ -84,6 +86,9 @@ pub async fn run(
         Acknowledged::Canceled => return channel.give_back_canceled().await,
     }
 
+    let page = payload.variables.iter().rev().find(|variable| variable.key == "CI_JOB_URL");
+    let page = page.map(|variable| variable.value.clone()).unwrap_or_default();
+    let running = runner.shared.metrics.job(payload.id, runner.labels(), page);
     let announced = payload.features.failure_reasons.clone();
     let slot = runner.shared.slots.take(&runner.config.short_token(), payload.job_info.project_id);
     let planned = match undecodable {
@@ -92,12 +97,16 @@ pub async fn run(
     };
     let record = match begin(runner, &payload, &planned).await {
         Ok(record) => record,
-        Err(failure) => return refuse(&channel, failure, &announced).await,
+        Err(failure) => {
+            running.failed(failure.reason.as_str());
+            return refuse(&channel, failure, &announced).await;
+        }
     };
     let trace = match open_trace(&record, &payload, runner, &planned) {
         Ok(trace) => trace,
         Err(error) => {
             let failure = SystemFailure::spool(&error);
+            running.failed(failure.reason.as_str());
             return refuse(&channel, failure, &announced).await;
         }
     };
@@ -116,8 +125,13 @@ pub async fn run(
     let keep_alive = if dynamic { KeepAlive::Dynamic } else { KeepAlive::Fixed };
     let pump =
         trace::pump(trace.clone(), &channel, delivery.clone(), remote, keep_alive, done.clone());
-    let work = work(runner, &planned, &trace, &record, asked, interrupt, &done).boxed();
+    let work = work(runner, &planned, &trace, &record, asked, interrupt, &done, &running).boxed();
     let ((), (ending, made)) = tokio::join!(pump, work);
+
+    if let Some(reason) = ending::reason(&ending) {
+        running.failed(reason.as_str());
+    }
+    running.stage("", "cleanup");
 
     // Removal does not wait for the server, nor the server for removal.
     let plan = planned.ok().map(|(_, plan)| plan);
@@ -131,6 +145,7 @@ pub async fn run(
 }
 
 /// Does the job's work and says in the trace how it ended; then the pump has nothing more to send.
+#[expect(clippy::too_many_arguments, reason = "all that a job needs meets here")]
 async fn work(
     runner: &Arc<Runner>,
     planned: &Planned,
@@ -139,6 +154,7 @@ async fn work(
     asked: watch::Receiver<Remote>,
     interrupt: &Interrupt,
     done: &CancellationToken,
+    running: &Running,
 ) -> (Ending, Made) {
     let mut made = Made::default();
     let voice = trace.voice();
@@ -148,7 +164,7 @@ async fn work(
             let stops = Stops::new(job.timeout, asked, interrupt.subscribe());
             let followed = plan.settings.debug_services.then(|| Followed::new(trace.clone()));
             let voice = voice.clone();
-            let work = Work { runner, job, plan, trace, voice, stops, record, followed };
+            let work = Work { runner, job, plan, trace, voice, stops, record, followed, running };
             let ending = work.run(&mut made).await;
             if let Some(followed) = &work.followed {
                 followed.end().await;
@@ -310,6 +326,7 @@ struct Work<'a> {
     record: &'a JobRecord,
     /// With `CI_DEBUG_SERVICES`.
     followed: Option<Followed>,
+    running: &'a Running,
 }
 
 /// What is ready before the first script.
@@ -402,6 +419,7 @@ impl Work<'_> {
         curtain: &'b Curtain,
         made: &mut Made,
     ) -> Result<Result<Ready<'b>, Outcome>, SystemFailure> {
+        self.running.stage(PREPARE, "docker_prepare");
         self.voice.section_start(PREPARE);
         self.voice.title("Preparing the \"docker\" executor");
         self.voice.plain(&format!("Using Docker executor with image {} ...", self.plan.image.name));
@@ -550,7 +568,9 @@ impl Work<'_> {
 
     /// Caches, then artifacts; the first failure counts.
     async fn keep_results(&self, stages: &mut Stages<'_>, succeeded: bool) -> Ending {
+        self.running.stage("archive_cache", "docker_run");
         let saved = stages.save_caches(succeeded).await?;
+        self.running.stage("upload_artifacts", "docker_run");
         let uploaded = stages.upload_artifacts(succeeded).await?;
         Ok(if saved == Outcome::Success { uploaded } else { saved })
     }
@@ -585,6 +605,7 @@ impl Work<'_> {
     }
 
     async fn run_step(&self, build: &mut Build, step: &StepPlan) -> Ending {
+        self.running.stage(&step.stage, "docker_run");
         self.voice.section_start(&step.stage);
         self.voice.title(&format!("Executing \"{}\" stage of the job script", step.stage));
         let image = build.image();
@@ -599,6 +620,7 @@ impl Work<'_> {
 
     async fn run_after_script(&self, build: &mut Build, outcome: &Outcome) -> Ending {
         const NAME: &str = "after_script";
+        self.running.stage(NAME, "docker_run");
         self.voice.section_start(NAME);
         self.voice.title("Running after_script");
         let nonce = nonce();
