@@ -242,17 +242,17 @@ impl Client {
         let call = self.json(Method::POST, "jobs/request", &body);
         let call = call.token("runner-token", &self.token).header(ACCEPT, JSON);
         let (answer, retried) = self.answer(call, Some(201)).await;
-        let nothing = |healthy, status, problem| JobReply {
+        let nothing = |healthy, status, request_id, problem| JobReply {
             job: Received::Nothing,
             healthy,
             retried,
             status,
-            request_id: None,
+            request_id,
             problem,
         };
         let mut answer = match answer {
             Ok(answer) => answer,
-            Err(error) => return nothing(true, None, Some(explained(&error))),
+            Err(error) => return nothing(true, None, None, Some(explained(&error))),
         };
         let status = Some(answer.status);
         let request_id = text(&answer.headers, "x-request-id").map(str::to_owned);
@@ -279,11 +279,11 @@ impl Client {
             },
             204 => {
                 self.note_cursor(&answer);
-                nothing(true, status, None)
+                nothing(true, status, request_id, None)
             }
             other => {
                 self.note_cursor(&answer);
-                nothing(other != 403, status, Some(answer.message()))
+                nothing(other != 403, status, request_id, Some(answer.message()))
             }
         }
     }
