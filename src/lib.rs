@@ -74,6 +74,7 @@ pub mod helper;
 pub mod ids;
 pub mod job;
 pub mod ledger;
+pub mod metrics;
 pub mod plan;
 pub mod protocol;
 pub mod runner;

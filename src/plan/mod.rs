@@ -58,6 +58,8 @@ pub struct Place {
     pub random: String,
     /// The engine's architecture as Go names it, such as `amd64`.
     pub architecture: String,
+    /// By which the server's logs know the request that brought the job.
+    pub correlation_id: Option<String>,
     /// PEM of CAs for the server.
     pub server_ca: Option<String>,
     /// Client certificate and key towards the server, PEM.
@@ -250,7 +252,7 @@ impl PlanError {
 /// # Errors
 /// When the job asks for what cannot or may not be; see [`PlanError`].
 pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, PlanError> {
-    let mut warnings = Vec::new();
+    let mut warnings = job.warnings.clone();
     let docker = &runner.docker;
     let value = |name: &str| written(&job.payload, runner, name).map(str::to_owned);
     let flags = Flags::resolve(&runner.feature_flags, &value, &mut warnings);
@@ -298,8 +300,17 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
         protected: protected || caches.iter().any(CachePlan::is_protected),
         has_caches: !caches.is_empty(),
     })?;
-    let sources =
-        sources::task(job, runner, place, strategy, &directories, &variables, &settings, &flags)?;
+    let sources = sources::task(
+        job,
+        runner,
+        place,
+        strategy,
+        shared_builds,
+        &directories,
+        &variables,
+        &settings,
+        &flags,
+    )?;
     let needs_helper = sources.is_some()
         || !caches.is_empty()
         || !artifacts.is_empty()

@@ -12,6 +12,7 @@ use std::fmt::Write as _;
 use crate::{job::variable::Expanded, protocol::ENV_FILE};
 
 use super::Plan;
+use crate::protocol::GIT_SEED;
 
 /// What runs a script: the first shell there is, bash before sh (docker-executor.md §4.1).
 pub const SHELL_DETECTION: &str = "\
@@ -144,6 +145,10 @@ impl<'a> Script<'a> {
             self.line(&format!("rm -f {env} 2>/dev/null || : > {env}"));
         }
         self.body.push_str(&exports(&directories.temp, &self.plan.variables));
+        if self.plan.flags.on("FF_GIT_URLS_WITHOUT_TOKENS") {
+            let seed = quote(&format!("{}/{GIT_SEED}", directories.temp));
+            self.line(&format!("export GIT_CONFIG_GLOBAL={seed}"));
+        }
         self.line(&format!("cd {project}"));
         if self.plan.settings.debug_trace {
             self.line("set -o xtrace");

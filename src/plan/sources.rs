@@ -113,15 +113,21 @@ pub(super) fn task(
     runner: &RunnerConfig,
     place: &Place,
     strategy: Strategy,
+    shared_builds: bool,
     directories: &Directories,
     variables: &Expanded,
     settings: &Settings,
     flags: &Flags,
 ) -> Result<Option<Box<Sources>>, PlanError> {
-    if matches!(strategy, Strategy::None | Strategy::Empty) {
+    let with_sources = matches!(strategy, Strategy::Fetch | Strategy::Clone);
+    // Without sources the helper is there for git's configuration, and to empty a directory that
+    // other jobs have used.
+    let tokens_in_environment_only = flags.on("FF_GIT_URLS_WITHOUT_TOKENS");
+    let used = strategy == Strategy::Empty && shared_builds;
+    if !with_sources && !tokens_in_environment_only && !used {
         return Ok(None);
     }
-    if let Some(wrong) = &settings.wrong_submodule_strategy {
+    if with_sources && let Some(wrong) = &settings.wrong_submodule_strategy {
         return Err(PlanError::Setting {
             variable: "GIT_SUBMODULE_STRATEGY".to_owned(),
             value: wrong.clone(),
@@ -131,7 +137,10 @@ pub(super) fn task(
     let git = &job.payload.git_info;
     let (url, server) = match &runner.local_bundle {
         Some(_) => (format!("{}/{BUNDLE}", directories.temp), None),
-        None => remote(job, runner, variables)?,
+        None => match remote(job, runner, variables) {
+            Err(_) if !with_sources => (String::new(), None),
+            remote => remote?,
+        },
     };
     let exports = script::exports(&directories.temp, variables);
     Ok(Some(Box::new(Sources {
@@ -159,9 +168,13 @@ pub(super) fn task(
         skip_lfs: settings.skip_lfs,
         safe_directory: runner.safe_directory_checkout,
         clean_config: runner.clean_git_config,
-        tokens_in_environment_only: flags.on("FF_GIT_URLS_WITHOUT_TOKENS"),
+        tokens_in_environment_only,
+        proactive_auth: flags.on("FF_USE_GIT_PROACTIVE_AUTH"),
         user_agent: format!("longshore {} linux/{}", env!("CARGO_PKG_VERSION"), place.architecture),
-        correlation_id: None,
+        correlation_id: place
+            .correlation_id
+            .clone()
+            .filter(|_| flags.on("FF_USE_GITALY_CORRELATION_ID")),
         bundle_uri: flags.on("FF_USE_GIT_BUNDLE_URIS"),
         ca: place.server_ca.clone(),
         client_certificate: place.client_certificate.clone(),

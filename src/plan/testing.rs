@@ -53,6 +53,7 @@ impl Case {
                 architecture: "amd64".to_owned(),
                 server_ca: None,
                 client_certificate: None,
+                correlation_id: None,
             },
         }
     }

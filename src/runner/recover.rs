@@ -47,7 +47,14 @@ pub async fn end_job(
     record: JobRecord,
     entry: Entry,
 ) {
-    let channel = Channel { client, info, job: entry.job, token: entry.token, debug_trace: false };
+    let channel = Channel {
+        client,
+        info,
+        job: entry.job,
+        token: entry.token,
+        debug_trace: false,
+        counted: None,
+    };
     let told = record.is_told() || tell(&channel, &record, &entry.failure_reasons).await;
     let removed = match shared.engine(engine).await {
         Ok(engine) => {

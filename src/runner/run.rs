@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::wire::{JobPayload, TraceOutput},
+    config::flags,
     docker::{
         Engine,
         auth::{AuthSources, Auths},
@@ -18,19 +19,21 @@ use crate::{
     executor::{
         curtain::{Curtain, Said},
         docker::{
-            Build, Docker,
+            Build, Docker, ExecutorError, Followed,
             clean_up::{self, Anonymous},
         },
     },
     job::{
-        Job,
+        self, InvalidJob, Job,
         outcome::{Deadline, JobStatus, Outcome, StopReason},
     },
     ledger::{Entry, JobRecord},
+    metrics::Running,
     plan::{self, Place, Plan, StepPlan, script::EndMark},
     secret::Secret,
     trace::{
-        self, Channel as Stream, Delivery, Greeting, Limits, Masks, Remote, Source, Trace, Voice,
+        self, Channel as Stream, Delivery, Greeting, KeepAlive, Limits, Masks, Remote, Source,
+        Trace, Voice,
     },
 };
 
@@ -49,6 +52,9 @@ use super::{
 const PREPARE_TRIES: u32 = 3;
 const PREPARE_PAUSE: Duration = Duration::from_secs(3);
 
+/// Flag that must be known before there is a plan.
+const INTERPOLATION: &str = "FF_ENABLE_JOB_INPUTS_INTERPOLATION";
+
 /// Section of the first branch of preparation.
 const PREPARE: &str = "prepare_executor";
 
@@ -61,7 +67,12 @@ const REMOVAL_DEADLINE: Duration = Duration::from_mins(5);
 
 /// Runs a job to its end at the server. Removal of what it made may go on after this returns; the
 /// runner's `shared.removals` has it.
-pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) {
+pub async fn run(
+    runner: &Arc<Runner>,
+    arrived: Arrived,
+    correlation_id: Option<String>,
+    interrupt: &Interrupt,
+) {
     let (payload, undecodable) = match arrived {
         Arrived::Job(payload) => (payload, None),
         Arrived::Undecodable { id, token, error } => {
@@ -74,13 +85,17 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
         job: payload.id,
         token: payload.token.clone(),
         debug_trace: false,
+        counted: Some((Arc::clone(&runner.shared.metrics), runner.config.short_token())),
     };
+    let page = payload.variables.iter().rev().find(|variable| variable.key == "CI_JOB_URL");
+    let page = page.map(|variable| variable.value.clone()).unwrap_or_default();
+    let running = runner.shared.metrics.job(payload.id, runner.labels(), page);
     let announced = payload.features.failure_reasons.clone();
     let token = runner.config.short_token();
     let reuse = plan::sources::reuses_tree(&payload, &runner.config);
     let slot = runner.shared.slots.take(&token, payload.job_info.project_id, reuse).await;
     let planned = match undecodable {
-        None => plan_job(runner, &payload, &slot),
+        None => plan_job(runner, &payload, &slot, correlation_id),
         Some(failure) => Err(failure),
     };
     // Noted before the server hears that the job is taken: from then on it waits for the end.
@@ -98,12 +113,16 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
     }
     let record = match noted {
         Ok(record) => record,
-        Err(failure) => return refuse(&channel, failure, &announced).await,
+        Err(failure) => {
+            running.failed(failure.reason.as_str());
+            return refuse(&channel, failure, &announced).await;
+        }
     };
     let trace = match open_trace(&record, &payload, runner, &planned) {
         Ok(trace) => trace,
         Err(error) => {
             let failure = SystemFailure::spool(&error);
+            running.failed(failure.reason.as_str());
             return refuse(&channel, failure, &announced).await;
         }
     };
@@ -116,9 +135,19 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
     let delivery = Delivery::default();
     let (remote, asked) = watch::channel(Remote::None);
     let done = CancellationToken::new();
-    let pump = trace::pump(trace.clone(), &channel, delivery.clone(), remote, done.clone());
-    let work = work(runner, &planned, &trace, &record, asked, interrupt, &done).boxed();
+    let dynamic = planned
+        .as_ref()
+        .is_ok_and(|(_, plan)| plan.flags.on("FF_USE_DYNAMIC_TRACE_FORCE_SEND_INTERVAL"));
+    let keep_alive = if dynamic { KeepAlive::Dynamic } else { KeepAlive::Fixed };
+    let pump =
+        trace::pump(trace.clone(), &channel, delivery.clone(), remote, keep_alive, done.clone());
+    let work = work(runner, &planned, &trace, &record, asked, interrupt, &done, &running).boxed();
     let ((), (ending, made)) = tokio::join!(pump, work);
+
+    if let Some(reason) = ending::reason(&ending) {
+        running.failed(reason.as_str());
+    }
+    running.stage("", "cleanup");
 
     // Removal does not wait for the server, nor the server for removal.
     slot.leave();
@@ -143,6 +172,7 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
 }
 
 /// Does the job's work and says in the trace how it ended; then the pump has nothing more to send.
+#[expect(clippy::too_many_arguments, reason = "all that a job needs meets here")]
 async fn work(
     runner: &Arc<Runner>,
     planned: &Planned,
@@ -151,6 +181,7 @@ async fn work(
     asked: watch::Receiver<Remote>,
     interrupt: &Interrupt,
     done: &CancellationToken,
+    running: &Running,
 ) -> (Ending, Made) {
     let mut made = Made::default();
     let voice = trace.voice();
@@ -158,8 +189,14 @@ async fn work(
         Err(failure) => Err(failure.clone()),
         Ok((job, plan)) => {
             let stops = Stops::new(job.timeout, asked, interrupt.subscribe());
-            let work = Work { runner, job, plan, trace, voice: voice.clone(), stops, record };
-            work.run(&mut made).await
+            let followed = plan.settings.debug_services.then(|| Followed::new(trace.clone()));
+            let voice = voice.clone();
+            let work = Work { runner, job, plan, trace, voice, stops, record, followed, running };
+            let ending = work.run(&mut made).await;
+            if let Some(followed) = &work.followed {
+                followed.end().await;
+            }
+            ending
         }
     };
     ending::show(&ending, &voice);
@@ -168,8 +205,22 @@ async fn work(
 }
 
 /// Makes the job and its plan.
-fn plan_job(runner: &Arc<Runner>, payload: &JobPayload, slot: &Slot) -> Planned {
-    let job = Job::try_from(payload.clone())?;
+fn plan_job(
+    runner: &Arc<Runner>,
+    payload: &JobPayload,
+    slot: &Slot,
+    correlation_id: Option<String>,
+) -> Planned {
+    let mut payload = payload.clone();
+    let written = payload.variables.iter().rev().find(|v| v.key == INTERPOLATION);
+    let interpolates = flags::find(INTERPOLATION).is_none_or(|flag| {
+        let written = written.map(|variable| variable.value.as_str());
+        flags::resolve(flag, &runner.config.feature_flags, written).on
+    });
+    if interpolates {
+        job::input::interpolate(&mut payload).map_err(InvalidJob::from)?;
+    }
+    let job = Job::try_from(payload)?;
     let place = Place {
         system_id: runner.shared.system_id.clone(),
         instance: runner.shared.state.instance().to_owned(),
@@ -177,6 +228,7 @@ fn plan_job(runner: &Arc<Runner>, payload: &JobPayload, slot: &Slot) -> Planned 
         project_slot: slot.project,
         random: format!("{:016x}", rand::random::<u64>()),
         architecture: std::env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64"),
+        correlation_id,
         server_ca: runner.client.server_ca(),
         client_certificate: runner.client.client_certificate(),
     };
@@ -251,8 +303,18 @@ fn greet(voice: &Voice, runner: &Runner, planned: &Planned) {
         system_id: &runner.shared.system_id,
         flags: &flags,
     });
-    for warning in planned.iter().flat_map(|(_, plan)| &plan.warnings) {
+    let Ok((job, plan)) = planned else { return };
+    for warning in &plan.warnings {
         voice.warning(warning);
+    }
+    if plan.flags.on("FF_LOG_IMAGES_CONFIGURED_FOR_JOB") {
+        let services: Vec<&str> = plan.services.iter().map(|s| s.image.as_str()).collect();
+        tracing::info!(image = plan.image.name, ?services, "images of the job");
+    }
+    if let Some(notice) = job::notice::policy(&job.payload.policy_options) {
+        for line in notice.lines() {
+            voice.plain(line);
+        }
     }
 }
 
@@ -302,6 +364,9 @@ struct Work<'a> {
     voice: Voice,
     stops: Stops,
     record: &'a JobRecord,
+    /// With `CI_DEBUG_SERVICES`.
+    followed: Option<Followed>,
+    running: &'a Running,
 }
 
 /// A section of the trace that ends however its stage ends.
@@ -413,6 +478,7 @@ impl Work<'_> {
         curtain: &'b Curtain,
         made: &mut Made,
     ) -> Result<Result<Ready<'b>, Outcome>, SystemFailure> {
+        self.running.stage(PREPARE, "docker_prepare");
         let section = OpenSection::new(&self.voice, PREPARE);
         self.voice.title("Preparing the \"docker\" executor");
         self.voice.plain(&format!("Using Docker executor with image {} ...", self.plan.image.name));
@@ -450,7 +516,7 @@ impl Work<'_> {
         curtain: &Curtain,
         section: OpenSection,
     ) -> Result<Build, SystemFailure> {
-        let build = docker.prepare(self.voice.clone()).await?;
+        let build = docker.prepare(self.voice.clone(), self.followed.as_ref()).await?;
         drop(section);
         curtain.rise();
         Ok(build)
@@ -561,7 +627,9 @@ impl Work<'_> {
 
     /// Caches, then artifacts; the first failure counts.
     async fn keep_results(&self, stages: &mut Stages<'_>, succeeded: bool) -> Ending {
+        self.running.stage("archive_cache", "docker_run");
         let saved = stages.save_caches(succeeded).await?;
+        self.running.stage("upload_artifacts", "docker_run");
         let uploaded = stages.upload_artifacts(succeeded).await?;
         Ok(if saved == Outcome::Success { uploaded } else { saved })
     }
@@ -596,6 +664,7 @@ impl Work<'_> {
     }
 
     async fn run_step(&self, build: &mut Build, step: &StepPlan) -> Ending {
+        self.running.stage(&step.stage, "docker_run");
         let _section = OpenSection::new(&self.voice, &step.stage);
         self.voice.title(&format!("Executing \"{}\" stage of the job script", step.stage));
         let image = build.image();
@@ -607,6 +676,7 @@ impl Work<'_> {
     }
 
     async fn run_after_script(&self, build: &mut Build, outcome: &Outcome) -> Ending {
+        self.running.stage("after_script", "docker_run");
         let _section = OpenSection::new(&self.voice, "after_script");
         self.voice.title("Running after_script");
         let nonce = nonce();
@@ -636,7 +706,19 @@ impl Work<'_> {
     async fn run_script(&self, build: &mut Build, script: &str, nonce: &str) -> Ending {
         let mut out = self.trace.writer(Source::Job, Stream::Out);
         let mut err = self.trace.writer(Source::Job, Stream::Err);
-        let end = build.run(script, &EndMark::new(nonce), &mut out, &mut err).await?;
+        let mark = EndMark::new(nonce);
+        let attempts = self.plan.settings.attempts.section;
+        let mut attempt = 1;
+        let end = loop {
+            match build.run(script, &mark, &mut out, &mut err).await {
+                Err(ExecutorError::Gone) if attempt < attempts => attempt += 1,
+                end => break end?,
+            }
+            self.voice.warning(&format!(
+                "the job's container is gone; attempt {attempt} of {attempts} in a new one"
+            ));
+            build.renew().await?;
+        };
         Ok(match end.exit_code {
             0 => Outcome::Success,
             exit_code => Outcome::ScriptFailed { exit_code },

@@ -13,6 +13,7 @@ mod counter;
 mod crash;
 mod engine;
 mod exec;
+mod features;
 mod files;
 mod gitlab;
 mod longshore;

@@ -3,6 +3,7 @@
 mod attach;
 pub mod build;
 pub mod clean_up;
+mod follow;
 pub mod helper;
 mod prepare;
 mod service;
@@ -21,6 +22,7 @@ use crate::{
 };
 
 pub use build::{Build, ScriptEnd};
+pub use follow::Followed;
 pub use helper::Helper;
 
 use attach::Attached;
@@ -116,7 +118,11 @@ impl ExecutorError {
             {
                 Some("the job's image needs a shell: sh must be in it")
             }
-            Self::Engine(_) | Self::HelperImage(_) | Self::Helper(_) | Self::Gone => None,
+            Self::Gone => Some(
+                "with the variable EXECUTOR_JOB_SECTION_ATTEMPTS above 1, the script runs again in a \
+                 new container",
+            ),
+            Self::Engine(_) | Self::HelperImage(_) | Self::Helper(_) => None,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     trace::Voice,
 };
 
-use super::{Build, Docker, ExecutorError, Helper, service, spec};
+use super::{Build, Docker, ExecutorError, Followed, Helper, service, spec};
 
 /// What our program does in the helper container.
 const SERVE: &[&str] = &["helper", "serve"];
@@ -26,14 +26,18 @@ impl Docker {
     ///
     /// # Errors
     /// When an image cannot be had or the engine fails.
-    pub async fn prepare(self: &Arc<Self>, voice: Voice) -> Result<Build, ExecutorError> {
+    pub async fn prepare(
+        self: &Arc<Self>,
+        voice: Voice,
+        followed: Option<&Followed>,
+    ) -> Result<Build, ExecutorError> {
         let network = async {
             // Made early, as containers wait for it when they start.
             self.network_ready().await.map_err(ExecutorError::from)
         };
-        let ((), build, ()) =
-            future::try_join3(network, self.build_container(voice.clone()), self.services(voice))
-                .await?;
+        let build = self.build_container(voice.clone());
+        let services = self.services(voice, followed);
+        let ((), build, ()) = future::try_join3(network, build, services).await?;
         Ok(build)
     }
 
@@ -47,10 +51,14 @@ impl Docker {
         Build::new(Arc::clone(self), image).await
     }
 
-    async fn services(&self, voice: Voice) -> Result<(), ExecutorError> {
+    async fn services(
+        &self,
+        voice: Voice,
+        followed: Option<&Followed>,
+    ) -> Result<(), ExecutorError> {
         let mut starts = Vec::new();
         for service in &self.plan.services {
-            starts.push(self.start_service(service, voice.clone()).boxed());
+            starts.push(self.start_service(service, voice.clone(), followed).boxed());
         }
         let started = future::try_join_all(starts).await?;
         if started.is_empty() {
@@ -83,12 +91,17 @@ impl Docker {
         &self,
         service: &ServicePlan,
         voice: Voice,
+        followed: Option<&Followed>,
     ) -> Result<service::Started, ExecutorError> {
         let image = self
             .image(&service.image, &service.policies, service.platform.as_deref(), voice.clone())
             .await?;
         voice.plain(&format!("Starting service {}:{}...", service.name, service.version));
-        Ok(service::start(self, service, &image).await?)
+        let started = service::start(self, service, &image).await?;
+        if let Some(followed) = followed {
+            followed.add(&self.engine, service);
+        }
+        Ok(started)
     }
 
     async fn image(

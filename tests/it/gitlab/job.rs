@@ -98,6 +98,12 @@ impl JobSpec {
         self.set("/runner_info", json!({"timeout": seconds}))
     }
 
+    /// A field of the payload.
+    pub(crate) fn with(mut self, key: &str, value: Value) -> Self {
+        self.payload[key] = value;
+        self
+    }
+
     /// Replaces what stands at `pointer` (JSON Pointer, RFC 6901).
     pub(crate) fn set(mut self, pointer: &str, value: Value) -> Self {
         *self.payload.pointer_mut(pointer).unwrap() = value;
