@@ -84,7 +84,7 @@ async fn docker_26_27_28_29_33_98_names_labels_and_privileges_are_the_settings()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_87_on_the_default_bridge_services_are_reached_by_their_aliases() {
-    let case = Case::with(Options { default_bridge: true, ..Options::default() }).await;
+    let case = Case::on_bridge().await;
     let hosts = "grep -c '[[:space:]][0-9a-f]\\{12\\}$' /etc/hosts";
     let fetch =
         "wget -q -O - http://web:8000/index.html && wget -q -O - http://busybox:8000/index.html";
@@ -177,7 +177,7 @@ async fn docker_40_limits_hold_in_the_build_and_not_in_the_services() {
             [runners.docker.sysctls]
             "net.ipv4.ip_unprivileged_port_start" = "77"
             "#,
-        ..Options::default()
+        ..Options::on_bridge()
     })
     .await;
     let memory = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || :";
@@ -203,7 +203,7 @@ async fn docker_40_limits_hold_in_the_build_and_not_in_the_services() {
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_181_a_script_over_its_memory_is_reported_as_137() {
     let options =
-        Options { docker: "memory = \"32m\"\nmemory_swap = \"32m\"", ..Options::default() };
+        Options { docker: "memory = \"32m\"\nmemory_swap = \"32m\"", ..Options::on_bridge() };
     let case = Case::with(options).await;
     // Of a subshell's memory, so that what is killed is not the shell.
     let grow = "echo growing; sh -c 'x=xxxxxxxxxxxxxxxx; while :; do x=$x$x; done'";
@@ -216,7 +216,7 @@ async fn docker_104_109_volumes_are_open_to_all_and_apart_for_protected_refs() {
     let case = Case::with(Options {
         docker: "user = \"1234\"",
         volumes: Some(r#"["/cache", "/deep/$CI_PROJECT_NAME/dir"]"#.to_owned()),
-        ..Options::default()
+        ..Options::on_bridge()
     })
     .await;
     let script = [
@@ -247,7 +247,7 @@ async fn docker_104_109_volumes_are_open_to_all_and_apart_for_protected_refs() {
 async fn docker_105_cache_dir_keeps_caches_in_a_directory_of_the_host() {
     let host = tempfile::tempdir().unwrap();
     let dir = format!("cache_dir = \"{}\"", host.path().display());
-    let case = Case::with(Options { docker: dir.leak(), ..Options::default() }).await;
+    let case = Case::with(Options { docker: dir.leak(), ..Options::on_bridge() }).await;
     let cache = json!({"key": "k", "paths": ["deps"], "policy": "pull-push", "when": "on_success"});
     let spec = |script: &str| job(&[script]).cache(cache.clone());
     case.run_over(spec("mkdir deps; echo warm > deps/f")).await.assert_success();
@@ -265,7 +265,7 @@ async fn docker_105_cache_dir_keeps_caches_in_a_directory_of_the_host() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_156_two_jobs_that_save_one_key_at_once_do_not_tear_it() {
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     let cache = json!({"key": "k", "paths": ["deps"], "policy": "pull-push", "when": "on_success"});
     let fill = "mkdir -p deps; head -c 8000000 /dev/urandom > deps/big; md5sum deps/big > deps/sum";
     let jobs: Vec<i64> =

@@ -24,7 +24,7 @@ const SAYS_AND_RUNS: &str =
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_34_35_76_an_entrypoint_runs_before_the_script_unless_it_is_overridden() {
     let image = engine().image("busybox:latest", &[SAYS_AND_RUNS, r#"CMD ["false"]"#]);
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     let spec = |image: Value| {
         job(&["echo script"]).after(&["echo after"]).set("/image", image).variable("FROM_JOB", "x")
     };
@@ -52,7 +52,7 @@ async fn docker_34_35_76_an_entrypoint_runs_before_the_script_unless_it_is_overr
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_34_an_override_is_ignored_with_a_warning_where_it_is_forbidden() {
     let image = engine().image("busybox:latest", &[SAYS_AND_RUNS]);
-    let options = Options { docker: "disable_entrypoint_overwrite = true", ..Options::default() };
+    let options = Options { docker: "disable_entrypoint_overwrite = true", ..Options::on_bridge() };
     let case = Case::with(options).await;
     let spec = job(&["echo script"]).set("/image", with_entrypoint(&image.name, &[""]));
     let ended = case.run(spec.variable("FROM_JOB", "x")).await;
@@ -64,7 +64,7 @@ async fn docker_34_an_override_is_ignored_with_a_warning_where_it_is_forbidden()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entrypoint_that_ignores_its_arguments_decides_how_the_job_ends() {
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     for (command, code) in [("echo own-work; exit 5", 5), ("echo own-work", 0)] {
         let image = with_entrypoint("busybox:latest", &["sh", "-c", command]);
         // A script too long for the pipe: nobody ever reads it.
@@ -82,7 +82,7 @@ async fn an_entrypoint_that_ignores_its_arguments_decides_how_the_job_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entrypoint_finds_the_sources() {
     let image = with_entrypoint("busybox:latest", &["sh", "-c", "cat $CI_PROJECT_DIR/a.txt"]);
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     let sha = case.gitlab.commit("group/entry", &[("a.txt", "found\n")]);
     let ended = case.run(job(&["true"]).set("/image", image).sources("group/entry", &sha)).await;
     ended.assert_success();
@@ -92,7 +92,7 @@ async fn an_entrypoint_finds_the_sources() {
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_49_194_an_image_without_a_shell_fails_the_job_and_says_what_it_lacks() {
     let image = engine().image_of_one_file("busybox:latest", "/bin/busybox");
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     let sha = case.gitlab.commit("group/bare", &[("a.txt", "1\n")]);
     for sources in [false, true] {
         let spec = job(&["true"]).image(&image.name);
@@ -107,7 +107,7 @@ async fn docker_49_194_an_image_without_a_shell_fails_the_job_and_says_what_it_l
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_36_109_an_images_own_user_and_the_settings_users_can_write() {
     let image = engine().image("busybox:latest", &["USER 4321", "WORKDIR /nowhere"]);
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     let sha = case.gitlab.commit("group/own", &[("dir/a.txt", "1\n")]);
     let script = ["id -u", "echo x > dir/b && touch /cache/f /builds/f && cat dir/b && pwd"];
     let artifact = json!({"name": "x", "paths": ["dir/b"], "artifact_type": "archive",
@@ -132,12 +132,12 @@ async fn docker_36_37_38_the_runners_user_wins_and_no_other_is_allowed() {
         let image = json!({"name": "busybox:latest", "executor_opts": options});
         job(&["echo uid=$(id -u)"]).set("/image", image)
     };
-    let options = Options { docker: "user = \"1111\"", ..Options::default() };
+    let options = Options { docker: "user = \"1111\"", ..Options::on_bridge() };
     let case = Case::with(options).await;
     let ended = case.run(as_user("2222")).await;
     ended.assert_success();
     ended.assert_lines(&["uid=1111"]);
-    let options = Options { docker: "allowed_users = [\"3333\"]", ..Options::default() };
+    let options = Options { docker: "allowed_users = [\"3333\"]", ..Options::on_bridge() };
     let case = Case::with(options).await;
     case.run(as_user("3333")).await.assert_lines(&["uid=3333"]);
     let ended = case.run(as_user("2222")).await;
@@ -169,7 +169,7 @@ async fn docker_122_123_124_125_pull_policies_are_tried_in_order_where_they_are_
             allowed_pull_policies = ["if-not-present", "never"]
             allowed_images = ["busybox:*", "127.0.0.1:*/missing:*"]
             "#,
-        ..Options::default()
+        ..Options::on_bridge()
     })
     .await;
     let spec = |name: &str, policies: &[&str]| {
@@ -205,7 +205,7 @@ async fn docker_129_any_image_with_git_and_a_shell_can_be_the_helper() {
     let case = Case::with(Options {
         runner: "environment = [\"RELEASE=stable\"]",
         docker: "helper_image = \"debian:$RELEASE\"",
-        ..Options::default()
+        ..Options::on_bridge()
     })
     .await;
     let sha = case.gitlab.commit("group/helped", &[("a.txt", "sources\n")]);

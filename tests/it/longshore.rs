@@ -49,9 +49,21 @@ struct Process {
     end: JoinSet<ExitStatus>,
 }
 
+impl Options {
+    /// Without a network for each job: an engine has some thirty of them, and a job whose network
+    /// does not matter needs none.
+    pub(crate) fn on_bridge() -> Self {
+        Self { default_bridge: true, ..Self::default() }
+    }
+}
+
 impl Case {
     pub(crate) async fn start() -> Self {
         Self::with(Options::default()).await
+    }
+
+    pub(crate) async fn on_bridge() -> Self {
+        Self::with(Options::on_bridge()).await
     }
 
     pub(crate) async fn with(options: Options) -> Self {

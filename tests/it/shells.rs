@@ -16,7 +16,7 @@ const IMAGES: [&str; 2] = ["busybox:latest", "debian:stable"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_177_what_a_script_that_took_too_long_has_written_is_there_in_after_script() {
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     let spec = |image: &&str| {
         job(&["echo carried > /opt-file", LONG])
             .after(&["cat /opt-file", "echo status=$CI_JOB_STATUS"])
@@ -32,7 +32,7 @@ async fn docker_177_what_a_script_that_took_too_long_has_written_is_there_in_aft
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_179_what_a_canceled_script_has_written_is_there_in_after_script() {
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     // Nothing of the script can be asked to end.
     let deaf = "trap '' TERM; echo carried > /opt-file; echo started; while :; do sleep 1; echo tick; done";
     let spec = job(&[deaf]).after(&["cat /opt-file", "echo status=$CI_JOB_STATUS"]);
@@ -46,7 +46,7 @@ async fn docker_179_what_a_canceled_script_has_written_is_there_in_after_script(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_177_processes_of_other_users_and_sessions_end_with_a_script_that_is_stopped() {
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     let spec = job(&["setsid sh -c 'while :; do sleep 1; done' & echo started", LONG])
         .after(&["ps -o args | grep -c '[w]hile :' || echo alone"]);
     let ended = case.run(spec.variable("RUNNER_SCRIPT_TIMEOUT", "2s")).await;
@@ -56,7 +56,7 @@ async fn docker_177_processes_of_other_users_and_sessions_end_with_a_script_that
 
 #[tokio::test(flavor = "multi_thread")]
 async fn background_processes_do_not_hold_a_job() {
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     // One has the script's streams, one writes to them, one is deaf to being asked.
     let script = [
         "sleep 300 &",
@@ -75,7 +75,7 @@ async fn background_processes_do_not_hold_a_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_54_scripts_cannot_lose_their_end() {
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     let cases: [(&[&str], i64); 5] = [
         (&["echo said", "exec > /dev/null 2>&1", "echo hidden", "exit 3"], 3),
         (&["echo said", "exec >&- 2>&-; exit 4"], 4),
@@ -95,7 +95,7 @@ async fn docker_54_scripts_cannot_lose_their_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_script_that_kills_all_there_is_fails_and_the_job_goes_on() {
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     let spec = |image: &str, signal: &str| {
         let kill = format!("kill -{signal} -1; kill -{signal} 1; sleep 1; exit 2");
         job(&["echo said", &kill]).image(image).after(&["echo after"])
@@ -110,7 +110,7 @@ async fn a_script_that_kills_all_there_is_fails_and_the_job_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_62_large_scripts_long_lines_and_any_bytes_arrive_whole() {
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     let large = format!(
         "cat > /tmp/large <<'EOT'\n{}EOT\nwc -c < /tmp/large",
         "0123456789abcde\n".repeat(20_000)
@@ -134,7 +134,7 @@ async fn docker_62_large_scripts_long_lines_and_any_bytes_arrive_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_46_194_a_container_that_others_remove_fails_the_job_at_once_and_says_so() {
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     let sha = case.gitlab.commit("group/gone", &[("a.txt", "1\n")]);
     for sources in [false, true] {
         let spec = job(&[LONG]).after(&["echo after"]);
@@ -155,7 +155,7 @@ async fn docker_46_194_a_container_that_others_remove_fails_the_job_at_once_and_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_46_a_removed_container_is_made_again_where_the_job_allows_attempts() {
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     let script = "if [ -e /cache/once ]; then echo again; else touch /cache/once; echo started; \
                   while sleep 1; do echo tick; done; fi";
     let spec = job(&[script]).variable("EXECUTOR_JOB_SECTION_ATTEMPTS", "2");
@@ -171,7 +171,7 @@ async fn docker_46_a_removed_container_is_made_again_where_the_job_allows_attemp
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_91_a_services_log_is_shown_when_its_port_stays_closed() {
-    let options = Options { docker: "wait_for_services_timeout = 2", ..Options::default() };
+    let options = Options { docker: "wait_for_services_timeout = 2", ..Options::on_bridge() };
     let case = Case::with(options).await;
     let image = engine().image("busybox:latest", &["EXPOSE 8000"]);
     let service = serde_json::json!({"name": image.name, "alias": "closed",

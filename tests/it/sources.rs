@@ -15,7 +15,7 @@ use crate::{
 async fn host_bound() -> (Case, TempDir) {
     let builds = tempfile::tempdir().unwrap();
     let volumes = format!(r#"["{}:/builds"]"#, builds.path().display());
-    let options = Options { volumes: Some(volumes), ..Options::default() };
+    let options = Options { volumes: Some(volumes), ..Options::on_bridge() };
     (Case::with(options).await, builds)
 }
 
@@ -88,7 +88,7 @@ async fn docker_132_strategy_none_keeps_a_bound_tree_and_empty_starts_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_63_110_what_a_job_wrote_to_gitlab_env_is_not_there_for_the_next() {
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     let sha = case.gitlab.commit("group/env", &[("a.txt", "1\n")]);
     let script = ["echo LEAKED=yes >> \"$GITLAB_ENV\"", "touch .git/kept"];
     let first = job(&script).after(&["echo after=$LEAKED"]).sources("group/env", &sha);
@@ -103,7 +103,7 @@ async fn docker_63_110_what_a_job_wrote_to_gitlab_env_is_not_there_for_the_next(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_110_the_builds_volume_is_kept_for_fetch_and_removed_for_clone() {
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     let sha = case.gitlab.commit("group/kept", &[("a.txt", "1\n")]);
     let project = case.gitlab.project_id.to_string();
     let builds = || {
@@ -126,7 +126,7 @@ async fn docker_110_the_builds_volume_is_kept_for_fetch_and_removed_for_clone() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_136_138_git_in_the_script_fetches_as_the_job_and_depth_is_kept() {
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     for content in ["1\n", "2\n"] {
         case.gitlab.commit("group/deep", &[("a.txt", content)]);
     }
@@ -150,7 +150,7 @@ async fn docker_136_138_git_in_the_script_fetches_as_the_job_and_depth_is_kept()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_138_a_later_job_without_depth_completes_a_shallow_copy() {
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     case.gitlab.commit("group/shallow", &[("a.txt", "1\n")]);
     let sha = case.gitlab.commit("group/shallow", &[("a.txt", "2\n")]);
     let spec = || {
@@ -168,7 +168,7 @@ async fn docker_138_a_later_job_without_depth_completes_a_shallow_copy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_141_submodules_come_as_far_down_as_asked_for() {
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     let gitlab = &case.gitlab;
     let deepest = gitlab.commit("group/deepest", &[("d.txt", "deepest\n")]);
     gitlab.commit("group/middle", &[("m.txt", "middle\n")]);
@@ -203,7 +203,7 @@ async fn docker_141_submodules_come_as_far_down_as_asked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_145_sources_that_fail_once_are_tried_again_in_a_cleared_tree() {
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     let sha = case.gitlab.commit("group/flaky", &[("a.txt", "fetched\n")]);
     case.gitlab.fault(Endpoint::Git, Fault::status(500));
     let spec = job(&["cat a.txt"])
@@ -226,7 +226,7 @@ async fn docker_145_sources_that_fail_once_are_tried_again_in_a_cleared_tree() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_149_another_users_script_can_write_to_the_tree_and_the_next_job_can_fetch() {
-    let case = Case::start().await;
+    let case = Case::on_bridge().await;
     let sha = case.gitlab.commit("group/user", &[("dir/a.txt", "1\n")]);
     let image = json!({"name": "busybox:latest", "executor_opts": {"docker": {"user": "$WHO"}}});
     let script = [
