@@ -82,6 +82,12 @@ impl Error {
         self.status() == Some(409)
     }
 
+    /// Whether it is a container that could not be started.
+    #[must_use]
+    pub fn is_at_start(&self) -> bool {
+        self.operation.starts_with("start the ")
+    }
+
     /// Whether the engine itself could not be reached, or went away during the request.
     #[must_use]
     pub fn is_gone(&self) -> bool {

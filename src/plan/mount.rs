@@ -23,6 +23,8 @@ pub struct Mounts {
     pub binds: Vec<String>,
     /// Volumes that longshore makes, or finds from an earlier job.
     pub volumes: Vec<VolumePlan>,
+    /// Where directories below `cache_dir`, which the engine makes, are mounted.
+    pub directories: Vec<String>,
 }
 
 /// A volume of longshore's.
@@ -39,6 +41,11 @@ pub struct VolumePlan {
 }
 
 impl Mounts {
+    /// Where there is something that longshore had made: root's, and to be opened to other users.
+    pub fn made(&self) -> impl Iterator<Item = &str> {
+        self.volumes.iter().map(|v| &v.destination).chain(&self.directories).map(String::as_str)
+    }
+
     /// Volumes that go with the job.
     pub fn temporary(&self) -> impl Iterator<Item = &VolumePlan> {
         self.volumes.iter().filter(|v| !v.kept)
@@ -152,6 +159,7 @@ impl Request<'_> {
                     "{}/runner-{owner}/{digest}{suffix}:{destination}",
                     host.trim_end_matches('/')
                 ));
+                mounts.directories.push(destination.to_owned());
                 return;
             }
             mounts.volumes.push(VolumePlan {

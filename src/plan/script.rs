@@ -134,8 +134,7 @@ impl<'a> Script<'a> {
         let project = quote(&directories.project);
         // A volume's root belongs to root, and other users' jobs follow. Where this shell may not
         // open it, the helper has.
-        let roots: Vec<String> =
-            self.plan.mounts.volumes.iter().map(|volume| quote(&volume.destination)).collect();
+        let roots: Vec<String> = self.plan.mounts.made().map(quote).collect();
         if !roots.is_empty() {
             self.line(&format!("chmod 0777 {} 2>/dev/null || :", roots.join(" ")));
         }

@@ -760,11 +760,12 @@ async fn remove(
         let things = clean_up::things(&plan);
         let mut errors = clean_up::remove_containers(&engine, &things, anonymous).await;
         drop(slot);
-        errors.extend(clean_up::remove_rest(&engine, &things).await);
         if made.uncertain {
+            // Before the volumes, which what comes late may use.
             let instance = runner.shared.state.instance();
             errors.extend(clean_up::remove_late(&engine, instance, job, anonymous).await);
         }
+        errors.extend(clean_up::remove_rest(&engine, &things).await);
         errors
     };
     match timeout(REMOVAL_DEADLINE, removal).await {

@@ -75,8 +75,9 @@ impl ExecutorError {
                     FailureReason::RunnerSystemFailure
                 }
             },
-            // The engine calls a request of ours wrong: so is the setting it came from.
-            Self::Engine(error) if error.status() == Some(400) => {
+            // The engine calls a request of ours wrong: so is the setting it came from. A start has
+            // no settings: there, it is the image.
+            Self::Engine(error) if error.status() == Some(400) && !error.is_at_start() => {
                 FailureReason::RunnerConfigurationError
             }
             Self::HelperImage(_) | Self::Engine(_) | Self::Helper(_) | Self::Gone => {

@@ -144,8 +144,7 @@ impl Docker {
         }
         let mut helper = Helper::new(self.attach_and_start(&self.plan.names.helper).await?);
         let directories = &self.plan.directories;
-        let mut open: Vec<String> =
-            self.plan.mounts.volumes.iter().map(|volume| volume.destination.clone()).collect();
+        let mut open: Vec<String> = self.plan.mounts.made().map(str::to_owned).collect();
         open.extend([directories.project.clone(), directories.temp.clone()]);
         helper.run(&Task::OpenDirectories(open), curtain).await?;
         Ok(helper)

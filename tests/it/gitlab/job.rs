@@ -8,6 +8,8 @@ pub(crate) struct JobSpec {
     pub(super) payload: Value,
     pub(super) variables: Vec<Value>,
     pub(super) sources: Option<(String, String)>,
+    pub(super) depth: u32,
+    pub(super) protected: bool,
 }
 
 /// A job with this script on `busybox:latest`, without sources.
@@ -33,6 +35,8 @@ pub(crate) fn job(script: &[&str]) -> JobSpec {
         }),
         variables: Vec::new(),
         sources: None,
+        depth: 20,
+        protected: true,
     }
 }
 
@@ -91,6 +95,18 @@ impl JobSpec {
     /// The repository `path` at `sha`.
     pub(crate) fn sources(mut self, path: &str, sha: &str) -> Self {
         self.sources = Some((path.to_owned(), sha.to_owned()));
+        self
+    }
+
+    /// How many commits are fetched; 0 for all.
+    pub(crate) fn depth(mut self, depth: u32) -> Self {
+        self.depth = depth;
+        self
+    }
+
+    /// Of a ref that is not protected.
+    pub(crate) fn unprotected(mut self) -> Self {
+        self.protected = false;
         self
     }
 
