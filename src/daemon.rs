@@ -17,8 +17,9 @@ use crate::{
     api::{self, Client, ClientError, ClientSettings},
     config::{Config, RunnerConfig},
     ledger::StateError,
+    metrics::Configured,
     runner::{
-        Gate, Interrupt, Runner, Shared, Signal,
+        self, Gate, Interrupt, Runner, Shared, Signal,
         poll::{self, Arrival, Bounds},
         recover, run,
     },
@@ -223,9 +224,7 @@ impl Daemon {
             let offset = config.check_interval * index / count;
             let old = before
                 .iter()
-                .position(|p| {
-                    p.runner.config.name == runner.name && p.runner.config.token == runner.token
-                })
+                .position(|p| is_same_runner(&p.runner.config, runner))
                 .map(|at| before.swap_remove(at));
             let limit = match &old {
                 Some(old) => old.limit.clone(),
@@ -266,6 +265,12 @@ impl Daemon {
         for gone in before {
             gone.stop.cancel();
         }
+        let configured = config.runners.iter().map(|runner| Configured {
+            runner: runner::labels(runner),
+            limit: runner.limit,
+            request_concurrency: runner.request_concurrency,
+        });
+        self.shared.metrics.loaded(config.concurrent, configured.collect());
         tracing::info!(
             runners = self.pollers.len(),
             concurrent = config.concurrent,
@@ -313,18 +318,19 @@ impl Daemon {
     }
 
     fn start(&mut self, arrival: Arrival) {
-        let Arrival { runner, job, places } = arrival;
+        let Arrival { runner, job, correlation_id, places } = arrival;
         self.count += 1;
         let span = tracing::info_span!(
             "job",
             job.id = %job.id(),
             project.id = job.project_id(),
             runner = runner.config.name,
+            correlation_id,
         );
         let interrupt = self.interrupt.clone();
         let work = async move {
             tracing::info!("job received");
-            run(&runner, job, &interrupt).await;
+            run(&runner, job, correlation_id, &interrupt).await;
             drop(places);
         };
         self.jobs.spawn(work.instrument(span));
@@ -390,6 +396,12 @@ async fn until(time: Option<Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
+}
+
+/// Whether they are one runner to their server. Its token may be a new one.
+fn is_same_runner(before: &RunnerConfig, after: &RunnerConfig) -> bool {
+    let known = before.id != 0 && before.id == after.id && before.url == after.url;
+    before.name == after.name && (known || before.token == after.token)
 }
 
 fn info(runner: &RunnerConfig) -> api::wire::Info {

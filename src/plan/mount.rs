@@ -7,6 +7,7 @@ use sha2::Sha256;
 
 use crate::{
     config::{RunnerConfig, volume::Volume},
+    ids::JobId,
     job::variable::Expanded,
 };
 
@@ -25,6 +26,8 @@ pub struct Mounts {
     pub volumes: Vec<VolumePlan>,
     /// Data root of the job's Docker daemon, for that container alone.
     pub daemon: Option<VolumePlan>,
+    /// Where directories below `cache_dir`, which the engine makes, are mounted.
+    pub directories: Vec<String>,
 }
 
 /// A volume of longshore's.
@@ -41,9 +44,26 @@ pub struct VolumePlan {
 }
 
 impl Mounts {
+    /// Where there is something that longshore had made: root's, and to be opened to other users.
+    pub fn made(&self) -> impl Iterator<Item = &str> {
+        self.volumes.iter().map(|v| &v.destination).chain(&self.directories).map(String::as_str)
+    }
+
     /// Volumes that go with the job.
     pub fn temporary(&self) -> impl Iterator<Item = &VolumePlan> {
         self.volumes.iter().chain(&self.daemon).filter(|v| !v.kept)
+    }
+
+    /// Whether `directory` is the job's alone: empty at its start, and gone with it.
+    pub(super) fn is_fresh(&self, directory: &str) -> bool {
+        let binds = self.binds.iter().filter_map(|bind| Some((bind.split(':').nth(1)?, true)));
+        self.volumes
+            .iter()
+            .map(|volume| (volume.destination.as_str(), volume.kept))
+            .chain(binds)
+            .filter(|(destination, _)| is_within(directory, destination.trim_end_matches('/')))
+            .max_by_key(|(destination, _)| destination.len())
+            .is_none_or(|(_, kept)| !kept)
     }
 }
 
@@ -72,6 +92,7 @@ pub(super) struct Request<'a> {
     pub(super) names: &'a Names,
     pub(super) variables: &'a Expanded,
     pub(super) directories: &'a Directories,
+    pub(super) job: JobId,
     pub(super) project_id: i64,
     pub(super) keep_builds: bool,
     pub(super) protected: bool,
@@ -116,11 +137,11 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Mounts, MountError> {
             request.add_cache_volume(&mut mounts, &destination, !docker.disable_cache);
         }
     }
-    let covered = |directory: &str| taken.iter().any(|t| is_within(directory, t));
     let builds = request.directories.builds.trim_end_matches('/');
-    let add_builds = !covered(builds);
+    // A cache volume of the operator's above it would keep the work trees of every strategy.
+    let add_builds = !taken.iter().any(|t| t == builds) && !covers(&docker.volumes, builds);
     let cache = request.directories.cache.trim_end_matches('/');
-    let add_cache = request.has_caches && !covered(cache) && !is_within(cache, builds);
+    let add_cache = request.has_caches && !taken.iter().any(|t| is_within(cache, t));
     if add_builds {
         request.add_cache_volume(&mut mounts, builds, request.keep_builds && !docker.disable_cache);
     }
@@ -178,6 +199,7 @@ impl Request<'_> {
                     "{}/runner-{owner}/{digest}{suffix}:{destination}",
                     host.trim_end_matches('/')
                 ));
+                mounts.directories.push(destination.to_owned());
                 return;
             }
             mounts.volumes.push(VolumePlan {
@@ -205,7 +227,8 @@ impl Request<'_> {
             id => format!("{}-{id}", self.runner.url),
         };
         let _infallible = write!(text, "-{}-{}", self.place.system_id, self.project_id);
-        if !is_within(self.directories.cache.trim_end_matches('/'), destination) {
+        let holds = |directory: &str| is_within(directory.trim_end_matches('/'), destination);
+        if !holds(&self.directories.cache) || holds(&self.directories.builds) {
             let _infallible = write!(text, "-{}", self.place.project_slot);
         }
         hex(&Sha256::digest(text.as_bytes())[..16])
@@ -225,6 +248,9 @@ impl Request<'_> {
         .into_iter()
         .map(|(name, value)| (format!("{LABEL_PREFIX}.{name}"), value))
         .collect();
+        if !kept {
+            labels.insert(format!("{LABEL_PREFIX}.job.id"), self.job.to_string());
+        }
         labels.insert(INSTANCE_LABEL.to_owned(), self.place.instance.clone());
         labels
     }

@@ -8,7 +8,7 @@ use crate::{
     },
 };
 
-use super::{PlanError, names::Names, policy};
+use super::{PlanError, entrypoint, names::Names, policy};
 
 /// A service that will run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +97,9 @@ pub(super) fn plan(
         for alias in
             parsed.aliases.iter().cloned().chain(split_aliases(&variables.expand(&service.alias)))
         {
+            if aliases.contains(&alias) {
+                continue;
+            }
             if taken.contains(&alias) {
                 warnings.push(format!(
                     "service {written}: the alias {alias} is taken by an earlier service"
@@ -116,9 +119,19 @@ pub(super) fn plan(
         plans.push(ServicePlan {
             container: names.service(slug, index),
             policies: policy::effective(&service.image.pull_policy, docker)?,
-            platform: service.image.platform.as_deref().map(|p| variables.expand(p)),
+            platform: service
+                .image
+                .platform
+                .as_deref()
+                .map(|platform| variables.expand(platform))
+                .filter(|platform| !platform.is_empty()),
             command: service.command.clone(),
-            entrypoint: service.image.entrypoint.clone().unwrap_or_default(),
+            entrypoint: if index < configured.len() {
+                service.image.entrypoint.clone().unwrap_or_default()
+            } else {
+                entrypoint(&service.image, docker, &format!("service {written}"), warnings)
+                    .unwrap_or_default()
+            },
             environment: environment(service, variables),
             privileged: docker.services_privileged.unwrap_or(docker.privileged)
                 && policy::is_privileged(&written, &docker.allowed_privileged_services),

@@ -109,10 +109,9 @@ impl From<StateError> for SystemFailure {
 }
 
 impl From<InvalidJob> for SystemFailure {
-    /// Exit code 3 is what the incumbent gives (gitlab-job-api.md §5.9).
     fn from(error: InvalidJob) -> Self {
-        let mut failure = Self::of(FailureReason::RunnerSystemFailure, &error);
-        failure.exit_code = Some(3);
+        let mut failure = Self::of(error.failure_reason(), &error);
+        failure.exit_code = error.exit_code();
         failure
     }
 }
@@ -132,6 +131,16 @@ pub(super) fn show(ending: &Ending, voice: &Voice) {
             let system = failure.reason == FailureReason::RunnerSystemFailure;
             voice.failed(&failure.error, system);
         }
+    }
+}
+
+/// Why it failed, if it did.
+pub(super) fn reason(ending: &Ending) -> Option<FailureReason> {
+    match ending {
+        Ok(Outcome::Success) => None,
+        Ok(Outcome::ScriptFailed { .. }) => Some(FailureReason::ScriptFailure),
+        Ok(Outcome::Stopped(reason)) => Some(reason.failure_reason()),
+        Err(failure) => Some(failure.reason),
     }
 }
 

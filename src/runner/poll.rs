@@ -27,6 +27,8 @@ pub struct Arrival {
     pub runner: Arc<Runner>,
     /// The job, or what is known of one that cannot be understood.
     pub job: Arrived,
+    /// By which the server's logs know the request that brought it.
+    pub correlation_id: Option<String>,
     /// Held while the job runs.
     pub places: Places,
 }
@@ -164,6 +166,8 @@ impl Poller<'_> {
         let runner = self.runner;
         let reply = runner.client.request_job(&runner.info, &runner.shared.system_id).await;
         self.note(&reply);
+        let token = runner.config.short_token();
+        runner.shared.metrics.answered(&token, "request_job", "post", reply.status);
         let job = match reply.job {
             Received::Nothing => return Came::Nothing,
             Received::Job(job) => Arrived::Job(job),
@@ -176,7 +180,11 @@ impl Poller<'_> {
             }
         };
         let runner = Arc::clone(self.runner);
-        if jobs.send(Arrival { runner, job, places }).await.is_err() {
+        if jobs
+            .send(Arrival { runner, job, correlation_id: reply.request_id, places })
+            .await
+            .is_err()
+        {
             Came::Gone
         } else {
             Came::Job

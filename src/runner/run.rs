@@ -3,11 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::wire::{JobPayload, TraceOutput},
+    config::flags,
     docker::{
         Engine,
         auth::{AuthSources, Auths},
@@ -15,19 +19,21 @@ use crate::{
     executor::{
         curtain::{Curtain, Said},
         docker::{
-            Build, Docker,
+            Build, Docker, ExecutorError, Followed,
             clean_up::{self, Anonymous},
         },
     },
     job::{
-        Job,
+        self, InvalidJob, Job,
         outcome::{Deadline, JobStatus, Outcome, StopReason},
     },
     ledger::{Entry, JobRecord},
+    metrics::Running,
     plan::{self, Place, Plan, StepPlan, script::EndMark},
     secret::Secret,
     trace::{
-        self, Channel as Stream, Delivery, Greeting, Limits, Masks, Remote, Source, Trace, Voice,
+        self, Channel as Stream, Delivery, Greeting, KeepAlive, Limits, Masks, Remote, Source,
+        Trace, Voice,
     },
 };
 
@@ -46,15 +52,27 @@ use super::{
 const PREPARE_TRIES: u32 = 3;
 const PREPARE_PAUSE: Duration = Duration::from_secs(3);
 
+/// Flag that must be known before there is a plan.
+const INTERPOLATION: &str = "FF_ENABLE_JOB_INPUTS_INTERPOLATION";
+
 /// Section of the first branch of preparation.
 const PREPARE: &str = "prepare_executor";
+
+/// How long the server may be asked to take a job's end, beyond the job's own time: its token is no
+/// good for longer.
+const TOKEN_GRACE: Duration = Duration::from_hours(1);
 
 /// How long a job's removal may take before it is left to the next start.
 const REMOVAL_DEADLINE: Duration = Duration::from_mins(5);
 
 /// Runs a job to its end at the server. Removal of what it made may go on after this returns; the
 /// runner's `shared.removals` has it.
-pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) {
+pub async fn run(
+    runner: &Arc<Runner>,
+    arrived: Arrived,
+    correlation_id: Option<String>,
+    interrupt: &Interrupt,
+) {
     let (payload, undecodable) = match arrived {
         Arrived::Job(payload) => (payload, None),
         Arrived::Undecodable { id, token, error } => {
@@ -67,27 +85,44 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
         job: payload.id,
         token: payload.token.clone(),
         debug_trace: false,
+        counted: Some((Arc::clone(&runner.shared.metrics), runner.config.short_token())),
     };
-    match channel.acknowledge().await {
-        Acknowledged::Go => {}
-        Acknowledged::Unwanted => return tracing::info!("job is not wanted any more"),
-        Acknowledged::Canceled => return channel.give_back_canceled().await,
-    }
-
+    let page = payload.variables.iter().rev().find(|variable| variable.key == "CI_JOB_URL");
+    let page = page.map(|variable| variable.value.clone()).unwrap_or_default();
+    let running = runner.shared.metrics.job(payload.id, runner.labels(), page);
     let announced = payload.features.failure_reasons.clone();
-    let slot = runner.shared.slots.take(&runner.config.short_token(), payload.job_info.project_id);
+    let token = runner.config.short_token();
+    let reuse = plan::sources::reuses_tree(&payload, &runner.config);
+    let slot = runner.shared.slots.take(&token, payload.job_info.project_id, reuse).await;
     let planned = match undecodable {
-        None => plan_job(runner, &payload, &slot),
+        None => plan_job(runner, &payload, &slot, correlation_id),
         Some(failure) => Err(failure),
     };
-    let record = match begin(runner, &payload, &planned).await {
+    // Noted before the server hears that the job is taken: from then on it waits for the end.
+    let noted = begin(runner, &payload, &planned).await;
+    match channel.acknowledge().await {
+        Acknowledged::Go => {}
+        Acknowledged::Unwanted => {
+            tracing::info!("job is not wanted any more");
+            return forget(noted);
+        }
+        Acknowledged::Canceled => {
+            channel.give_back_canceled().await;
+            return forget(noted);
+        }
+    }
+    let record = match noted {
         Ok(record) => record,
-        Err(failure) => return refuse(&channel, failure, &announced).await,
+        Err(failure) => {
+            running.failed(failure.reason.as_str());
+            return refuse(&channel, failure, &announced).await;
+        }
     };
     let trace = match open_trace(&record, &payload, runner, &planned) {
         Ok(trace) => trace,
         Err(error) => {
             let failure = SystemFailure::spool(&error);
+            running.failed(failure.reason.as_str());
             return refuse(&channel, failure, &announced).await;
         }
     };
@@ -100,22 +135,44 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
     let delivery = Delivery::default();
     let (remote, asked) = watch::channel(Remote::None);
     let done = CancellationToken::new();
-    let pump = trace::pump(trace.clone(), &channel, delivery.clone(), remote, done.clone());
-    let work = work(runner, &planned, &trace, &record, asked, interrupt, &done).boxed();
+    let dynamic = planned
+        .as_ref()
+        .is_ok_and(|(_, plan)| plan.flags.on("FF_USE_DYNAMIC_TRACE_FORCE_SEND_INTERVAL"));
+    let keep_alive = if dynamic { KeepAlive::Dynamic } else { KeepAlive::Fixed };
+    let pump =
+        trace::pump(trace.clone(), &channel, delivery.clone(), remote, keep_alive, done.clone());
+    let work = work(runner, &planned, &trace, &record, asked, interrupt, &done, &running).boxed();
     let ((), (ending, made)) = tokio::join!(pump, work);
 
+    if let Some(reason) = ending::reason(&ending) {
+        running.failed(reason.as_str());
+    }
+    running.stage("", "cleanup");
+
     // Removal does not wait for the server, nor the server for removal.
+    slot.leave();
     let plan = planned.ok().map(|(_, plan)| plan);
     let removal = remove(Arc::clone(runner), plan, made, payload.id, slot);
     let removal = runner.shared.removals.spawn(removal);
-    let limits = Limits { passes: runner.config.final_update_retry_limit, until: None };
+    let until = Instant::now() + timeout_of(&payload) + TOKEN_GRACE;
+    let limits = Limits { passes: runner.config.final_update_retry_limit, until: Some(until) };
     let last_word = ending::last_word(&ending, &announced);
+    // Should this process end before the server has it, the next one says it.
+    if let Err(error) = record.note_end(&last_word) {
+        tracing::warn!(%error, "job's end could not be noted");
+    }
     let delivered = trace::finish(&trace, &channel, &delivery, &last_word, limits).await;
+    if delivered.is_ok()
+        && let Err(error) = record.note_told()
+    {
+        tracing::warn!(%error, "delivery of the job's end could not be noted");
+    }
     log_end(&ending, &delivered);
     runner.shared.removals.spawn(close(record, delivered.is_ok(), removal));
 }
 
 /// Does the job's work and says in the trace how it ended; then the pump has nothing more to send.
+#[expect(clippy::too_many_arguments, reason = "all that a job needs meets here")]
 async fn work(
     runner: &Arc<Runner>,
     planned: &Planned,
@@ -124,6 +181,7 @@ async fn work(
     asked: watch::Receiver<Remote>,
     interrupt: &Interrupt,
     done: &CancellationToken,
+    running: &Running,
 ) -> (Ending, Made) {
     let mut made = Made::default();
     let voice = trace.voice();
@@ -131,8 +189,14 @@ async fn work(
         Err(failure) => Err(failure.clone()),
         Ok((job, plan)) => {
             let stops = Stops::new(job.timeout, asked, interrupt.subscribe());
-            let work = Work { runner, job, plan, trace, voice: voice.clone(), stops, record };
-            work.run(&mut made).await
+            let followed = plan.settings.debug_services.then(|| Followed::new(trace.clone()));
+            let voice = voice.clone();
+            let work = Work { runner, job, plan, trace, voice, stops, record, followed, running };
+            let ending = work.run(&mut made).await;
+            if let Some(followed) = &work.followed {
+                followed.end().await;
+            }
+            ending
         }
     };
     ending::show(&ending, &voice);
@@ -141,8 +205,22 @@ async fn work(
 }
 
 /// Makes the job and its plan.
-fn plan_job(runner: &Arc<Runner>, payload: &JobPayload, slot: &Slot) -> Planned {
-    let job = Job::try_from(payload.clone())?;
+fn plan_job(
+    runner: &Arc<Runner>,
+    payload: &JobPayload,
+    slot: &Slot,
+    correlation_id: Option<String>,
+) -> Planned {
+    let mut payload = payload.clone();
+    let written = payload.variables.iter().rev().find(|v| v.key == INTERPOLATION);
+    let interpolates = flags::find(INTERPOLATION).is_none_or(|flag| {
+        let written = written.map(|variable| variable.value.as_str());
+        flags::resolve(flag, &runner.config.feature_flags, written).on
+    });
+    if interpolates {
+        job::input::interpolate(&mut payload).map_err(InvalidJob::from)?;
+    }
+    let job = Job::try_from(payload)?;
     let place = Place {
         system_id: runner.shared.system_id.clone(),
         instance: runner.shared.state.instance().to_owned(),
@@ -150,6 +228,7 @@ fn plan_job(runner: &Arc<Runner>, payload: &JobPayload, slot: &Slot) -> Planned 
         project_slot: slot.project,
         random: format!("{:016x}", rand::random::<u64>()),
         architecture: std::env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64"),
+        correlation_id,
         server_ca: runner.client.server_ca(),
         client_certificate: runner.client.client_certificate(),
     };
@@ -178,6 +257,10 @@ async fn begin(
         Ok(record) => Ok(record?),
         Err(panicked) => Err(SystemFailure::panicked(&panicked)),
     }
+}
+
+fn timeout_of(payload: &JobPayload) -> Duration {
+    Duration::from_secs(u64::try_from(payload.runner_info.timeout).unwrap_or_default())
 }
 
 fn open_trace(
@@ -220,8 +303,27 @@ fn greet(voice: &Voice, runner: &Runner, planned: &Planned) {
         system_id: &runner.shared.system_id,
         flags: &flags,
     });
-    for warning in planned.iter().flat_map(|(_, plan)| &plan.warnings) {
+    let Ok((job, plan)) = planned else { return };
+    for warning in &plan.warnings {
         voice.warning(warning);
+    }
+    if plan.flags.on("FF_LOG_IMAGES_CONFIGURED_FOR_JOB") {
+        let services: Vec<&str> = plan.services.iter().map(|s| s.image.as_str()).collect();
+        tracing::info!(image = plan.image.name, ?services, "images of the job");
+    }
+    if let Some(notice) = job::notice::policy(&job.payload.policy_options) {
+        for line in notice.lines() {
+            voice.plain(line);
+        }
+    }
+}
+
+/// A job of which nothing has begun.
+fn forget(noted: Result<JobRecord, SystemFailure>) {
+    if let Ok(record) = noted
+        && let Err(error) = record.close()
+    {
+        tracing::warn!(%error, "job's directory could not be removed");
     }
 }
 
@@ -262,6 +364,28 @@ struct Work<'a> {
     voice: Voice,
     stops: Stops,
     record: &'a JobRecord,
+    /// With `CI_DEBUG_SERVICES`.
+    followed: Option<Followed>,
+    running: &'a Running,
+}
+
+/// A section of the trace that ends however its stage ends.
+struct OpenSection {
+    voice: Voice,
+    name: String,
+}
+
+impl OpenSection {
+    fn new(voice: &Voice, name: &str) -> Self {
+        voice.section_start(name);
+        Self { voice: voice.clone(), name: name.to_owned() }
+    }
+}
+
+impl Drop for OpenSection {
+    fn drop(&mut self) {
+        self.voice.section_end(&self.name);
+    }
 }
 
 /// What is ready before the first script.
@@ -354,7 +478,8 @@ impl Work<'_> {
         curtain: &'b Curtain,
         made: &mut Made,
     ) -> Result<Result<Ready<'b>, Outcome>, SystemFailure> {
-        self.voice.section_start(PREPARE);
+        self.running.stage(PREPARE, "docker_prepare");
+        let section = OpenSection::new(&self.voice, PREPARE);
         self.voice.title("Preparing the \"docker\" executor");
         self.voice.plain(&format!("Using Docker executor with image {} ...", self.plan.image.name));
         let engine = self.runner.shared.engine(&self.runner.config.docker).await?;
@@ -364,7 +489,7 @@ impl Work<'_> {
         let docker = Arc::new(Docker::new(engine, Arc::clone(self.plan), config, auths));
 
         // Boxed, as the compiler cannot see through both at once that they may change threads.
-        let mut first = self.images_and_services(Arc::clone(&docker), curtain).boxed();
+        let mut first = self.images_and_services(Arc::clone(&docker), curtain, section).boxed();
         let mut second = self.with_helper(Arc::clone(&docker), curtain).boxed();
         let (build, (mut stages, outcome)) = tokio::select! {
             build = &mut first => (build?, second.await?),
@@ -372,7 +497,7 @@ impl Work<'_> {
                 let (stages, outcome) = got?;
                 if outcome != Outcome::Success {
                     // No script will run: images and services are not waited for.
-                    self.voice.section_end(PREPARE);
+                    drop(first);
                     curtain.rise();
                     return Ok(Err(self.after_failed_sources(stages, outcome).await?));
                 }
@@ -389,9 +514,10 @@ impl Work<'_> {
         &self,
         docker: Arc<Docker>,
         curtain: &Curtain,
+        section: OpenSection,
     ) -> Result<Build, SystemFailure> {
-        let build = docker.prepare(self.voice.clone()).await?;
-        self.voice.section_end(PREPARE);
+        let build = docker.prepare(self.voice.clone(), self.followed.as_ref()).await?;
+        drop(section);
         curtain.rise();
         Ok(build)
     }
@@ -418,11 +544,10 @@ impl Work<'_> {
         docker: Arc<Docker>,
         curtain: &'b Curtain,
     ) -> Result<(Option<Stages<'b>>, Outcome), SystemFailure> {
-        const NAME: &str = "prepare_script";
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        curtain.say(Said::Begin { name: NAME.into(), title: "Preparing environment".into() });
+        let section = curtain.section("prepare_script", "Preparing environment");
         curtain.say(Said::Plain(format!("Running on {} via {host}...", self.plan.names.host)));
-        curtain.say(Said::End(NAME.into()));
+        drop(section);
         if !self.plan.needs_helper {
             return Ok((None, Outcome::Success));
         }
@@ -502,7 +627,9 @@ impl Work<'_> {
 
     /// Caches, then artifacts; the first failure counts.
     async fn keep_results(&self, stages: &mut Stages<'_>, succeeded: bool) -> Ending {
+        self.running.stage("archive_cache", "docker_run");
         let saved = stages.save_caches(succeeded).await?;
+        self.running.stage("upload_artifacts", "docker_run");
         let uploaded = stages.upload_artifacts(succeeded).await?;
         Ok(if saved == Outcome::Success { uploaded } else { saved })
     }
@@ -540,21 +667,20 @@ impl Work<'_> {
     }
 
     async fn run_step(&self, build: &mut Build, step: &StepPlan) -> Ending {
-        self.voice.section_start(&step.stage);
+        self.running.stage(&step.stage, "docker_run");
+        let _section = OpenSection::new(&self.voice, &step.stage);
         self.voice.title(&format!("Executing \"{}\" stage of the job script", step.stage));
         let image = build.image();
         self.voice
             .plain(&format!("Using docker image {} for {} ...", image.id, self.plan.image.name));
         let nonce = nonce();
         let script = self.plan.step_script(step, &self.runner.config, &nonce);
-        let outcome = self.run_script(build, &script, &nonce).await?;
-        self.voice.section_end(&step.stage);
-        Ok(outcome)
+        self.run_script(build, &script, &nonce).await
     }
 
     async fn run_after_script(&self, build: &mut Build, outcome: &Outcome) -> Ending {
-        const NAME: &str = "after_script";
-        self.voice.section_start(NAME);
+        self.running.stage("after_script", "docker_run");
+        let _section = OpenSection::new(&self.voice, "after_script");
         self.voice.title("Running after_script");
         let nonce = nonce();
         let script = self.plan.after_script(JobStatus::after(outcome), &nonce);
@@ -577,14 +703,25 @@ impl Work<'_> {
                 "after_script failed, but job will continue unaffected: exit code {exit_code}"
             ));
         }
-        self.voice.section_end(NAME);
         Ok(after)
     }
 
     async fn run_script(&self, build: &mut Build, script: &str, nonce: &str) -> Ending {
         let mut out = self.trace.writer(Source::Job, Stream::Out);
         let mut err = self.trace.writer(Source::Job, Stream::Err);
-        let end = build.run(script, &EndMark::new(nonce), &mut out, &mut err).await?;
+        let mark = EndMark::new(nonce);
+        let attempts = self.plan.settings.attempts.section;
+        let mut attempt = 1;
+        let end = loop {
+            match build.run(script, &mark, &mut out, &mut err).await {
+                Err(ExecutorError::Gone) if attempt < attempts => attempt += 1,
+                end => break end?,
+            }
+            self.voice.warning(&format!(
+                "the job's container is gone; attempt {attempt} of {attempts} in a new one"
+            ));
+            build.renew().await?;
+        };
         Ok(match end.exit_code {
             0 => Outcome::Success,
             exit_code => Outcome::ScriptFailed { exit_code },
@@ -623,16 +760,18 @@ async fn remove(
     let (Some(plan), Some(engine)) = (plan, made.engine) else { return true };
     let anonymous = Anonymous { remove: !runner.config.docker.volume_keep };
     let removal = async {
-        let mut errors = clean_up::remove(&engine, &clean_up::things(&plan), anonymous).await;
+        let things = clean_up::things(&plan);
+        let mut errors = clean_up::remove_containers(&engine, &things, anonymous).await;
+        drop(slot);
         if made.uncertain {
-            match clean_up::marked(&engine, runner.shared.state.instance(), Some(job)).await {
-                Ok(late) => errors.extend(clean_up::remove(&engine, &late, anonymous).await),
-                Err(error) => errors.push(error),
-            }
+            // Before the volumes, which what comes late may use.
+            let instance = runner.shared.state.instance();
+            errors.extend(clean_up::remove_late(&engine, instance, job, anonymous).await);
         }
+        errors.extend(clean_up::remove_rest(&engine, &things).await);
         errors
     };
-    let removed = match timeout(REMOVAL_DEADLINE, removal).await {
+    match timeout(REMOVAL_DEADLINE, removal).await {
         Ok(errors) => {
             log_errors(&errors);
             errors.is_empty()
@@ -641,9 +780,7 @@ async fn remove(
             tracing::warn!("removal of the job's containers took too long; the next start goes on");
             false
         }
-    };
-    drop(slot);
-    removed
+    }
 }
 
 /// Forgets the job once its server has its end and nothing of it is left.

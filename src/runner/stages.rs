@@ -30,7 +30,7 @@ use crate::{
         Plan,
         cache::{ArtifactPlan, CachePlan},
     },
-    protocol::{Archive, ArchiveTo, Done, Extract, Receive, Task},
+    protocol::{Archive, ArchiveTo, Done, ENV_FILE, Extract, Receive, Task},
     secret::Secret,
     transfer::{
         artifact, cache,
@@ -121,14 +121,6 @@ fn ending(done: &Done) -> Outcome {
 }
 
 impl Stages<'_> {
-    fn begin(&self, name: &str, title: &str) {
-        self.curtain.say(Said::Begin { name: name.to_owned(), title: title.to_owned() });
-    }
-
-    fn end(&self, name: &str) {
-        self.curtain.say(Said::End(name.to_owned()));
-    }
-
     fn plain(&self, text: impl Into<String>) {
         self.curtain.say(Said::Plain(text.into()));
     }
@@ -176,20 +168,20 @@ impl Stages<'_> {
         };
         let mut attempts = self.attempts(self.plan.settings.attempts.sources);
         loop {
-            self.begin(NAME, "Getting source from Git repository");
+            let section = self.curtain.section(NAME, "Getting source from Git repository");
             self.give_bundle(&sources.url).await?;
             let done = self.ask(&Task::Sources(sources.clone())).await?;
-            self.end(NAME);
+            drop(section);
             if done.exit_code == 0 || !attempts.again().await {
                 return Ok(ending(&done));
             }
-            self.begin(
+            let section = self.curtain.section(
                 CLEAR,
                 "Deleting all tracked and untracked files due to source fetch failure",
             );
             let project_dir = self.plan.directories.project.clone();
             let cleared = self.ask(&Task::ClearWorktree { project_dir }).await?;
-            self.end(CLEAR);
+            drop(section);
             if cleared.exit_code != 0 {
                 return Ok(ending(&cleared));
             }
@@ -247,7 +239,7 @@ impl Stages<'_> {
         if caches.is_empty() {
             return Ok(Outcome::Success);
         }
-        self.begin(NAME, "Restoring cache");
+        let _section = self.curtain.section(NAME, "Restoring cache");
         for entry in &caches {
             let Some(first) = self.key(&entry.key) else { continue };
             let last = self.plan.variables.value("CACHE_FALLBACK_KEY").filter(|k| !k.is_empty());
@@ -265,7 +257,6 @@ impl Stages<'_> {
                 self.warn("Failed to extract cache");
             }
         }
-        self.end(NAME);
         Ok(Outcome::Success)
     }
 
@@ -386,7 +377,7 @@ impl Stages<'_> {
         } else {
             ("archive_cache_on_failure", "Saving cache for failed job")
         };
-        self.begin(name, title);
+        let _section = self.curtain.section(name, title);
         for entry in &caches {
             let Some(key) = self.key(&entry.key) else { continue };
             self.plain(format!("Creating cache {}...", key.human));
@@ -396,7 +387,6 @@ impl Stages<'_> {
                 self.warn("Failed to create cache");
             }
         }
-        self.end(name);
         Ok(Outcome::Success)
     }
 
@@ -480,7 +470,7 @@ impl Stages<'_> {
             format: crate::protocol::Format::Zip,
             level: crate::protocol::Level::default(),
             env: self.plan.variables.iter().map(|v| (v.key.clone(), v.value.clone())).collect(),
-            env_file: Some(format!("{}/gitlab_runner_env", self.plan.directories.temp)),
+            env_file: Some(format!("{}/{ENV_FILE}", self.plan.directories.temp)),
             name: String::new(),
             metadata: None,
             to: ArchiveTo::Longshore,
@@ -494,7 +484,7 @@ impl Stages<'_> {
         }
         let mut attempts = self.attempts(self.plan.settings.attempts.artifacts);
         loop {
-            self.begin(NAME, "Downloading artifacts");
+            let section = self.curtain.section(NAME, "Downloading artifacts");
             let mut outcome = Outcome::Success;
             for &index in &self.plan.dependencies {
                 let dependency = self.job.payload.dependencies[index].clone();
@@ -507,7 +497,7 @@ impl Stages<'_> {
                     break;
                 }
             }
-            self.end(NAME);
+            drop(section);
             if outcome == Outcome::Success || !attempts.again().await {
                 return Ok(outcome);
             }
@@ -577,7 +567,7 @@ impl Stages<'_> {
         } else {
             ("upload_artifacts_on_failure", "Uploading artifacts for failed job")
         };
-        self.begin(name, title);
+        let _section = self.curtain.section(name, title);
         let mut outcome = Outcome::Success;
         for artifact in &artifacts {
             self.plain("Uploading artifacts...");
@@ -586,7 +576,6 @@ impl Stages<'_> {
                 break;
             }
         }
-        self.end(name);
         Ok(outcome)
     }
 
@@ -670,9 +659,9 @@ impl Stages<'_> {
     /// in its work tree.
     pub(super) async fn clean_up(&mut self) -> Ending {
         const NAME: &str = "cleanup_file_variables";
-        self.begin(NAME, "Cleaning up project directory and file based variables");
+        let _section =
+            self.curtain.section(NAME, "Cleaning up project directory and file based variables");
         let done = self.ask(&Task::CleanUp(Box::new(self.plan.clean_up.clone()))).await?;
-        self.end(NAME);
         if done.exit_code != 0 {
             tracing::warn!(error = done.error.as_deref(), "job's files could not be cleaned up");
         }

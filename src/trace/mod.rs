@@ -40,7 +40,7 @@ pub use self::{
     limit::DEFAULT_LIMIT,
     line::{Greeting, Voice},
     mask::{Masks, Table},
-    pump::{Delivery, Remote, pump},
+    pump::{Delivery, KeepAlive, Remote, pump},
     stream::Stream,
 };
 use crate::{

@@ -43,7 +43,10 @@ impl Spool {
     /// Goes on with the file at `path`, which is read once for its checksum. With `lines`, one
     /// that breaks off within a line is brought to its end first.
     pub(super) fn reopen(path: &Path, limit: u64, lines: bool) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        // It may have died before its trace began.
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(path)?;
         let mut checksum = crc32fast::Hasher::new();
         let (mut size, mut last) = (0, b'\n');
         let mut room = vec![0; 64 * 1024];
@@ -161,6 +164,14 @@ mod tests {
             spool.append(input.as_bytes());
             assert_eq!(spool.output(), TraceOutput { checksum: Some(crc.into()), bytesize: size });
         }
+    }
+
+    #[test]
+    fn a_trace_that_never_began_is_reopened_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::reopen(&dir.path().join("trace"), 0, true).unwrap();
+        assert!(spool.append(b"late"));
+        assert_eq!(spool.size(), 4);
     }
 
     #[test]

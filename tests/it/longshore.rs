@@ -28,6 +28,10 @@ pub(crate) struct Options {
     pub(crate) docker: &'static str,
     /// `pull_policy`, where it is not `if-not-present`.
     pub(crate) pull_policy: Option<&'static str>,
+    /// `volumes`, where it is not `["/cache"]`.
+    pub(crate) volumes: Option<String>,
+    /// The jobs' containers are on the engine's default bridge.
+    pub(crate) default_bridge: bool,
     /// The engine's address, where it is not the engine's own.
     pub(crate) engine: Option<String>,
 }
@@ -45,9 +49,21 @@ struct Process {
     end: JoinSet<ExitStatus>,
 }
 
+impl Options {
+    /// Without a network for each job: an engine has some thirty of them, and a job whose network
+    /// does not matter needs none.
+    pub(crate) fn on_bridge() -> Self {
+        Self { default_bridge: true, ..Self::default() }
+    }
+}
+
 impl Case {
     pub(crate) async fn start() -> Self {
         Self::with(Options::default()).await
+    }
+
+    pub(crate) async fn on_bridge() -> Self {
+        Self::with(Options::on_bridge()).await
     }
 
     pub(crate) async fn with(options: Options) -> Self {
@@ -67,18 +83,20 @@ impl Case {
             executor = "docker"
             {runner}
             [runners.feature_flags]
-            FF_NETWORK_PER_BUILD = true
+            FF_NETWORK_PER_BUILD = {network_per_build}
             [runners.docker]
             host = "{host}"
             image = "busybox:latest"
             pull_policy = ["{policy}"]
-            volumes = ["/cache"]
+            volumes = {volumes}
             {docker}
             "#,
             url = gitlab.url,
             runner = options.runner,
             host = options.engine.as_ref().unwrap_or(&engine.host),
             policy = options.pull_policy.unwrap_or("if-not-present"),
+            volumes = options.volumes.as_deref().unwrap_or(r#"["/cache"]"#),
+            network_per_build = !options.default_bridge,
             docker = options.docker,
         );
         fs::write(directory.path().join("config.toml"), config).unwrap();
@@ -90,6 +108,37 @@ impl Case {
     pub(crate) async fn run(&self, spec: JobSpec) -> Ended {
         let id = self.gitlab.submit(spec);
         self.gitlab.ended(id).await
+    }
+
+    /// Runs jobs at the same time to their ends.
+    pub(crate) async fn run_all(&self, specs: impl IntoIterator<Item = JobSpec>) -> Vec<Ended> {
+        let ids: Vec<i64> = specs.into_iter().map(|spec| self.gitlab.submit(spec)).collect();
+        let mut all = Vec::new();
+        for id in ids {
+            all.push(self.gitlab.ended(id).await);
+        }
+        all
+    }
+
+    /// Runs a job until nothing of it is left and its slot, with the volumes that go by it, is free.
+    pub(crate) async fn run_over(&self, spec: JobSpec) -> Ended {
+        let ended = self.run(spec).await;
+        self.until_idle().await;
+        engine().nothing_left_of(ended.id).await;
+        ended
+    }
+
+    /// Waits until it has done with every job. The directory of a job is the last of it that is
+    /// removed; there is no other sign, so it is looked at until then.
+    pub(crate) async fn until_idle(&self) {
+        let jobs = self.directory.path().join("state/jobs");
+        let mut again = tokio::time::interval(Duration::from_millis(20));
+        let wait = async {
+            while fs::read_dir(&jobs).unwrap().next().is_some() {
+                again.tick().await;
+            }
+        };
+        tokio::time::timeout(ENDING, wait).await.expect("a job is not forgotten");
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -4,6 +4,7 @@ mod attach;
 pub mod build;
 pub mod clean_up;
 pub mod dind;
+mod follow;
 pub mod helper;
 mod prepare;
 mod service;
@@ -22,6 +23,7 @@ use crate::{
 };
 
 pub use build::{Build, ScriptEnd};
+pub use follow::Followed;
 pub use helper::Helper;
 
 use attach::Attached;
@@ -77,8 +79,9 @@ impl ExecutorError {
                     FailureReason::RunnerSystemFailure
                 }
             },
-            // The engine calls a request of ours wrong: so is the setting it came from.
-            Self::Engine(error) if error.status() == Some(400) => {
+            // The engine calls a request of ours wrong: so is the setting it came from. A start has
+            // no settings: there, it is the image.
+            Self::Engine(error) if error.status() == Some(400) && !error.is_at_start() => {
                 FailureReason::RunnerConfigurationError
             }
             Self::Daemon(dind::DaemonError::Engine(error)) if error.status() == Some(400) => {
@@ -131,7 +134,11 @@ impl ExecutorError {
             {
                 Some("the job's image needs a shell: sh must be in it")
             }
-            Self::Engine(_) | Self::HelperImage(_) | Self::Helper(_) | Self::Gone => None,
+            Self::Gone => Some(
+                "with the variable EXECUTOR_JOB_SECTION_ATTEMPTS above 1, the script runs again in a \
+                 new container",
+            ),
+            Self::Engine(_) | Self::HelperImage(_) | Self::Helper(_) => None,
         }
     }
 }

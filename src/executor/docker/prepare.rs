@@ -15,7 +15,7 @@ use crate::{
     trace::Voice,
 };
 
-use super::{Build, Docker, ExecutorError, Helper, dind::Daemon, service, spec};
+use super::{Build, Docker, ExecutorError, Followed, Helper, dind::Daemon, service, spec};
 
 /// What our program does in the helper container.
 const SERVE: &[&str] = &["helper", "serve"];
@@ -26,7 +26,11 @@ impl Docker {
     ///
     /// # Errors
     /// When an image cannot be had or the engine fails.
-    pub async fn prepare(self: &Arc<Self>, voice: Voice) -> Result<Build, ExecutorError> {
+    pub async fn prepare(
+        self: &Arc<Self>,
+        voice: Voice,
+        followed: Option<&Followed>,
+    ) -> Result<Build, ExecutorError> {
         if self.plan.access != Access::None {
             voice.plain(&self.plan.access.to_string());
         }
@@ -34,22 +38,30 @@ impl Docker {
             // Made early, as containers wait for it when they start.
             self.network_ready().await.map_err(ExecutorError::from)
         };
-        let ((), build, ()) =
-            future::try_join3(network, self.build_container(voice.clone()), self.services(voice))
-                .await?;
+        let build = self.build_container(voice.clone());
+        let services = self.services(voice, followed);
+        let ((), build, ()) = future::try_join3(network, build, services).await?;
         Ok(build)
     }
 
     async fn build_container(self: &Arc<Self>, voice: Voice) -> Result<Build, ExecutorError> {
         let plan = &self.plan.image;
+        let engine = self.engine.api_version();
+        if let Some(warning) = spec::ignored_mac_address(&self.runner.docker, engine) {
+            voice.warning(&warning);
+        }
         let image = self.image(&plan.name, &plan.policies, plan.platform.as_deref(), voice).await?;
         Build::new(Arc::clone(self), image).await
     }
 
-    async fn services(&self, voice: Voice) -> Result<(), ExecutorError> {
+    async fn services(
+        &self,
+        voice: Voice,
+        followed: Option<&Followed>,
+    ) -> Result<(), ExecutorError> {
         let mut starts = Vec::new();
         for service in &self.plan.services {
-            starts.push(self.start_service(service, voice.clone()).boxed());
+            starts.push(self.start_service(service, voice.clone(), followed).boxed());
         }
         let started = future::try_join_all(starts).await?;
         if started.is_empty() {
@@ -113,6 +125,7 @@ impl Docker {
         &'a self,
         service: &ServicePlan,
         voice: Voice,
+        followed: Option<&Followed>,
     ) -> Result<(service::Started, Option<Daemon<'a>>), ExecutorError> {
         let daemon = self.plan.access.sidecar_of(service).map(Daemon::new).transpose()?;
         let image = self
@@ -120,6 +133,9 @@ impl Docker {
             .await?;
         voice.plain(&format!("Starting service {}:{}...", service.name, service.version));
         let started = service::start(self, service, &image, daemon.as_ref()).await?;
+        if let Some(followed) = followed {
+            followed.add(&self.engine, service);
+        }
         Ok((started, daemon))
     }
 
@@ -163,8 +179,7 @@ impl Docker {
         }
         let mut helper = Helper::new(self.attach_and_start(&self.plan.names.helper).await?);
         let directories = &self.plan.directories;
-        let mut open: Vec<String> =
-            self.plan.mounts.volumes.iter().map(|volume| volume.destination.clone()).collect();
+        let mut open: Vec<String> = self.plan.mounts.made().map(str::to_owned).collect();
         open.extend([directories.project.clone(), directories.temp.clone()]);
         helper.run(&Task::OpenDirectories(open), curtain).await?;
         Ok(helper)

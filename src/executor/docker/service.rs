@@ -273,7 +273,43 @@ fn listening(line: &str) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    fn started(state: serde_json::Value) -> Started {
+        Started {
+            container: "c".to_owned(),
+            name: "redis:7".to_owned(),
+            state: serde_json::from_value(state).unwrap(),
+            ports: vec![],
+        }
+    }
+
+    #[test]
+    fn docker_87_a_service_is_known_by_its_aliases_and_its_short_id() {
+        let id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+        let service = started(json!({
+            "Id": id,
+            "NetworkSettings": {"Networks": {"bridge": {"IPAddress": "172.17.0.3"}}},
+        }));
+        let aliases = ["redis", "db"].map(str::to_owned);
+        let hosts = ["redis:172.17.0.3", "db:172.17.0.3", "0123456789ab:172.17.0.3"];
+        assert_eq!(service.hosts(&aliases), hosts);
+        let without = started(json!({
+            "Id": id, "NetworkSettings": {"Networks": {"host": {"IPAddress": ""}}},
+        }));
+        assert_eq!(without.hosts(&aliases), Vec::<String>::new());
+    }
+
+    #[test]
+    fn docker_90_a_service_may_declare_its_port() {
+        let of = |env: &[&str]| declared_port(&started(json!({"Config": {"Env": env}})).state);
+        assert_eq!(of(&["A=1", "HEALTHCHECK_TCP_PORT=8080"]), Some(8080));
+        assert_eq!(of(&["healthcheck_tcp_port= 8080 "]), Some(8080));
+        assert_eq!(of(&["HEALTHCHECK_TCP_PORT=http"]), None);
+        assert_eq!(of(&["A=1"]), None);
+    }
 
     #[test]
     fn listening_sockets_are_told_from_others() {

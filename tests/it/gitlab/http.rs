@@ -79,6 +79,9 @@ async fn serve(Extract(shared): Extract<Arc<Shared>>, request: Request) -> Respo
 }
 
 async fn serve_git(shared: &Shared, head: &Parts, body: Bytes) -> Response<Body> {
+    if let Some(fault) = shared.lock().take_fault(Endpoint::Git) {
+        return fault.response();
+    }
     let known = git::password(&head.headers).is_some_and(|password| {
         shared.lock().jobs.values().any(|job| job.token == password && job.executing())
     });

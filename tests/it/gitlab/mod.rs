@@ -42,6 +42,8 @@ pub(crate) enum Endpoint {
     Upload,
     /// `GET jobs/:id/artifacts`
     Download,
+    /// Git over HTTP
+    Git,
 }
 
 /// An answer given in place of the ordinary one, once.
@@ -205,6 +207,18 @@ impl Gitlab {
         self.shared.repositories.commit(path, files)
     }
 
+    /// As [`Gitlab::commit`], with the commit `wanted` of `url` as the submodule `path/module`.
+    pub(crate) fn commit_submodule(
+        &self,
+        path: &str,
+        module: &str,
+        url: &str,
+        wanted: &str,
+    ) -> String {
+        self.shared.repositories.add_submodule(path, module, url, wanted);
+        self.commit(path, &[])
+    }
+
     /// Answers the next request at `endpoint` with `fault`; several wait in line.
     pub(crate) fn fault(&self, endpoint: Endpoint, fault: Fault) {
         self.with(|state| state.faults.entry(endpoint).or_default().push_back(fault));
@@ -212,7 +226,7 @@ impl Gitlab {
 
     /// Queues a job; its id.
     pub(crate) fn submit(&self, spec: JobSpec) -> i64 {
-        let JobSpec { mut payload, mut variables, sources } = spec;
+        let JobSpec { mut payload, mut variables, sources, depth, protected } = spec;
         let (path, sha) = sources.clone().unwrap_or(("group/none".into(), "0".repeat(40)));
         let host = self.url.trim_start_matches("http://");
         self.with(|state| {
@@ -252,7 +266,7 @@ impl Gitlab {
                 "repo_url": format!("http://gitlab-ci-token:{token}@{host}/{path}.git"),
                 "ref": "main", "sha": sha, "before_sha": "0".repeat(40), "ref_type": "branch",
                 "refspecs": ["+refs/heads/main:refs/remotes/origin/main"],
-                "depth": 20, "repo_object_format": "sha1", "protected": true,
+                "depth": depth, "repo_object_format": "sha1", "protected": protected,
             });
             let job = JobState {
                 token,
