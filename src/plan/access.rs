@@ -149,21 +149,6 @@ impl fmt::Display for Access {
 }
 
 impl Access {
-    /// Makes the job's services and variables what they must be.
-    pub(super) fn apply(
-        &self,
-        services: &mut [ServicePlan],
-        variables: &mut Expanded,
-        warnings: &mut Vec<String>,
-    ) {
-        let Some(sidecar) = self.sidecar() else { return };
-        sidecar.apply(services);
-        for (name, value) in &sidecar.variables {
-            variables.set_own(name, value);
-        }
-        warnings.extend(sidecar.notes.iter().cloned());
-    }
-
     /// The daemon, if `service` is its container's plan.
     #[must_use]
     pub fn sidecar_of(&self, service: &ServicePlan) -> Option<&Sidecar> {
@@ -183,19 +168,37 @@ impl Access {
     }
 }
 
-/// What the decision is made of.
-pub(super) struct Asked<'a> {
-    pub(super) services: &'a [ServicePlan],
-    pub(super) variables: &'a Expanded,
-    pub(super) network: &'a NetworkPlan,
-    pub(super) docker: &'a DockerConfig,
-}
-
-/// Decides.
+/// Decides, and makes the job's services and variables what they must be.
 ///
 /// # Errors
 /// When the runner's settings forbid what the job asks for.
-pub(super) fn decide(asked: &Asked<'_>) -> Result<Access, AccessError> {
+pub(super) fn plan(
+    docker: &DockerConfig,
+    network: &NetworkPlan,
+    services: &mut [ServicePlan],
+    variables: &mut Expanded,
+    warnings: &mut Vec<String>,
+) -> Result<Access, AccessError> {
+    let access = decide(&Asked { services, variables, network, docker })?;
+    if let Some(sidecar) = access.sidecar() {
+        sidecar.apply(services);
+        for (name, value) in &sidecar.variables {
+            variables.set_own(name, value);
+        }
+        warnings.extend(sidecar.notes.iter().cloned());
+    }
+    Ok(access)
+}
+
+/// What the decision is made of.
+struct Asked<'a> {
+    services: &'a [ServicePlan],
+    variables: &'a Expanded,
+    network: &'a NetworkPlan,
+    docker: &'a DockerConfig,
+}
+
+fn decide(asked: &Asked<'_>) -> Result<Access, AccessError> {
     let dind = &asked.docker.dind;
     let is_daemon = |s: &&ServicePlan| {
         policy::matches_any(&dind.images, &s.written) || policy::matches_any(&dind.images, &s.image)

@@ -286,23 +286,10 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
     let protected = is_protected(job);
     let labels = names::labels(job, runner, place, &variables);
     let mut services = service::plan(job, runner, &variables, &names, &mut warnings)?;
-    let access = access::decide(&access::Asked {
-        services: &services,
-        variables: &variables,
-        network: &network,
-        docker,
-    })?;
-    access.apply(&mut services, &mut variables, &mut warnings);
+    let access = access::plan(docker, &network, &mut services, &mut variables, &mut warnings)?;
     let caches = cache::caches(job, &variables)?;
     let artifacts = cache::artifacts(job)?;
-    let dependencies = job
-        .payload
-        .dependencies
-        .iter()
-        .enumerate()
-        .filter(|(_, d)| !d.artifacts_file.filename.is_empty())
-        .map(|(index, _)| index)
-        .collect::<Vec<_>>();
+    let dependencies = plan_dependencies(job);
     let mounts = mount::plan(&mount::Request {
         runner,
         place,
@@ -423,6 +410,17 @@ impl Plan {
             .commands("after_script_step", &self.after_script)
             .finish()
     }
+}
+
+/// Jobs that have artifacts, by index.
+fn plan_dependencies(job: &Job) -> Vec<usize> {
+    job.payload
+        .dependencies
+        .iter()
+        .enumerate()
+        .filter(|(_, d)| !d.artifacts_file.filename.is_empty())
+        .map(|(index, _)| index)
+        .collect()
 }
 
 fn plan_steps(job: &Job, variables: &Expanded) -> Vec<StepPlan> {
