@@ -8,6 +8,8 @@ pub(crate) struct JobSpec {
     pub(super) payload: Value,
     pub(super) variables: Vec<Value>,
     pub(super) sources: Option<(String, String)>,
+    /// A last change to the payload as it is sent.
+    pub(super) bend: Option<fn(&mut Value)>,
 }
 
 /// A job with this script on `busybox:latest`, without sources.
@@ -33,6 +35,7 @@ pub(crate) fn job(script: &[&str]) -> JobSpec {
         }),
         variables: Vec::new(),
         sources: None,
+        bend: None,
     }
 }
 
@@ -101,6 +104,12 @@ impl JobSpec {
     /// Replaces what stands at `pointer` (JSON Pointer, RFC 6901).
     pub(crate) fn set(mut self, pointer: &str, value: Value) -> Self {
         *self.payload.pointer_mut(pointer).unwrap() = value;
+        self
+    }
+
+    /// Changes the payload at the very last, into anything.
+    pub(crate) fn bent(mut self, bend: fn(&mut Value)) -> Self {
+        self.bend = Some(bend);
         self
     }
 
