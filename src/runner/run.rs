@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::wire::{JobPayload, TraceOutput},
+    api::wire::JobPayload,
     docker::{
         Engine,
         auth::{AuthSources, Auths},
@@ -52,6 +52,9 @@ const PREPARE: &str = "prepare_executor";
 /// How long a job's removal may take before it is left to the next start.
 const REMOVAL_DEADLINE: Duration = Duration::from_mins(5);
 
+/// How long an engine that went away is left alone before the removal is tried again.
+const REMOVAL_PAUSE: Duration = Duration::from_secs(2);
+
 /// Runs a job to its end at the server. Removal of what it made may go on after this returns; the
 /// runner's `shared.removals` has it.
 pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) {
@@ -82,13 +85,19 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
     };
     let record = match begin(runner, &payload, &planned).await {
         Ok(record) => record,
-        Err(failure) => return refuse(&channel, failure, &announced).await,
+        Err(failure) => {
+            refuse(runner, &channel, &payload, &planned, failure).await;
+            return;
+        }
     };
-    let trace = match open_trace(&record, &payload, runner, &planned) {
+    let trace = match Trace::create(&record.trace(), trace_settings(&payload, runner, &planned)) {
         Ok(trace) => trace,
         Err(error) => {
             let failure = SystemFailure::spool(&error);
-            return refuse(&channel, failure, &announced).await;
+            if refuse(runner, &channel, &payload, &planned, failure).await {
+                close_record(record);
+            }
+            return;
         }
     };
     greet(&trace.voice(), runner, &planned);
@@ -180,12 +189,7 @@ async fn begin(
     }
 }
 
-fn open_trace(
-    record: &JobRecord,
-    payload: &JobPayload,
-    runner: &Runner,
-    planned: &Planned,
-) -> std::io::Result<Trace> {
+fn trace_settings(payload: &JobPayload, runner: &Runner, planned: &Planned) -> trace::Settings {
     let phrases: Vec<String> = match planned {
         Ok((_, plan)) => plan.masks.clone(),
         Err(_) => payload
@@ -196,7 +200,7 @@ fn open_trace(
             .collect(),
     };
     let flag = |name: &str| planned.as_ref().map_or(true, |(_, plan)| plan.flags.on(name));
-    let settings = trace::Settings {
+    trace::Settings {
         limit: runner.config.output_limit,
         timestamps: flag("FF_TIMESTAMPS"),
         sections: payload.features.trace_sections,
@@ -205,8 +209,7 @@ fn open_trace(
             prefixes: payload.features.token_mask_prefixes.clone(),
             all_default_prefixes: flag("FF_MASK_ALL_DEFAULT_TOKENS"),
         },
-    };
-    Trace::create(&record.trace(), settings)
+    }
 }
 
 fn greet(voice: &Voice, runner: &Runner, planned: &Planned) {
@@ -225,20 +228,24 @@ fn greet(voice: &Voice, runner: &Runner, planned: &Planned) {
     }
 }
 
-/// A job for which there is no trace: its end is said all the same.
-async fn refuse(channel: &Channel, failure: SystemFailure, announced: &[String]) {
-    tracing::error!(error = failure.error, "job cannot be run");
-    let last_word = ending::last_word(&Err(failure), announced);
-    let output = TraceOutput { checksum: Some("crc32:00000000".to_owned()), bytesize: None };
-    let reply = trace::JobServer::update(
-        channel,
-        last_word.state,
-        last_word.reason,
-        last_word.exit_code,
-        output,
-    )
-    .await;
-    tracing::debug!(outcome = ?reply.outcome, "server was told");
+/// A job for which there is no place on disk: its end and the reason are said all the same. True
+/// when the server has them.
+async fn refuse(
+    runner: &Runner,
+    channel: &Channel,
+    payload: &JobPayload,
+    planned: &Planned,
+    failure: SystemFailure,
+) -> bool {
+    let trace = Trace::in_memory(trace_settings(payload, runner, planned));
+    greet(&trace.voice(), runner, planned);
+    let ending = Err(failure);
+    ending::show(&ending, &trace.voice());
+    let last_word = ending::last_word(&ending, &payload.features.failure_reasons);
+    let limits = Limits { passes: runner.config.final_update_retry_limit, until: None };
+    let delivered = trace::finish(&trace, channel, &Delivery::default(), &last_word, limits).await;
+    log_end(&ending, &delivered);
+    delivered.is_ok()
 }
 
 /// A job with its plan, or why there is none.
@@ -618,38 +625,59 @@ async fn remove(
     slot: Slot,
 ) -> bool {
     let (Some(plan), Some(engine)) = (plan, made.engine) else { return true };
-    let anonymous = Anonymous { remove: !runner.config.docker.volume_keep };
-    let removal = async {
-        let mut errors = clean_up::remove(&engine, &clean_up::things(&plan), anonymous).await;
-        if made.uncertain {
-            match clean_up::marked(&engine, runner.shared.state.instance(), Some(job)).await {
-                Ok(late) => errors.extend(clean_up::remove(&engine, &late, anonymous).await),
-                Err(error) => errors.push(error),
-            }
-        }
-        errors
-    };
-    let removed = match timeout(REMOVAL_DEADLINE, removal).await {
-        Ok(errors) => {
-            log_errors(&errors);
-            errors.is_empty()
-        }
-        Err(_) => {
+    let mut known = false;
+    let removed = loop {
+        let removal = remove_once(&runner, &engine, &plan, made.uncertain.then_some(job));
+        let Ok(errors) = timeout(REMOVAL_DEADLINE, removal).await else {
             tracing::warn!("removal of the job's containers took too long; the next start goes on");
-            false
+            break false;
+        };
+        // The last tries are made when the daemon ends; the next start goes on.
+        let waits =
+            errors.iter().any(crate::docker::Error::is_gone) && !runner.shared.removals.is_closed();
+        if !waits {
+            log_errors(&errors);
+            break errors.is_empty();
         }
+        if !known {
+            log_errors(&errors);
+            tracing::warn!("engine went away; removal goes on when it is back");
+            known = true;
+        }
+        tokio::time::sleep(REMOVAL_PAUSE).await;
     };
     drop(slot);
     removed
 }
 
+/// Removes all that is planned, and what came late of a job that was stopped.
+async fn remove_once(
+    runner: &Runner,
+    engine: &Engine,
+    plan: &Plan,
+    late_of: Option<crate::ids::JobId>,
+) -> Vec<crate::docker::Error> {
+    let anonymous = Anonymous { remove: !runner.config.docker.volume_keep };
+    let mut errors = clean_up::remove(engine, &clean_up::things(plan), anonymous).await;
+    if late_of.is_some() {
+        match clean_up::marked(engine, runner.shared.state.instance(), late_of).await {
+            Ok(late) => errors.extend(clean_up::remove(engine, &late, anonymous).await),
+            Err(error) => errors.push(error),
+        }
+    }
+    errors
+}
+
 /// Forgets the job once its server has its end and nothing of it is left.
 async fn close(record: JobRecord, delivered: bool, removal: tokio::task::JoinHandle<bool>) {
     let removed = removal.await.unwrap_or(false);
-    if delivered
-        && removed
-        && let Err(error) = record.close()
-    {
+    if delivered && removed {
+        close_record(record);
+    }
+}
+
+fn close_record(record: JobRecord) {
+    if let Err(error) = record.close() {
         tracing::warn!(%error, "job's directory could not be removed");
     }
 }

@@ -148,7 +148,11 @@ async fn api_29_a_runner_is_registered_listed_verified_and_unregistered() {
     let said = desk.register(&["--token", RUNNER_TOKEN, "--name", "one"]).await;
     said.assert(0, &["is valid", "is registered"]);
     assert!(!said.all().contains(RUNNER_TOKEN), "{}", said.all());
-    assert!(desk.text().contains(RUNNER_TOKEN) && desk.text().contains("id = 1"), "{}", desk.text());
+    assert!(
+        desk.text().contains(RUNNER_TOKEN) && desk.text().contains("id = 1"),
+        "{}",
+        desk.text()
+    );
 
     let said = desk.run(&["list"]).await;
     said.assert(0, &["one", "Executor=docker", RUNNER_TOKEN, &desk.gitlab.url]);
@@ -167,7 +171,9 @@ async fn api_29_a_runner_is_registered_listed_verified_and_unregistered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registered_runner_runs_a_job() {
     let desk = Desk::new().await;
-    desk.register(&["--token", RUNNER_TOKEN, "--name", "one"]).await.assert(0, &[]);
+    let policy = ["--docker-pull-policy", "if-not-present"];
+    let given = ["--token", RUNNER_TOKEN, "--name", "one"];
+    desk.register(&[given.as_slice(), &policy].concat()).await.assert(0, &[]);
     let id = desk.gitlab.submit(job(&["echo works"]));
     let state = desk.directory.path().join("state");
     let single = ["run-single", "--runner", "one", "--max-builds", "1", "--state-dir"];
@@ -207,8 +213,16 @@ async fn a_server_that_is_not_there_registers_nothing() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("http://127.0.0.1:{port}");
     let arguments = [
-        "register", "--non-interactive", "--url", &url, "--token", RUNNER_TOKEN, "--executor",
-        "docker", "--docker-image", "busybox",
+        "register",
+        "--non-interactive",
+        "--url",
+        &url,
+        "--token",
+        RUNNER_TOKEN,
+        "--executor",
+        "docker",
+        "--docker-image",
+        "busybox",
     ];
     let said = desk.run(&arguments).await;
     said.assert(1, &["cannot verify runner", &url]);
@@ -234,7 +248,8 @@ async fn questions_are_answered_on_stdin() {
 async fn config_26_verify_removes_what_is_unknown_only_when_told_to() {
     let desk = Desk::new().await;
     desk.register(&["--token", RUNNER_TOKEN, "--name", "known"]).await.assert(0, &[]);
-    let gone = desk.text().replace("known", "gone").replace(RUNNER_TOKEN, "glrt-gone00000000000000");
+    let gone =
+        desk.text().replace("known", "gone").replace(RUNNER_TOKEN, "glrt-gone00000000000000");
     let runner = gone.split_once("[[runners]]").unwrap().1;
     let both = format!("{}\n[[runners]]{runner}", desk.text());
     std::fs::write(desk.config(), &both).unwrap();
@@ -252,8 +267,18 @@ async fn config_30_run_single_ends_when_no_job_comes() {
     let desk = Desk::new().await;
     let state = desk.directory.path().join("state");
     let arguments = [
-        "run-single", "--url", &desk.gitlab.url, "--token", RUNNER_TOKEN, "--executor", "docker",
-        "--docker-image", "busybox:latest", "--wait-timeout", "2", "--state-dir",
+        "run-single",
+        "--url",
+        &desk.gitlab.url,
+        "--token",
+        RUNNER_TOKEN,
+        "--executor",
+        "docker",
+        "--docker-image",
+        "busybox:latest",
+        "--wait-timeout",
+        "2",
+        "--state-dir",
         state.to_str().unwrap(),
     ];
     let begun = std::time::Instant::now();
@@ -268,9 +293,21 @@ async fn config_30_run_single_ends_after_its_jobs_and_takes_no_more() {
     let ids: Vec<i64> = (0..3).map(|_| desk.gitlab.submit(job(&["echo works"]))).collect();
     let state = desk.directory.path().join("state");
     let arguments = [
-        "run-single", "--url", &desk.gitlab.url, "--token", RUNNER_TOKEN, "--executor", "docker",
-        "--docker-image", "busybox:latest", "--docker-pull-policy", "if-not-present",
-        "--max-builds", "1", "--state-dir", state.to_str().unwrap(),
+        "run-single",
+        "--url",
+        &desk.gitlab.url,
+        "--token",
+        RUNNER_TOKEN,
+        "--executor",
+        "docker",
+        "--docker-image",
+        "busybox:latest",
+        "--docker-pull-policy",
+        "if-not-present",
+        "--max-builds",
+        "1",
+        "--state-dir",
+        state.to_str().unwrap(),
     ];
     desk.run(&arguments).await.assert(0, &["job succeeded"]);
     desk.gitlab.ended(ids[0]).await.assert_success();
@@ -374,7 +411,10 @@ async fn exec_without_an_engine_ends_with_its_reason() {
     exec.command.env("DOCKER_HOST", "unix:///nonexistent/docker.sock");
     let said = exec.run().await;
     assert!(matches!(said.code, Some(1 | 3)), "{:?} {}", said.code, said.all());
-    said.assert(said.code.unwrap(), &["no Docker engine answers at `unix:///nonexistent/docker.sock`"]);
+    said.assert(
+        said.code.unwrap(),
+        &["no Docker engine answers at `unix:///nonexistent/docker.sock`"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,13 +13,13 @@ use crate::{
 /// Said after every change.
 const IN_FORCE: &str = "configuration is in force";
 
-/// Runs until a file appears in its cache.
-const UNTIL_GO: &str = "echo started; until test -e /cache/go; do sleep 0.2; done";
+/// Runs until a file appears in its container.
+const UNTIL_GO: &str = "echo started; until test -e /tmp/go; do sleep 0.2; done";
 
 fn go(id: i64) {
     let running = engine().running_containers(id);
     let build = running.iter().find_map(|line| line.split(' ').next()).unwrap();
-    engine().docker(&["exec", build, "touch", "/cache/go"]);
+    engine().docker(&["exec", build, "touch", "/tmp/go"]);
 }
 
 /// A case whose configuration is changed by `edit` before it is read.
@@ -66,8 +66,8 @@ async fn config_6_a_broken_file_changes_nothing_and_is_told() {
         case.run(job(&["echo works"])).await.assert_success();
     }
     let log = case.log();
-    for wanted in ["not TOML", "runners[0].executor", "concurrent = \\\"many\\\""] {
-        assert!(log.contains(wanted) || log.contains(&wanted.replace('\\', "")), "{wanted}: {log}");
+    for wanted in ["not TOML", "runners[0].executor", "concurrent: is text"] {
+        assert!(log.contains(wanted), "{wanted}: {log}");
     }
     assert!(!log.contains(RUNNER_TOKEN), "{log}");
     change(&case, |_| good.replace("concurrent = 4", "concurrent = 3")).await;
@@ -77,6 +77,8 @@ async fn config_6_a_broken_file_changes_nothing_and_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_runner_takes_no_more_jobs_and_finishes_its_own() {
     let case = case(|text| text).await;
+    // A request that is held when its runner is removed is broken off.
+    case.gitlab.with(|state| state.long_poll = Duration::ZERO);
     let running = case.gitlab.submit(job(&[UNTIL_GO]).after(&["echo after"]));
     case.gitlab.until_output(running, "started").await;
     let good = std::fs::read_to_string(case.config()).unwrap();
@@ -147,7 +149,7 @@ async fn api_57_config_20_a_runner_at_its_limit_does_not_ask() {
     // Three ticks are three intervals.
     case.gitlab
         .until("three ticks", |state| {
-            (state.jobs[&one].text().matches("tick\n").count() >= 3).then_some(())
+            (state.jobs[&one].text().matches("tick\n").count() > 3).then_some(())
         })
         .await;
     case.gitlab.with(|state| {
@@ -181,7 +183,9 @@ fn two_runners(text: &str, url: Option<&str>) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_runners_share_the_places_of_the_process() {
-    const JOBS: usize = 4;
+    const JOBS: usize = 6;
+    // The second begins half an interval later, and a job is short.
+    const AHEAD: usize = 4;
     let other = Gitlab::start(&engine().gateway).await;
     other.with(|state| state.long_poll = Duration::ZERO);
     let url = other.url.clone();
@@ -199,8 +203,8 @@ async fn two_runners_share_the_places_of_the_process() {
     };
     // Whoever is first, the other must not be far behind.
     tokio::select! {
-        _ = case.gitlab.ended(mine[JOBS - 1]) => assert!(done(&other) >= JOBS - 2),
-        _ = other.ended(others[JOBS - 1]) => assert!(done(&case.gitlab) >= JOBS - 2),
+        _ = case.gitlab.ended(mine[JOBS - 1]) => assert!(done(&other) >= JOBS - AHEAD),
+        _ = other.ended(others[JOBS - 1]) => assert!(done(&case.gitlab) >= JOBS - AHEAD),
     }
     for id in mine {
         case.gitlab.ended(id).await.assert_success();
@@ -255,19 +259,17 @@ fn assert_paced(asked: &[(String, Instant)], interval: Duration) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn api_55_two_runners_are_polled_once_an_interval_and_in_turn() {
-    let case = case(|text| {
-        two_runners(&text, None).replace("check_interval = 1", "check_interval = 2")
-    })
-    .await;
+    let case =
+        case(|text| two_runners(&text, None).replace("check_interval = 1", "check_interval = 2"))
+            .await;
     assert_paced(&asked(&case, 9).await, Duration::from_secs(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn config_5_an_interval_of_zero_is_three_seconds() {
-    let case = case(|text| {
-        two_runners(&text, None).replace("check_interval = 1", "check_interval = 0")
-    })
-    .await;
+    let case =
+        case(|text| two_runners(&text, None).replace("check_interval = 1", "check_interval = 0"))
+            .await;
     assert_paced(&asked(&case, 7).await, Duration::from_secs(3));
 }
 
@@ -294,7 +296,7 @@ async fn config_31_sigterm_after_sigquit_ends_the_jobs() {
     let id = case.gitlab.submit(job(&[LONG]));
     case.gitlab.until_output(id, "started").await;
     case.signal(Signal::QUIT);
-    case.gitlab.until_output(id, "tick").await;
+    case.gitlab.until_output(id, "tick\n").await;
     case.signal(Signal::TERM);
     case.gitlab.ended(id).await.assert_failed("runner_interrupted", None);
     assert!(case.exit().await.success(), "{}", case.log());
@@ -310,9 +312,7 @@ async fn that_cannot_end(case: &Case) -> i64 {
     }
     case.signal(Signal::TERM);
     case.gitlab
-        .until("an attempt at the end", |state| {
-            (!state.jobs[&id].finals.is_empty()).then_some(())
-        })
+        .until("an attempt at the end", |state| (!state.jobs[&id].finals.is_empty()).then_some(()))
         .await;
     id
 }

@@ -80,7 +80,8 @@ impl Door {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn docker_18_without_an_engine_a_job_fails_after_three_tries_and_the_next_one_works_with_it() {
+async fn docker_18_without_an_engine_a_job_fails_after_three_tries_and_the_next_one_works_with_it()
+{
     let mut door = Door::new();
     let case = Case::with(door.options()).await;
     let begun = Instant::now();
@@ -115,7 +116,7 @@ async fn docker_194_a_job_whose_engine_goes_away_fails_soon_and_nothing_of_it_st
     let mut door = Door::open();
     let case = Case::with(door.options()).await;
     let id = case.gitlab.submit(job(&["echo started; while sleep 1; do echo tick; done"]));
-    case.gitlab.until_output(id, "tick").await;
+    case.gitlab.until_output(id, "tick\n").await;
     door.take_away().await;
     let cut = Instant::now();
     let ended = case.gitlab.ended(id).await;
@@ -137,7 +138,7 @@ async fn what_an_engine_that_went_away_keeps_is_removed_by_the_next_start() {
     let mut door = Door::open();
     let mut case = Case::with(door.options()).await;
     let id = case.gitlab.submit(job(&["echo started; while sleep 1; do echo tick; done"]));
-    case.gitlab.until_output(id, "tick").await;
+    case.gitlab.until_output(id, "tick\n").await;
     door.take_away().await;
     case.gitlab.ended(id).await.assert_failed("runner_system_failure", None);
     case.signal(rustix::process::Signal::TERM);

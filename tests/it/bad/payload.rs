@@ -37,7 +37,8 @@ async fn api_72_a_payload_of_id_and_token_ends_with_a_reason_or_a_success() {
 async fn api_72_null_stands_for_what_is_missing() {
     let case = Case::start().await;
     let spec = job(&["echo works"]).bent(|payload| {
-        for key in ["services", "artifacts", "cache", "dependencies", "credentials", "runner_info"] {
+        for key in ["services", "artifacts", "cache", "dependencies", "credentials", "runner_info"]
+        {
             payload[key] = json!(null);
         }
         payload["of_the_future"] = json!(null);

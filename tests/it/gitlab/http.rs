@@ -11,8 +11,8 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{
-    Endpoint, Fault, JobState, LEGACY_TOKEN, REGISTRATION_TOKEN, RUNNER_TOKEN, Shared, State, Upload,
-    git,
+    Endpoint, Fault, JobState, LEGACY_TOKEN, REGISTRATION_TOKEN, RUNNER_TOKEN, Shared, State,
+    Upload, git,
 };
 
 /// The 31 keys of `info.features` (gitlab-job-api.md §3.4).
