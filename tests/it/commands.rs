@@ -343,6 +343,7 @@ async fn the_version_help_and_completions_go_to_stdout() {
     assert_eq!(said.out.trim(), format!("longshore {}", env!("CARGO_PKG_VERSION")));
     let said = longshore(&["--help"]).run().await;
     assert!(said.code == Some(0) && said.out.contains("run-single"), "{}", said.all());
+    assert!(said.out.contains("78  the configuration file cannot be used"), "{}", said.out);
     let said = longshore(&["completions", "bash"]).run().await;
     assert!(said.code == Some(0) && said.out.contains("complete -F"), "{}", said.all());
     let parsed = Command::new("bash").args(["-n", "-c", &said.out]).status().await.unwrap();
