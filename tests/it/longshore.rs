@@ -4,7 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,6 +18,8 @@ use crate::{
 
 /// How long the process may take to end.
 const ENDING: Duration = Duration::from_mins(1);
+/// How long a longshore that is not needed any more may take to clean up.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What a test wants otherwise than usual in the configuration.
 #[derive(Default)]
@@ -212,9 +214,24 @@ impl Case {
     }
 }
 
+/// Whether a process runs: a dead one that nobody has waited for yet does not.
+fn runs(id: Pid) -> bool {
+    let path = format!("/proc/{}/stat", id.as_raw_nonzero());
+    let stat = fs::read_to_string(path).unwrap_or_default();
+    stat.rsplit(')')
+        .next()
+        .is_some_and(|rest| !rest.trim().is_empty() && !rest.trim().starts_with('Z'))
+}
+
 impl Drop for Case {
     fn drop(&mut self) {
         if !self.process.end.is_empty() {
+            // Asked first, so that what it has under way at the engine is not left to others.
+            kill_process(self.process.id, Signal::TERM).unwrap_or(());
+            let deadline = Instant::now() + GRACE;
+            while runs(self.process.id) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(10));
+            }
             // It may have ended by itself just now.
             kill_process(self.process.id, Signal::KILL).unwrap_or(());
         }
