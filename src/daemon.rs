@@ -20,7 +20,7 @@ use crate::{
     metrics::Configured,
     runner::{
         self, Gate, Interrupt, Runner, Shared, Signal,
-        poll::{self, Arrival, Bounds},
+        poll::{self, Arrival, Bounds, Orders},
         recover, run,
     },
     secret::Secret,
@@ -74,6 +74,8 @@ pub struct Daemon {
     interrupt: Interrupt,
     clients: HashMap<ClientKey, Arc<Client>>,
     pollers: Vec<Poller>,
+    /// Above those of all pollers, of retired ones too.
+    stop_polling: CancellationToken,
     polling: JoinSet<()>,
     jobs: JoinSet<()>,
     concurrent: Gate,
@@ -92,6 +94,10 @@ struct Poller {
     offset: Duration,
     limit: Gate,
     stop: CancellationToken,
+    retire: CancellationToken,
+    reloads: watch::Sender<()>,
+    /// Set when it has ended.
+    ended: CancellationToken,
 }
 
 impl Daemon {
@@ -104,6 +110,7 @@ impl Daemon {
             interrupt: Interrupt::default(),
             clients: HashMap::new(),
             pollers: Vec::new(),
+            stop_polling: CancellationToken::new(),
             polling: JoinSet::new(),
             jobs: JoinSet::new(),
             concurrent: Gate::new(0),
@@ -235,16 +242,19 @@ impl Daemon {
             } else {
                 runner.limit
             });
+            let mut predecessor = None;
             if let Some(old) = old {
                 let same = *old.runner.config == **runner
                     && old.interval == config.check_interval
                     && old.offset == offset
                     && !old.stop.is_cancelled();
                 if same {
+                    old.reloads.send_replace(());
                     self.pollers.push(old);
                     continue;
                 }
-                old.stop.cancel();
+                old.retire.cancel();
+                predecessor = Some(old.ended);
             }
             let Some(client) = self.client(runner, config) else { continue };
             let poller = Poller {
@@ -257,9 +267,12 @@ impl Daemon {
                 interval: config.check_interval,
                 offset,
                 limit,
-                stop: CancellationToken::new(),
+                stop: self.stop_polling.child_token(),
+                retire: CancellationToken::new(),
+                reloads: watch::Sender::new(()),
+                ended: CancellationToken::new(),
             };
-            self.begin(&poller, jobs.clone());
+            self.begin(&poller, predecessor, jobs.clone());
             self.pollers.push(poller);
         }
         for gone in before {
@@ -278,7 +291,14 @@ impl Daemon {
         );
     }
 
-    fn begin(&mut self, poller: &Poller, jobs: mpsc::Sender<Arrival>) {
+    /// Begins to poll, once the same runner's poller before it has ended: there must not be more
+    /// requests at once than are allowed.
+    fn begin(
+        &mut self,
+        poller: &Poller,
+        predecessor: Option<CancellationToken>,
+        jobs: mpsc::Sender<Arrival>,
+    ) {
         let runner = Arc::clone(&poller.runner);
         let bounds = Bounds {
             concurrent: self.concurrent.clone(),
@@ -286,10 +306,21 @@ impl Daemon {
             interval: poller.interval,
             offset: poller.offset,
         };
-        let stop = poller.stop.clone();
+        let orders = Orders {
+            stop: poller.stop.clone(),
+            retire: poller.retire.clone(),
+            reloads: poller.reloads.subscribe(),
+        };
+        let ended = poller.ended.clone().drop_guard();
         let span = tracing::info_span!("runner", name = runner.config.name);
-        self.polling
-            .spawn(async move { poll::poll(&runner, &bounds, jobs, stop).await }.instrument(span));
+        let polling = async move {
+            if let Some(predecessor) = predecessor {
+                orders.stop.run_until_cancelled(predecessor.cancelled()).await;
+            }
+            poll::poll(&runner, &bounds, jobs, orders).await;
+            drop(ended);
+        };
+        self.polling.spawn(polling.instrument(span));
     }
 
     fn client(&mut self, runner: &RunnerConfig, config: &Config) -> Option<Arc<Client>> {
@@ -319,6 +350,7 @@ impl Daemon {
 
     fn start(&mut self, arrival: Arrival) {
         let Arrival { runner, job, correlation_id, places } = arrival;
+        let runner = self.as_configured_now(runner);
         self.count += 1;
         let span = tracing::info_span!(
             "job",
@@ -336,10 +368,19 @@ impl Daemon {
         self.jobs.spawn(work.instrument(span));
     }
 
+    /// The runner with the settings in force, which may have changed while its server held the
+    /// request for the job.
+    fn as_configured_now(&self, runner: Arc<Runner>) -> Arc<Runner> {
+        let same = |current: &&Poller| {
+            current.runner.config.name == runner.config.name
+                && Arc::ptr_eq(&current.runner.client, &runner.client)
+        };
+        let current = self.pollers.iter().find(same).map(|current| Arc::clone(&current.runner));
+        current.unwrap_or(runner)
+    }
+
     async fn stop_polling(&mut self) {
-        for poller in &self.pollers {
-            poller.stop.cancel();
-        }
+        self.stop_polling.cancel();
         while let Some(ended) = self.polling.join_next().await {
             note_panic(&ended);
         }

@@ -139,9 +139,20 @@ impl State {
         let at = |source| StateError::Io { path: directory.clone(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(at)?;
         let record = JobRecord { directory: directory.clone() };
-        record.put("entry", entry).map_err(at)?;
-        File::open(self.directory.join("jobs")).and_then(|d| d.sync_all()).map_err(at)?;
-        Ok(record)
+        let noted = record
+            .put("entry", entry)
+            .and_then(|()| File::open(self.directory.join("jobs"))?.sync_all());
+        match noted {
+            Ok(()) => Ok(record),
+            Err(source) => {
+                let error = at(source);
+                // Nothing was made, so nothing must be remembered.
+                if let Err(error) = record.close() {
+                    tracing::warn!(%error, "job's directory could not be removed");
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Jobs that an earlier process left, with what is known of them; an entry that cannot be read

@@ -159,8 +159,20 @@ impl Answer {
                 media_type: media_type.unwrap_or("no media type").to_owned(),
             });
         }
-        serde_json::from_slice(&self.body)
-            .map_err(|error| TransportError::Undecodable { address, reason: json_problem(&error) })
+        let mut json = serde_json::Deserializer::from_slice(&self.body);
+        let decoded = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            let problem = json_problem(error.inner());
+            match error.path().to_string().as_str() {
+                "." => problem,
+                path => format!("`{path}`: {problem}"),
+            }
+        });
+        decoded
+            .and_then(|decoded| {
+                json.end().map_err(|error| json_problem(&error))?;
+                Ok(decoded)
+            })
+            .map_err(|reason| TransportError::Undecodable { address, reason })
     }
 
     /// What the server says went wrong.

@@ -50,7 +50,10 @@ pub use self::{
 
 /// A CI runner: GitLab jobs in containers, with Docker inside a job made safe and fast
 #[derive(Debug, Parser)]
-#[command(name = "longshore", version, disable_version_flag = true, max_term_width = 100)]
+#[command(
+    name = "longshore", version, disable_version_flag = true, max_term_width = 100,
+    after_help = exit::CODES,
+)]
 pub struct Cli {
     /// Options of every subcommand.
     #[command(flatten)]

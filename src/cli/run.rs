@@ -200,6 +200,8 @@ impl Control<'_> {
         let mut file = self.config.as_deref().map(config_watch::watch);
         loop {
             tokio::select! {
+                // Of signals that come at once, the weakest counts first.
+                biased;
                 _ = quit.recv() => stop.send_modify(|stop| *stop = on_quit(*stop)),
                 _ = terminate.recv() => stop.send_modify(|stop| *stop = on_stop(*stop, "terminated")),
                 _ = interrupt.recv() => stop.send_modify(|stop| *stop = on_stop(*stop, "interrupt")),
@@ -218,7 +220,7 @@ impl Control<'_> {
             Err(failure) => {
                 self.metrics.loading_failed();
                 tracing::error!(
-                    path = %path.display(), error = %failure,
+                    path = %path.display(), error = failure.to_string().trim_start_matches("error: "),
                     "configuration is wrong; the one before stays in force"
                 );
                 return;

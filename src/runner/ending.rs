@@ -80,10 +80,8 @@ impl From<HelperError> for SystemFailure {
 impl From<docker::ConnectError> for SystemFailure {
     fn from(error: docker::ConnectError) -> Self {
         let mut failure = Self::of(FailureReason::RunnerSystemFailure, &error);
-        failure.hint = Some(
-            "is the Docker engine running, and is [runners.docker] host its address?".to_owned(),
-        );
-        failure.is_passing = true;
+        failure.hint = error.hint().map(str::to_owned);
+        failure.is_passing = error.is_passing();
         failure
     }
 }

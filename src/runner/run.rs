@@ -10,7 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::wire::{JobPayload, TraceOutput},
+    api::wire::JobPayload,
     config::flags,
     docker::{
         Engine,
@@ -65,6 +65,9 @@ const TOKEN_GRACE: Duration = Duration::from_hours(1);
 /// How long a job's removal may take before it is left to the next start.
 const REMOVAL_DEADLINE: Duration = Duration::from_mins(5);
 
+/// How long an engine that went away is left alone before the removal is tried again.
+const REMOVAL_PAUSE: Duration = Duration::from_secs(2);
+
 /// Runs a job to its end at the server. Removal of what it made may go on after this returns; the
 /// runner's `shared.removals` has it.
 pub async fn run(
@@ -115,15 +118,19 @@ pub async fn run(
         Ok(record) => record,
         Err(failure) => {
             running.failed(failure.reason.as_str());
-            return refuse(&channel, failure, &announced).await;
+            refuse(runner, &channel, &payload, &planned, failure).await;
+            return;
         }
     };
-    let trace = match open_trace(&record, &payload, runner, &planned) {
+    let trace = match Trace::create(&record.trace(), trace_settings(&payload, runner, &planned)) {
         Ok(trace) => trace,
         Err(error) => {
             let failure = SystemFailure::spool(&error);
             running.failed(failure.reason.as_str());
-            return refuse(&channel, failure, &announced).await;
+            if refuse(runner, &channel, &payload, &planned, failure).await {
+                close_record(record);
+            }
+            return;
         }
     };
     greet(&trace.voice(), runner, &planned);
@@ -263,12 +270,7 @@ fn timeout_of(payload: &JobPayload) -> Duration {
     Duration::from_secs(u64::try_from(payload.runner_info.timeout).unwrap_or_default())
 }
 
-fn open_trace(
-    record: &JobRecord,
-    payload: &JobPayload,
-    runner: &Runner,
-    planned: &Planned,
-) -> std::io::Result<Trace> {
+fn trace_settings(payload: &JobPayload, runner: &Runner, planned: &Planned) -> trace::Settings {
     let phrases: Vec<String> = match planned {
         Ok((_, plan)) => plan.masks.clone(),
         Err(_) => payload
@@ -279,7 +281,7 @@ fn open_trace(
             .collect(),
     };
     let flag = |name: &str| planned.as_ref().map_or(true, |(_, plan)| plan.flags.on(name));
-    let settings = trace::Settings {
+    trace::Settings {
         limit: runner.config.output_limit,
         timestamps: flag("FF_TIMESTAMPS"),
         sections: payload.features.trace_sections,
@@ -288,8 +290,7 @@ fn open_trace(
             prefixes: payload.features.token_mask_prefixes.clone(),
             all_default_prefixes: flag("FF_MASK_ALL_DEFAULT_TOKENS"),
         },
-    };
-    Trace::create(&record.trace(), settings)
+    }
 }
 
 fn greet(voice: &Voice, runner: &Runner, planned: &Planned) {
@@ -327,20 +328,24 @@ fn forget(noted: Result<JobRecord, SystemFailure>) {
     }
 }
 
-/// A job for which there is no trace: its end is said all the same.
-async fn refuse(channel: &Channel, failure: SystemFailure, announced: &[String]) {
-    tracing::error!(error = failure.error, "job cannot be run");
-    let last_word = ending::last_word(&Err(failure), announced);
-    let output = TraceOutput { checksum: Some("crc32:00000000".to_owned()), bytesize: None };
-    let reply = trace::JobServer::update(
-        channel,
-        last_word.state,
-        last_word.reason,
-        last_word.exit_code,
-        output,
-    )
-    .await;
-    tracing::debug!(outcome = ?reply.outcome, "server was told");
+/// A job for which there is no place on disk: its end and the reason are said all the same. True
+/// when the server has them.
+async fn refuse(
+    runner: &Runner,
+    channel: &Channel,
+    payload: &JobPayload,
+    planned: &Planned,
+    failure: SystemFailure,
+) -> bool {
+    let trace = Trace::in_memory(trace_settings(payload, runner, planned));
+    greet(&trace.voice(), runner, planned);
+    let ending = Err(failure);
+    ending::show(&ending, &trace.voice());
+    let last_word = ending::last_word(&ending, &payload.features.failure_reasons);
+    let limits = Limits { passes: runner.config.final_update_retry_limit, until: None };
+    let delivered = trace::finish(&trace, channel, &Delivery::default(), &last_word, limits).await;
+    log_end(&ending, &delivered);
+    delivered.is_ok()
 }
 
 /// A job with its plan, or why there is none.
@@ -758,38 +763,65 @@ async fn remove(
     slot: Slot,
 ) -> bool {
     let (Some(plan), Some(engine)) = (plan, made.engine) else { return true };
-    let anonymous = Anonymous { remove: !runner.config.docker.volume_keep };
-    let removal = async {
-        let things = clean_up::things(&plan);
-        let mut errors = clean_up::remove_containers(&engine, &things, anonymous).await;
-        drop(slot);
-        if made.uncertain {
-            // Before the volumes, which what comes late may use.
-            let instance = runner.shared.state.instance();
-            errors.extend(clean_up::remove_late(&engine, instance, job, anonymous).await);
-        }
-        errors.extend(clean_up::remove_rest(&engine, &things).await);
-        errors
-    };
-    match timeout(REMOVAL_DEADLINE, removal).await {
-        Ok(errors) => {
-            log_errors(&errors);
-            errors.is_empty()
-        }
-        Err(_) => {
+    let mut slot = Some(slot);
+    let mut known = false;
+    loop {
+        let late_of = made.uncertain.then_some(job);
+        let removal = remove_once(&runner, &engine, &plan, late_of, &mut slot);
+        let Ok(errors) = timeout(REMOVAL_DEADLINE, removal).await else {
             tracing::warn!("removal of the job's containers took too long; the next start goes on");
-            false
+            return false;
+        };
+        // The last tries are made when the daemon ends; the next start goes on.
+        let waits =
+            errors.iter().any(crate::docker::Error::is_gone) && !runner.shared.removals.is_closed();
+        if !waits {
+            log_errors(&errors);
+            return errors.is_empty();
         }
+        if !known {
+            log_errors(&errors);
+            tracing::warn!("engine went away; removal goes on when it is back");
+            known = true;
+        }
+        tokio::time::sleep(REMOVAL_PAUSE).await;
     }
+}
+
+/// Removes all that is planned, and what came late of a job that was stopped. The job's numbers are
+/// free once its containers are gone.
+async fn remove_once(
+    runner: &Runner,
+    engine: &Engine,
+    plan: &Plan,
+    late_of: Option<crate::ids::JobId>,
+    slot: &mut Option<Slot>,
+) -> Vec<crate::docker::Error> {
+    let anonymous = Anonymous { remove: !runner.config.docker.volume_keep };
+    let things = clean_up::things(plan);
+    let mut errors = clean_up::remove_containers(engine, &things, anonymous).await;
+    if errors.is_empty() {
+        drop(slot.take());
+    }
+    if let Some(job) = late_of {
+        // Before the volumes, which what comes late may use.
+        let instance = runner.shared.state.instance();
+        errors.extend(clean_up::remove_late(engine, instance, job, anonymous).await);
+    }
+    errors.extend(clean_up::remove_rest(engine, &things).await);
+    errors
 }
 
 /// Forgets the job once its server has its end and nothing of it is left.
 async fn close(record: JobRecord, delivered: bool, removal: tokio::task::JoinHandle<bool>) {
     let removed = removal.await.unwrap_or(false);
-    if delivered
-        && removed
-        && let Err(error) = record.close()
-    {
+    if delivered && removed {
+        close_record(record);
+    }
+}
+
+fn close_record(record: JobRecord) {
+    if let Err(error) = record.close() {
         tracing::warn!(%error, "job's directory could not be removed");
     }
 }

@@ -150,12 +150,16 @@ impl Engine {
     ///
     /// The engine does not tell when a thing is gone, so it is asked until then.
     pub(crate) async fn nothing_left_of(&self, job: i64) {
-        let id = job.to_string();
+        self.nothing_left_with(&job.to_string()).await;
+    }
+
+    /// The same for whatever has `text` in its name or labels.
+    pub(crate) async fn nothing_left_with(&self, text: &str) {
         let mut again = tokio::time::interval(Duration::from_millis(200));
         let deadline = tokio::time::Instant::now() + REMOVAL;
         loop {
             again.tick().await;
-            let left = self.things(|line| line.contains(&id) && !line.contains(KEPT));
+            let left = self.things(|line| line.contains(text) && !line.contains(KEPT));
             if left.is_empty() {
                 return;
             }

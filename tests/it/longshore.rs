@@ -2,9 +2,9 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,6 +18,8 @@ use crate::{
 
 /// How long the process may take to end.
 const ENDING: Duration = Duration::from_mins(1);
+/// How long a longshore that is not needed any more may take to clean up.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What a test wants otherwise than usual in the configuration.
 #[derive(Default)]
@@ -34,12 +36,17 @@ pub(crate) struct Options {
     pub(crate) default_bridge: bool,
     /// The engine's address, where it is not the engine's own.
     pub(crate) engine: Option<String>,
+    /// The state directory, where it is not a fresh one.
+    pub(crate) state: Option<PathBuf>,
+    /// A last change to the configuration's text.
+    pub(crate) edit: Option<Box<dyn Fn(String) -> String + Send>>,
 }
 
 /// A GitLab and a longshore that takes jobs from it.
 pub(crate) struct Case {
     pub(crate) gitlab: Gitlab,
     directory: TempDir,
+    state: PathBuf,
     process: Process,
 }
 
@@ -99,9 +106,11 @@ impl Case {
             network_per_build = !options.default_bridge,
             docker = options.docker,
         );
+        let config = options.edit.map_or(config.clone(), |edit| edit(config));
         fs::write(directory.path().join("config.toml"), config).unwrap();
-        let process = Process::start(directory.path(), &gitlab);
-        Self { gitlab, directory, process }
+        let state = options.state.unwrap_or_else(|| directory.path().join("state"));
+        let process = Process::start(directory.path(), &state, &gitlab);
+        Self { gitlab, directory, state, process }
     }
 
     /// Runs a job to its end.
@@ -159,12 +168,41 @@ impl Case {
 
     /// Starts it again with the same configuration and state.
     pub(crate) fn restart(&mut self) {
-        self.process = Process::start(self.directory.path(), &self.gitlab);
+        self.process = Process::start(self.directory.path(), &self.state, &self.gitlab);
     }
 
     /// What it has said so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// Waits until it has said `text` more than `before` times; a file does not tell when it grows,
+    /// so it is read until then.
+    pub(crate) async fn until_log(&self, text: &str, before: usize) {
+        let mut again = tokio::time::interval(Duration::from_millis(50));
+        let read = async {
+            while self.log().matches(text).count() <= before {
+                again.tick().await;
+            }
+        };
+        let found = tokio::time::timeout(ENDING, read).await;
+        assert!(found.is_ok(), "longshore does not say `{text}`");
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.directory.path().join("config.toml")
+    }
+
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Changes the configuration as an editor does: a new file in the place of the old one.
+    pub(crate) fn edit(&self, change: impl FnOnce(String) -> String) {
+        let text = change(fs::read_to_string(self.config()).unwrap());
+        let new = self.config().with_extension("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, self.config()).unwrap();
     }
 
     /// The most memory it has held at once, in KiB (proc(5), `VmHWM`).
@@ -176,9 +214,24 @@ impl Case {
     }
 }
 
+/// Whether a process runs: a dead one that nobody has waited for yet does not.
+fn runs(id: Pid) -> bool {
+    let path = format!("/proc/{}/stat", id.as_raw_nonzero());
+    let stat = fs::read_to_string(path).unwrap_or_default();
+    stat.rsplit(')')
+        .next()
+        .is_some_and(|rest| !rest.trim().is_empty() && !rest.trim().starts_with('Z'))
+}
+
 impl Drop for Case {
     fn drop(&mut self) {
         if !self.process.end.is_empty() {
+            // Asked first, so that what it has under way at the engine is not left to others.
+            kill_process(self.process.id, Signal::TERM).unwrap_or(());
+            let deadline = Instant::now() + GRACE;
+            while runs(self.process.id) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(10));
+            }
             // It may have ended by itself just now.
             kill_process(self.process.id, Signal::KILL).unwrap_or(());
         }
@@ -190,7 +243,7 @@ impl Drop for Case {
 }
 
 impl Process {
-    fn start(directory: &Path, gitlab: &Gitlab) -> Self {
+    fn start(directory: &Path, state: &Path, gitlab: &Gitlab) -> Self {
         let log = directory.join("log");
         let log = fs::File::options().create(true).append(true).open(log).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_longshore"))
@@ -198,7 +251,7 @@ impl Process {
             .arg("--config")
             .arg(directory.join("config.toml"))
             .arg("--state-dir")
-            .arg(directory.join("state"))
+            .arg(state)
             .current_dir(directory)
             .env_remove("DOCKER_HOST")
             .stdin(Stdio::null())

@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 #![allow(clippy::print_stdout, reason = "what a failed test has to say")]
 
+mod bad;
+mod commands;
 mod conformance;
 mod control;
 mod counter;
@@ -20,6 +22,7 @@ mod files;
 mod gitlab;
 mod images;
 mod longshore;
+mod reload;
 mod scripts;
 mod shells;
 mod sources;

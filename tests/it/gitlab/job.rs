@@ -10,6 +10,8 @@ pub(crate) struct JobSpec {
     pub(super) sources: Option<(String, String)>,
     pub(super) depth: u32,
     pub(super) protected: bool,
+    /// A last change to the payload as it is sent.
+    pub(super) bend: Option<fn(&mut Value)>,
 }
 
 /// A job with this script on `busybox:latest`, without sources.
@@ -37,6 +39,7 @@ pub(crate) fn job(script: &[&str]) -> JobSpec {
         sources: None,
         depth: 20,
         protected: true,
+        bend: None,
     }
 }
 
@@ -123,6 +126,12 @@ impl JobSpec {
     /// Replaces what stands at `pointer` (JSON Pointer, RFC 6901).
     pub(crate) fn set(mut self, pointer: &str, value: Value) -> Self {
         *self.payload.pointer_mut(pointer).unwrap() = value;
+        self
+    }
+
+    /// Changes the payload at the very last, into anything.
+    pub(crate) fn bent(mut self, bend: fn(&mut Value)) -> Self {
+        self.bend = Some(bend);
         self
     }
 

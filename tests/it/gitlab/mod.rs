@@ -24,6 +24,12 @@ pub(crate) use job::{Ended, JobSpec, Upload, job};
 /// The token of the one runner there is.
 pub(crate) const RUNNER_TOKEN: &str = "glrt-integration0000000000";
 
+/// A token that makes runners, as they were registered before GitLab 16.
+pub(crate) const REGISTRATION_TOKEN: &str = "GR1348941integration00000000";
+
+/// The token of the runner that is made with it.
+pub(crate) const LEGACY_TOKEN: &str = "integrationLegacy000";
+
 /// How long a test waits for anything before it fails.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -226,7 +232,7 @@ impl Gitlab {
 
     /// Queues a job; its id.
     pub(crate) fn submit(&self, spec: JobSpec) -> i64 {
-        let JobSpec { mut payload, mut variables, sources, depth, protected } = spec;
+        let JobSpec { mut payload, mut variables, sources, depth, protected, bend } = spec;
         let (path, sha) = sources.clone().unwrap_or(("group/none".into(), "0".repeat(40)));
         let host = self.url.trim_start_matches("http://");
         self.with(|state| {
@@ -268,6 +274,9 @@ impl Gitlab {
                 "refspecs": ["+refs/heads/main:refs/remotes/origin/main"],
                 "depth": depth, "repo_object_format": "sha1", "protected": protected,
             });
+            if let Some(bend) = bend {
+                bend(&mut payload);
+            }
             let job = JobState {
                 token,
                 status: "pending".to_owned(),
@@ -307,6 +316,11 @@ impl Gitlab {
             shared.lock().runner_end = Some(status);
             shared.changed();
         }
+    }
+
+    /// Takes back the faults that have not been met yet.
+    pub(crate) fn clear_faults(&self, endpoint: Endpoint) {
+        self.with(|state| state.faults.remove(&endpoint));
     }
 
     /// Waits until `look` finds what it looks for.
