@@ -1,6 +1,7 @@
 //! All that a job will do, said before any of it is done. A plan is pure data: made of the job, the
 //! runner's settings and a few facts about the place, with no clock, randomness or disk.
 
+pub mod access;
 pub mod cache;
 pub mod flags;
 pub mod mount;
@@ -31,6 +32,7 @@ use crate::{
 };
 
 use self::{
+    access::Access,
     cache::{ArtifactPlan, CachePlan},
     flags::Flags,
     mount::Mounts,
@@ -89,6 +91,8 @@ pub struct Plan {
     pub labels: BTreeMap<String, String>,
     /// Services, the runner's own first.
     pub services: Vec<ServicePlan>,
+    /// What Docker the job gets.
+    pub access: Access,
     /// The task that fetches the sources; `None` when nothing is fetched.
     pub sources: Option<Box<Sources>>,
     /// Caches.
@@ -228,6 +232,9 @@ pub enum PlanError {
     /// A service cannot be understood.
     #[error(transparent)]
     Service(#[from] service::ServiceError),
+    /// The job cannot have the Docker that it asks for.
+    #[error(transparent)]
+    Access(#[from] access::AccessError),
 }
 
 impl PlanError {
@@ -242,7 +249,8 @@ impl PlanError {
             | Self::Refused(_)
             | Self::ClonePath { .. }
             | Self::Mount(_)
-            | Self::Service(_) => FailureReason::RunnerConfigurationError,
+            | Self::Service(_)
+            | Self::Access(_) => FailureReason::RunnerConfigurationError,
         }
     }
 }
@@ -270,24 +278,18 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
 
     let shared_builds = mount::covers(&docker.volumes, &runner.builds_dir);
     let directories = sources::directories(job, runner, place, shared_builds);
-    let (strategy, directories, variables) =
+    let (strategy, directories, mut variables) =
         place_project(job, runner, place, &flags, directories, &network)?;
     let settings = Settings::read(&variables, job, runner, &flags, &mut warnings);
 
     let image = plan_image(&job.image, runner, &variables, &mut warnings)?;
     let protected = is_protected(job);
     let labels = names::labels(job, runner, place, &variables);
-    let services = service::plan(job, runner, &variables, &names, &mut warnings)?;
+    let mut services = service::plan(job, runner, &variables, &names, &mut warnings)?;
+    let access = access::plan(docker, &network, &mut services, &mut variables, &mut warnings)?;
     let caches = cache::caches(job, &variables)?;
     let artifacts = cache::artifacts(job)?;
-    let dependencies = job
-        .payload
-        .dependencies
-        .iter()
-        .enumerate()
-        .filter(|(_, d)| !d.artifacts_file.filename.is_empty())
-        .map(|(index, _)| index)
-        .collect::<Vec<_>>();
+    let dependencies = plan_dependencies(job);
     let mounts = mount::plan(&mount::Request {
         runner,
         place,
@@ -299,6 +301,7 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
         keep_builds: strategy == Strategy::Fetch,
         protected: protected || caches.iter().any(CachePlan::is_protected),
         has_caches: !caches.is_empty(),
+        sidecar: access.sidecar(),
     })?;
     let sources = sources::task(
         job,
@@ -343,6 +346,7 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
         mounts,
         labels,
         services,
+        access,
         sources,
         caches,
         dependencies,
@@ -406,6 +410,17 @@ impl Plan {
             .commands("after_script_step", &self.after_script)
             .finish()
     }
+}
+
+/// Jobs that have artifacts, by index.
+fn plan_dependencies(job: &Job) -> Vec<usize> {
+    job.payload
+        .dependencies
+        .iter()
+        .enumerate()
+        .filter(|(_, d)| !d.artifacts_file.filename.is_empty())
+        .map(|(index, _)| index)
+        .collect()
 }
 
 fn plan_steps(job: &Job, variables: &Expanded) -> Vec<StepPlan> {

@@ -13,6 +13,7 @@ use crate::{
 
 use super::{
     Directories, Place,
+    access::Sidecar,
     names::{INSTANCE_LABEL, LABEL_PREFIX, Names},
 };
 
@@ -23,6 +24,8 @@ pub struct Mounts {
     pub binds: Vec<String>,
     /// Volumes that longshore makes, or finds from an earlier job.
     pub volumes: Vec<VolumePlan>,
+    /// Data root of the job's Docker daemon, for that container alone.
+    pub daemon: Option<VolumePlan>,
     /// Where directories below `cache_dir`, which the engine makes, are mounted.
     pub directories: Vec<String>,
 }
@@ -48,7 +51,7 @@ impl Mounts {
 
     /// Volumes that go with the job.
     pub fn temporary(&self) -> impl Iterator<Item = &VolumePlan> {
-        self.volumes.iter().filter(|v| !v.kept)
+        self.volumes.iter().chain(&self.daemon).filter(|v| !v.kept)
     }
 
     /// Whether `directory` is the job's alone: empty at its start, and gone with it.
@@ -94,6 +97,7 @@ pub(super) struct Request<'a> {
     pub(super) keep_builds: bool,
     pub(super) protected: bool,
     pub(super) has_caches: bool,
+    pub(super) sidecar: Option<&'a Sidecar>,
 }
 
 /// Whether a host path or a volume of the operator covers `directory`: then work trees of all
@@ -144,10 +148,46 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Mounts, MountError> {
     if add_cache {
         request.add_cache_volume(&mut mounts, cache, !docker.disable_cache);
     }
+    if let Some(sidecar) = request.sidecar {
+        request.add_daemon(&mut mounts, sidecar);
+    }
     Ok(mounts)
 }
 
 impl Request<'_> {
+    /// Places of the job's Docker daemon: its data root, and the certificates that the job has of
+    /// it. `volumes` often has a place for these (`/certs/client`), which jobs would share.
+    fn add_daemon(&self, mounts: &mut Mounts, sidecar: &Sidecar) {
+        let destination = |bind: &String| {
+            let volume = Volume::parse(bind).ok()?;
+            Some(volume.destination.trim_end_matches('/').to_owned())
+        };
+        let root = &sidecar.data_root;
+        let has_root = mounts.volumes.iter().any(|v| v.destination == *root)
+            || mounts.binds.iter().filter_map(destination).any(|d| d == *root)
+            || self.runner.docker.services_tmpfs.contains_key(root);
+        if !has_root {
+            mounts.daemon = Some(self.temporary(root));
+        }
+        if let Some(certificates) = &sidecar.certificates {
+            let client = certificates.client();
+            mounts.volumes.retain(|volume| volume.destination != client);
+            mounts.binds.retain(|bind| destination(bind).as_ref() != Some(&client));
+            mounts.volumes.push(self.temporary(&client));
+        }
+    }
+
+    /// A volume that goes with the job.
+    fn temporary(&self, destination: &str) -> VolumePlan {
+        let digest = hex(&Md5::digest(destination.as_bytes()));
+        VolumePlan {
+            name: format!("{}-cache-{digest}", self.names.unique),
+            destination: destination.to_owned(),
+            labels: self.labels(destination, false),
+            kept: false,
+        }
+    }
+
     /// Adds a place that outlives a job: a volume, or a directory below `cache_dir`.
     fn add_cache_volume(&self, mounts: &mut Mounts, destination: &str, kept: bool) {
         let suffix = if self.protected { "-protected" } else { "" };

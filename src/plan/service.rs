@@ -15,6 +15,8 @@ use super::{PlanError, entrypoint, names::Names, policy};
 pub struct ServicePlan {
     /// Container.
     pub container: String,
+    /// Image as the job writes it, with variables replaced.
+    pub written: String,
     /// Image, with a tag or digest.
     pub image: String,
     /// The image's name without tag, as labels and messages have it.
@@ -35,6 +37,17 @@ pub struct ServicePlan {
     pub environment: Vec<String>,
     /// Whether it is privileged.
     pub privileged: bool,
+    /// Whether the engine's filters (seccomp, `AppArmor`, hidden paths) are off for it.
+    pub unconfined: bool,
+}
+
+impl ServicePlan {
+    /// A variable of its environment.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        let mut pairs = self.environment.iter().filter_map(|line| line.split_once('='));
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
 }
 
 /// Why services cannot be planned.
@@ -122,6 +135,8 @@ pub(super) fn plan(
             environment: environment(service, variables),
             privileged: docker.services_privileged.unwrap_or(docker.privileged)
                 && policy::is_privileged(&written, &docker.allowed_privileged_services),
+            unconfined: false,
+            written,
             image: parsed.image,
             name: parsed.name,
             version: parsed.version,

@@ -495,6 +495,9 @@ impl Work<'_> {
         for step in &self.plan.steps {
             let outcome = self.run_step(build, step).await?;
             if outcome != Outcome::Success {
+                if let Some(words) = build.lost_daemon().await {
+                    self.voice.warning(&words);
+                }
                 return Ok(outcome);
             }
         }

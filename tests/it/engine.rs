@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::LazyLock,
+    sync::{LazyLock, Once},
     time::Duration,
 };
 
@@ -57,6 +57,17 @@ pub(crate) fn engine() -> &'static Engine {
 }
 
 impl Engine {
+    /// Makes sure that it has `docker:cli` and `docker:dind`.
+    pub(crate) fn needs_dind(&self) {
+        static MADE: Once = Once::new();
+        MADE.call_once(|| {
+            let up = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engine/up");
+            let output = Command::new(up).arg("--dind").env("DOCKER_HOST", &self.host).output();
+            let output = output.unwrap();
+            assert!(output.status.success(), "tests/engine/up --dind: {output:?}");
+        });
+    }
+
     /// The engine's socket.
     pub(crate) fn socket(&self) -> PathBuf {
         let path = self.host.strip_prefix("unix://");

@@ -13,6 +13,7 @@ mod conformance;
 mod control;
 mod counter;
 mod crash;
+mod dind;
 mod docker;
 mod engine;
 mod exec;

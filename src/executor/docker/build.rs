@@ -22,7 +22,7 @@ use crate::{docker::image::Image, plan::script::EndMark, trace::Writer};
 use super::{
     Docker, ExecutorError,
     attach::{Attached, Piece},
-    spec,
+    dind, spec,
 };
 
 /// How long processes may take to end by themselves when a script is stopped (docker stop: 10 s).
@@ -158,6 +158,12 @@ impl Build {
                 Ok(ScriptEnd { exit_code })
             }
         }
+    }
+
+    /// For the author of a script that failed: whether the job's Docker daemon has ended.
+    pub fn lost_daemon(&self) -> impl Future<Output = Option<String>> + use<> {
+        let docker = Arc::clone(&self.docker);
+        async move { dind::lost(&docker).await }
     }
 
     /// Ends whatever runs in the container: asks first, then kills. What was written to its file

@@ -4,7 +4,11 @@
 //! when its process listens on any port, or does not within [`SETTLE`]: nothing says that it ever
 //! will, but if it does, a script that starts a moment too early would fail.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use bollard::{
     models::ContainerInspectResponse,
@@ -23,7 +27,7 @@ use crate::{
     plan::service::ServicePlan,
 };
 
-use super::{Docker, spec};
+use super::{Docker, ExecutorError, dind::Daemon, spec};
 
 /// How long a service without exposed ports may take until it listens.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -56,12 +60,13 @@ pub(super) struct NotReady {
     pub(super) log: String,
 }
 
-/// Creates and starts a service's container.
+/// Creates and starts a service's container; a Docker daemon's is given what it needs between.
 pub(super) async fn start(
     docker: &Docker,
     service: &ServicePlan,
     image: &Image,
-) -> Result<Started, docker::Error> {
+    daemon: Option<&Daemon<'_>>,
+) -> Result<Started, ExecutorError> {
     let body = spec::service(&docker.plan, &docker.runner, service, image.reference());
     let mut options = CreateContainerOptionsBuilder::new().name(&service.container);
     if let Some(platform) = &service.platform {
@@ -72,6 +77,9 @@ pub(super) async fn start(
         .create_container(Some(options.build()), body)
         .await
         .map_err(docker::Error::of("create the service", &service.container))?;
+    if let Some(daemon) = daemon {
+        daemon.furnish(docker).await?;
+    }
     docker.network_ready().await?;
     client
         .start_container(&service.container, None)
@@ -114,6 +122,11 @@ impl Started {
             .chain(id.get(..12))
             .map(|name| format!("{name}:{address}"))
             .collect()
+    }
+
+    /// Addresses of its container.
+    pub(super) fn ip_addresses(&self) -> Vec<IpAddr> {
+        self.addresses().iter().filter_map(|address| address.parse().ok()).collect()
     }
 
     fn addresses(&self) -> Vec<String> {
@@ -161,9 +174,8 @@ impl Started {
     /// Waits until a port takes a connection.
     async fn connects(&self, docker: &Docker) -> Result<(), String> {
         let targets: Vec<SocketAddr> = self
-            .addresses()
-            .iter()
-            .filter_map(|address| address.parse().ok())
+            .ip_addresses()
+            .into_iter()
             .flat_map(|address| self.ports.iter().map(move |port| SocketAddr::new(address, *port)))
             .collect();
         let pid = self.state.state.as_ref().and_then(|s| s.pid).unwrap_or_default();

@@ -11,7 +11,7 @@ use bollard::models::{
 use crate::{
     config::{Device, DockerConfig, Resources, RunnerConfig},
     docker::ApiVersion,
-    plan::{NetworkPlan, Plan, names, policy, script, service::ServicePlan},
+    plan::{NetworkPlan, Plan, mount::VolumePlan, names, policy, script, service::ServicePlan},
 };
 
 /// The first API in which an endpoint has its MAC address (Docker Engine API: version history).
@@ -105,6 +105,14 @@ pub fn service(
     host.privileged = Some(service.privileged);
     host.extra_hosts = some(&docker.extra_hosts);
     host.init = plan.flags.on("FF_USE_INIT_WITH_DOCKER_EXECUTOR").then_some(true);
+    if service.unconfined {
+        unconfine(&mut host);
+    }
+    if plan.access.sidecar_of(service).is_some()
+        && let Some(root) = &plan.mounts.daemon
+    {
+        host.mounts.get_or_insert_default().push(mount(root, docker));
+    }
     ContainerCreateBody {
         image: Some(image.to_owned()),
         env: Some(service.environment.clone()),
@@ -222,26 +230,40 @@ fn shared_host(plan: &Plan, docker: &DockerConfig) -> HostConfig {
 /// Volumes of longshore's: the engine makes those that do not exist, with their labels, when it
 /// makes a container that mounts them.
 fn mounts(plan: &Plan, docker: &DockerConfig) -> Vec<Mount> {
-    plan.mounts
-        .volumes
-        .iter()
-        .map(|volume| Mount {
-            typ: Some(MountType::VOLUME),
-            source: Some(volume.name.clone()),
-            target: Some(volume.destination.clone()),
-            volume_options: Some(MountVolumeOptions {
-                labels: Some(volume.labels.clone().into_iter().collect()),
-                driver_config: docker.volume_driver.clone().map(|name| {
-                    MountVolumeOptionsDriverConfig {
-                        name: Some(name),
-                        options: Some(docker.volume_driver_ops.clone()),
-                    }
-                }),
-                ..MountVolumeOptions::default()
+    plan.mounts.volumes.iter().map(|volume| mount(volume, docker)).collect()
+}
+
+fn mount(volume: &VolumePlan, docker: &DockerConfig) -> Mount {
+    Mount {
+        typ: Some(MountType::VOLUME),
+        source: Some(volume.name.clone()),
+        target: Some(volume.destination.clone()),
+        volume_options: Some(MountVolumeOptions {
+            labels: Some(volume.labels.clone().into_iter().collect()),
+            driver_config: docker.volume_driver.clone().map(|name| {
+                MountVolumeOptionsDriverConfig {
+                    name: Some(name),
+                    options: Some(docker.volume_driver_ops.clone()),
+                }
             }),
-            ..Mount::default()
-        })
-        .collect()
+            ..MountVolumeOptions::default()
+        }),
+        ..Mount::default()
+    }
+}
+
+/// What a daemon without root needs in a container without privileges: user namespaces, mounts in
+/// them, and a device for its network (docs.docker.com, "Rootless Docker in Docker").
+fn unconfine(host: &mut HostConfig) {
+    let options = host.security_opt.get_or_insert_default();
+    options.extend(words(&["seccomp=unconfined", "apparmor=unconfined"]));
+    host.masked_paths = Some(Vec::new());
+    host.readonly_paths = Some(Vec::new());
+    host.devices.get_or_insert_default().push(DeviceMapping {
+        path_on_host: Some("/dev/net/tun".to_owned()),
+        path_in_container: Some("/dev/net/tun".to_owned()),
+        cgroup_permissions: Some("rwm".to_owned()),
+    });
 }
 
 fn limit(host: &mut HostConfig, resources: &Resources) {

@@ -93,7 +93,7 @@ fn docker_39_a_platform_is_expanded() {
 fn docker_97_98_99_privileges_of_build_and_services() {
     let of = |docker: &str, name: &str| {
         let case = image(json!({"name": name}))
-            .with("services", json!([{"name": "docker:dind"}]))
+            .with("services", json!([{"name": "redis"}]))
             .docker(docker);
         let plan = case.plan();
         (plan.image.privileged, plan.services[0].privileged)
