@@ -11,7 +11,7 @@ use crate::{
     },
     ledger::StateError,
     plan::PlanError,
-    trace::{Final, Voice},
+    trace::{Final, FinishError, Voice},
 };
 
 /// The system failed, as against a script that did.
@@ -165,5 +165,17 @@ pub(super) fn is_hard(reason: &StopReason) -> bool {
         StopReason::Canceled => false,
         StopReason::TimedOut { deadline, .. } => *deadline != crate::job::outcome::Deadline::Script,
         StopReason::Aborted | StopReason::Interrupted(_) => true,
+    }
+}
+
+/// Tells the operator.
+pub(super) fn log_end(ending: &Ending, delivered: &Result<(), FinishError>) {
+    match ending {
+        Ok(Outcome::Success) => tracing::info!("job succeeded"),
+        Ok(outcome) => tracing::info!(?outcome, "job failed"),
+        Err(failure) => tracing::warn!(error = failure.error, "job failed: system failure"),
+    }
+    if let Err(error) = delivered {
+        tracing::error!(error = docker::chain(error), "job's end could not be delivered");
     }
 }

@@ -3,9 +3,11 @@
 mod channel;
 mod ending;
 mod gate;
+mod opening;
 pub mod poll;
 mod provenance;
 pub mod recover;
+mod removal;
 mod run;
 mod slots;
 mod stages;

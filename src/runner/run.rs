@@ -11,11 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::wire::JobPayload,
-    config::flags,
-    docker::{
-        Engine,
-        auth::{AuthSources, Auths},
-    },
+    docker::auth::{AuthSources, Auths},
     executor::{
         curtain::{Curtain, Said},
         docker::{
@@ -24,25 +20,24 @@ use crate::{
         },
     },
     job::{
-        self, InvalidJob, Job,
+        Job,
         outcome::{Deadline, JobStatus, Outcome, StopReason},
     },
-    ledger::{Entry, JobRecord},
+    ledger::JobRecord,
     metrics::Running,
-    plan::{self, Place, Plan, StepPlan, script::EndMark},
-    secret::Secret,
-    trace::{
-        self, Channel as Stream, Delivery, Greeting, KeepAlive, Limits, Masks, Remote, Source,
-        Trace, Voice,
-    },
+    plan::{self, Plan, StepPlan, script::EndMark},
+    trace::{self, Channel as Stream, Delivery, KeepAlive, Limits, Remote, Source, Trace, Voice},
 };
 
 use super::{
     Runner,
     channel::{Acknowledged, Channel},
-    ending::{self, Ending, SystemFailure},
+    ending::{self, Ending, SystemFailure, log_end},
+    opening::{
+        Planned, TOKEN_GRACE, begin, forget, greet, plan_job, refuse, timeout_of, trace_settings,
+    },
     poll::Arrived,
-    slots::Slot,
+    removal::{Made, close, close_record, log_errors, remove},
     stages::Stages,
     stops::{Interrupt, Stops},
 };
@@ -52,21 +47,8 @@ use super::{
 const PREPARE_TRIES: u32 = 3;
 const PREPARE_PAUSE: Duration = Duration::from_secs(3);
 
-/// Flag that must be known before there is a plan.
-const INTERPOLATION: &str = "FF_ENABLE_JOB_INPUTS_INTERPOLATION";
-
 /// Section of the first branch of preparation.
 const PREPARE: &str = "prepare_executor";
-
-/// How long the server may be asked to take a job's end, beyond the job's own time: its token is no
-/// good for longer.
-const TOKEN_GRACE: Duration = Duration::from_hours(1);
-
-/// How long a job's removal may take before it is left to the next start.
-const REMOVAL_DEADLINE: Duration = Duration::from_mins(5);
-
-/// How long an engine that went away is left alone before the removal is tried again.
-const REMOVAL_PAUSE: Duration = Duration::from_secs(2);
 
 /// Runs a job to its end at the server. Removal of what it made may go on after this returns; the
 /// runner's `shared.removals` has it.
@@ -209,155 +191,6 @@ async fn work(
     ending::show(&ending, &voice);
     done.cancel();
     (ending, made)
-}
-
-/// Makes the job and its plan.
-fn plan_job(
-    runner: &Arc<Runner>,
-    payload: &JobPayload,
-    slot: &Slot,
-    correlation_id: Option<String>,
-) -> Planned {
-    let mut payload = payload.clone();
-    let written = payload.variables.iter().rev().find(|v| v.key == INTERPOLATION);
-    let interpolates = flags::find(INTERPOLATION).is_none_or(|flag| {
-        let written = written.map(|variable| variable.value.as_str());
-        flags::resolve(flag, &runner.config.feature_flags, written).on
-    });
-    if interpolates {
-        job::input::interpolate(&mut payload).map_err(InvalidJob::from)?;
-    }
-    let job = Job::try_from(payload)?;
-    let place = Place {
-        system_id: runner.shared.system_id.clone(),
-        instance: runner.shared.state.instance().to_owned(),
-        slot: slot.runner,
-        project_slot: slot.project,
-        random: format!("{:016x}", rand::random::<u64>()),
-        architecture: std::env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64"),
-        correlation_id,
-        server_ca: runner.client.server_ca(),
-        client_certificate: runner.client.client_certificate(),
-    };
-    let plan = plan::plan(&job, &runner.config, &place)?;
-    Ok((job, Arc::new(plan)))
-}
-
-/// Notes the job and all it will make, on disk, before anything is made.
-async fn begin(
-    runner: &Arc<Runner>,
-    payload: &JobPayload,
-    planned: &Planned,
-) -> Result<JobRecord, SystemFailure> {
-    let entry = Entry {
-        job: payload.id,
-        token: payload.token.clone(),
-        url: runner.config.url.clone(),
-        runner: runner.config.name.clone(),
-        failure_reasons: payload.features.failure_reasons.clone(),
-        engine: runner.config.docker.host.clone(),
-        things: planned.as_ref().map(|(_, plan)| clean_up::things(plan)).unwrap_or_default(),
-    };
-    let key = format!("{}-{}", runner.config.short_token(), payload.id);
-    let shared = Arc::clone(&runner.shared);
-    match tokio::task::spawn_blocking(move || shared.state.begin(&key, &entry)).await {
-        Ok(record) => Ok(record?),
-        Err(panicked) => Err(SystemFailure::panicked(&panicked)),
-    }
-}
-
-fn timeout_of(payload: &JobPayload) -> Duration {
-    Duration::from_secs(u64::try_from(payload.runner_info.timeout).unwrap_or_default())
-}
-
-fn trace_settings(payload: &JobPayload, runner: &Runner, planned: &Planned) -> trace::Settings {
-    let phrases: Vec<String> = match planned {
-        Ok((_, plan)) => plan.masks.clone(),
-        Err(_) => payload
-            .variables
-            .iter()
-            .filter(|variable| variable.masked)
-            .map(|variable| variable.value.clone())
-            .collect(),
-    };
-    let flag = |name: &str| planned.as_ref().map_or(true, |(_, plan)| plan.flags.on(name));
-    trace::Settings {
-        limit: runner.config.output_limit,
-        timestamps: flag("FF_TIMESTAMPS"),
-        sections: payload.features.trace_sections,
-        masks: Masks {
-            phrases: phrases.into_iter().map(Secret::new).collect(),
-            prefixes: payload.features.token_mask_prefixes.clone(),
-            all_default_prefixes: flag("FF_MASK_ALL_DEFAULT_TOKENS"),
-        },
-    }
-}
-
-fn greet(voice: &Voice, runner: &Runner, planned: &Planned) {
-    let flags = planned.as_ref().map(|(_, plan)| plan.flags.changed()).unwrap_or_default();
-    voice.greet(&Greeting {
-        name: "longshore",
-        version: env!("CARGO_PKG_VERSION"),
-        revision: crate::REVISION,
-        runner: &runner.config.name,
-        token: &runner.config.short_token(),
-        system_id: &runner.shared.system_id,
-        flags: &flags,
-    });
-    let Ok((job, plan)) = planned else { return };
-    for warning in &plan.warnings {
-        voice.warning(warning);
-    }
-    if plan.flags.on("FF_LOG_IMAGES_CONFIGURED_FOR_JOB") {
-        let services: Vec<&str> = plan.services.iter().map(|s| s.image.as_str()).collect();
-        tracing::info!(image = plan.image.name, ?services, "images of the job");
-    }
-    if let Some(notice) = job::notice::policy(&job.payload.policy_options) {
-        for line in notice.lines() {
-            voice.plain(line);
-        }
-    }
-}
-
-/// A job of which nothing has begun.
-fn forget(noted: Result<JobRecord, SystemFailure>) {
-    if let Ok(record) = noted
-        && let Err(error) = record.close()
-    {
-        tracing::warn!(%error, "job's directory could not be removed");
-    }
-}
-
-/// A job for which there is no place on disk: its end and the reason are said all the same. True
-/// when the server has them.
-async fn refuse(
-    runner: &Runner,
-    channel: &Channel,
-    payload: &JobPayload,
-    planned: &Planned,
-    failure: SystemFailure,
-) -> bool {
-    let trace = Trace::in_memory(trace_settings(payload, runner, planned));
-    greet(&trace.voice(), runner, planned);
-    let ending = Err(failure);
-    ending::show(&ending, &trace.voice());
-    let last_word = ending::last_word(&ending, &payload.features.failure_reasons);
-    let limits = Limits { passes: runner.config.final_update_retry_limit, until: None };
-    let delivered = trace::finish(&trace, channel, &Delivery::default(), &last_word, limits).await;
-    log_end(&ending, &delivered);
-    delivered.is_ok()
-}
-
-/// A job with its plan, or why there is none.
-type Planned = Result<(Job, Arc<Plan>), SystemFailure>;
-
-/// What a job has made, as far as its removal must know.
-#[derive(Default)]
-struct Made {
-    /// Set once something may be there.
-    engine: Option<Engine>,
-    /// Something may have been under way when the job was stopped.
-    uncertain: bool,
 }
 
 /// A job at work.
@@ -752,93 +585,4 @@ async fn script_deadline(limit: Option<Duration>) -> StopReason {
 /// A word that no script can guess.
 fn nonce() -> String {
     format!("{:016x}", rand::random::<u64>())
-}
-
-/// Removes what a job made. True when nothing is left; the job's numbers are free after it.
-async fn remove(
-    runner: Arc<Runner>,
-    plan: Option<Arc<Plan>>,
-    made: Made,
-    job: crate::ids::JobId,
-    slot: Slot,
-) -> bool {
-    let (Some(plan), Some(engine)) = (plan, made.engine) else { return true };
-    let mut slot = Some(slot);
-    let mut known = false;
-    loop {
-        let late_of = made.uncertain.then_some(job);
-        let removal = remove_once(&runner, &engine, &plan, late_of, &mut slot);
-        let Ok(errors) = timeout(REMOVAL_DEADLINE, removal).await else {
-            tracing::warn!("removal of the job's containers took too long; the next start goes on");
-            return false;
-        };
-        // The last tries are made when the daemon ends; the next start goes on.
-        let waits =
-            errors.iter().any(crate::docker::Error::is_gone) && !runner.shared.removals.is_closed();
-        if !waits {
-            log_errors(&errors);
-            return errors.is_empty();
-        }
-        if !known {
-            log_errors(&errors);
-            tracing::warn!("engine went away; removal goes on when it is back");
-            known = true;
-        }
-        tokio::time::sleep(REMOVAL_PAUSE).await;
-    }
-}
-
-/// Removes all that is planned, and what came late of a job that was stopped. The job's numbers are
-/// free once its containers are gone.
-async fn remove_once(
-    runner: &Runner,
-    engine: &Engine,
-    plan: &Plan,
-    late_of: Option<crate::ids::JobId>,
-    slot: &mut Option<Slot>,
-) -> Vec<crate::docker::Error> {
-    let anonymous = Anonymous { remove: !runner.config.docker.volume_keep };
-    let things = clean_up::things(plan);
-    let mut errors = clean_up::remove_containers(engine, &things, anonymous).await;
-    if errors.is_empty() {
-        drop(slot.take());
-    }
-    if let Some(job) = late_of {
-        // Before the volumes, which what comes late may use.
-        let instance = runner.shared.state.instance();
-        errors.extend(clean_up::remove_late(engine, instance, job, anonymous).await);
-    }
-    errors.extend(clean_up::remove_rest(engine, &things).await);
-    errors
-}
-
-/// Forgets the job once its server has its end and nothing of it is left.
-async fn close(record: JobRecord, delivered: bool, removal: tokio::task::JoinHandle<bool>) {
-    let removed = removal.await.unwrap_or(false);
-    if delivered && removed {
-        close_record(record);
-    }
-}
-
-fn close_record(record: JobRecord) {
-    if let Err(error) = record.close() {
-        tracing::warn!(%error, "job's directory could not be removed");
-    }
-}
-
-fn log_errors(errors: &[crate::docker::Error]) {
-    for error in errors {
-        tracing::warn!(error = crate::docker::chain(error), "something of the job is left");
-    }
-}
-
-fn log_end(ending: &Ending, delivered: &Result<(), trace::FinishError>) {
-    match ending {
-        Ok(Outcome::Success) => tracing::info!("job succeeded"),
-        Ok(outcome) => tracing::info!(?outcome, "job failed"),
-        Err(failure) => tracing::warn!(error = failure.error, "job failed: system failure"),
-    }
-    if let Err(error) = delivered {
-        tracing::error!(error = crate::docker::chain(error), "job's end could not be delivered");
-    }
 }

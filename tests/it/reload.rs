@@ -322,7 +322,7 @@ async fn is_told_by_the_next_start(case: &mut Case, id: i64) {
     case.gitlab.clear_faults(Endpoint::Final);
     case.gitlab.allow_jump(id);
     case.restart();
-    case.gitlab.ended(id).await.assert_failed("runner_system_failure", None);
+    case.gitlab.ended(id).await.assert_failed("runner_interrupted", None);
     engine().nothing_left_of(id).await;
 }
 
