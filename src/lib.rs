@@ -19,6 +19,7 @@ pub mod job;
 pub mod ledger;
 pub mod plan;
 pub mod protocol;
+pub mod proxy;
 pub mod runner;
 pub mod secret;
 pub mod trace;

@@ -16,5 +16,6 @@ mod exec;
 mod files;
 mod gitlab;
 mod longshore;
+mod proxy;
 mod scripts;
 mod trace;
