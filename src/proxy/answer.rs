@@ -8,7 +8,7 @@ use http_body_util::{BodyExt as _, BodyStream, StreamBody};
 use hyper::{
     Method, Response, StatusCode,
     body::{Frame, Incoming},
-    header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE},
+    header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, UPGRADE},
     upgrade::OnUpgrade,
 };
 use hyper_util::rt::TokioIo;
@@ -186,12 +186,9 @@ impl Shared {
                 let container = Container { name, image, is_self: false, binds: ready.binds };
                 // Anonymous volumes have no name before.
                 for mount in details["Mounts"].as_array().into_iter().flatten() {
-                    if let (Some("volume"), Some(volume)) =
-                        (mount["Type"].as_str(), mount["Name"].as_str())
-                    {
-                        if !self.owned().has_volume(volume) {
-                            self.change(|owned| owned.add_volume(volume));
-                        }
+                    if mount["Type"] == "volume" {
+                        let volume = mount["Name"].as_str().unwrap_or_default();
+                        self.change(|owned| owned.add_volume(volume));
                     }
                 }
                 self.change(|owned| owned.add_container(id, container));
@@ -493,11 +490,9 @@ fn passed(answer: Response<Incoming>) -> Response<Body> {
     let (parts, body) = answer.into_parts();
     let mut response = Response::new(body.map_err(Broken::from).boxed_unsync());
     *response.status_mut() = parts.status;
-    for name in ["content-type", "x-docker-container-path-stat"] {
-        if let Some(value) = parts.headers.get(name) {
-            if let Ok(name) = hyper::header::HeaderName::from_bytes(name.as_bytes()) {
-                response.headers_mut().insert(name, value.clone());
-            }
+    for name in [CONTENT_TYPE, HeaderName::from_static("x-docker-container-path-stat")] {
+        if let Some(value) = parts.headers.get(&name) {
+            response.headers_mut().insert(name, value.clone());
         }
     }
     response

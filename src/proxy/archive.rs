@@ -105,9 +105,8 @@ fn manifest_tags(manifest: &Value) -> Result<Vec<Reference>, Refusal> {
     for item in list {
         for (key, value) in item.as_object().ok_or_else(odd)? {
             match (&**key, value) {
-                ("Config", Value::String(_)) => {}
+                ("Config", Value::String(_)) | ("RepoTags", Value::Null) => {}
                 ("Layers", Value::Array(layers)) if layers.iter().all(Value::is_string) => {}
-                ("RepoTags", Value::Null) => {}
                 ("RepoTags", Value::Array(names)) => {
                     for name in names {
                         let name = name.as_str().ok_or_else(odd)?;
@@ -158,6 +157,7 @@ fn index_names(index: &Value, tags: &[Reference]) -> Result<(), Refusal> {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn unreadable(error: io::Error) -> Refusal {
     bad(&format!("cannot be read: {error}"))
 }
@@ -185,8 +185,7 @@ fn walk(
     let mut links = BTreeSet::new();
     let mut parents = BTreeSet::new();
     let (mut long, mut count) = (None::<String>, 0);
-    loop {
-        let Some(header) = block(&mut reader)? else { break };
+    while let Some(header) = block(&mut reader)? {
         if header.iter().all(|b| *b == 0) {
             match block(&mut reader)? {
                 Some(second) if second.iter().any(|b| *b != 0) => {
@@ -211,10 +210,10 @@ fn walk(
                 return Err(bad("is cut off"));
             }
             bytes.truncate(usize::try_from(size).unwrap_or(usize::MAX));
-            if let Some(name) = kind.name(&bytes)? {
-                if long.replace(name).is_some() {
-                    return Err(bad("has two long names for an entry"));
-                }
+            if let Some(name) = kind.name(&bytes)?
+                && long.replace(name).is_some()
+            {
+                return Err(bad("has two long names for an entry"));
             }
             continue;
         }

@@ -30,7 +30,7 @@ use super::{
 };
 
 /// How long the next piece may take (G-86).
-const PROGRESS: Duration = Duration::from_secs(60);
+const PROGRESS: Duration = Duration::from_mins(1);
 /// How many images a build may need.
 const IMAGES: usize = 100;
 /// How much larger than what was sent an archive may be, unpacked.

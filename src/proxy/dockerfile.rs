@@ -105,7 +105,10 @@ impl Scan<'_> {
         let (word, rest) = split(line);
         match &*word {
             "FROM" => self.from(rest),
-            "ARG" if self.stages.is_empty() => self.argument(rest),
+            "ARG" if self.stages.is_empty() => {
+                self.argument(rest);
+                Ok(())
+            }
             "ADD" => {
                 let sources = self.flags(rest)?;
                 add(sources)
@@ -150,7 +153,7 @@ impl Scan<'_> {
         }
     }
 
-    fn argument(&mut self, rest: &str) -> Result<(), Refusal> {
+    fn argument(&mut self, rest: &str) {
         for word in rest.split_whitespace() {
             let (name, default) = match word.split_once('=') {
                 Some((name, default)) => (name, Some(default)),
@@ -174,7 +177,6 @@ impl Scan<'_> {
                 None => self.globals.remove(name),
             };
         }
-        Ok(())
     }
 
     /// `text` with its variables replaced.
@@ -371,8 +373,12 @@ mod tests {
 
     #[test]
     fn g_63_changes_do_not_write_the_guards_labels() {
-        let settings =
-            GuardSettings::new("1", ("longshore.guard".into(), "1".into()), "n", "/x".into());
+        let settings = GuardSettings::new(
+            "1",
+            ("longshore.guard".into(), "1".into()),
+            "n",
+            std::path::Path::new("/x"),
+        );
         for line in ["CMD [\"x\"]", "label a=b", "ENV A=b"] {
             assert!(change(line, &settings).is_ok(), "{line}");
         }

@@ -17,8 +17,8 @@ use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
     body::Incoming,
     header::{
-        CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, SERVER,
-        TRANSFER_ENCODING, UPGRADE,
+        CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
+        SERVER, TRANSFER_ENCODING, UPGRADE,
     },
 };
 use serde_json::{Map, Value, json};
@@ -39,7 +39,7 @@ use super::{
 };
 
 /// How long the next piece of a body may take (G-86).
-const PROGRESS: Duration = Duration::from_secs(60);
+const PROGRESS: Duration = Duration::from_mins(1);
 /// The longest request line (G-21).
 const LINE: usize = 16 << 10;
 
@@ -100,6 +100,7 @@ impl Shared {
     ) -> Result<Response<Body>, Infallible> {
         let started = Instant::now();
         let method = request.method().clone();
+        let asks_for_upgrade = request.headers().contains_key(UPGRADE);
         let mut route = "-".to_owned();
         let outcome = Box::pin(Arc::clone(&self).decide(request, &mut route, slot)).await;
         let (mut response, decision, refusal) = match outcome {
@@ -111,6 +112,10 @@ impl Shared {
         };
         self.count(refusal.as_ref());
         self.own_headers(response.headers_mut());
+        if asks_for_upgrade && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // What came after it was meant for the stream, and is no request.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(events) = &self.settings.audit {
             let event = AuditEvent {
                 time: jiff::Timestamp::now().to_string(),
@@ -251,12 +256,11 @@ impl Shared {
     async fn without_engine(&self, forward: &Forward) -> Result<Option<Response<Body>>, Refusal> {
         if let Then::Pulled(reference) = &forward.then {
             // A pull would move a tag that all jobs use.
-            if reference.is_shared(&self.settings.images) {
-                if let Ok(found) = self.image(&reference.canonical()).await {
-                    let status = format!("Status: Image is up to date for {}", reference.short());
-                    drop(found);
-                    return Ok(Some(answer_json(StatusCode::OK, &json!({ "status": status }))));
-                }
+            if reference.is_shared(&self.settings.images)
+                && self.image(&reference.canonical()).await.is_ok()
+            {
+                let status = format!("Status: Image is up to date for {}", reference.short());
+                return Ok(Some(answer_json(StatusCode::OK, &json!({ "status": status }))));
             }
         }
         if let Some((name, ImageUse::Remove)) = &forward.image {
@@ -470,7 +474,7 @@ impl Shared {
             let root = self.settings.workspace[mapping].host.clone();
             let (make, at) = (need.make, self.next_pin());
             let pinned =
-                tokio::task::spawn_blocking(move || Pin::new(&root, &rest, make, at)).await;
+                tokio::task::spawn_blocking(move || Pin::new(&root, &rest, make, &at)).await;
             let pin = pinned
                 .map_err(|_| Refusal::failed(500, "the bind cannot be made"))?
                 .map_err(|error| {

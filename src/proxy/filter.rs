@@ -98,7 +98,7 @@ pub fn info(value: &Value, world: &World) -> Value {
     );
     let limits = &world.settings.limits;
     let memory = value.get("MemTotal").and_then(Value::as_i64).unwrap_or(limits.memory);
-    let cpus = limits.nano_cpus.min(world.ground.nano_cpus).max(1) as u64;
+    let cpus = limits.nano_cpus.min(world.ground.nano_cpus).max(1).cast_unsigned();
     let own = world.owned.container_count();
     let fixed = json!({
         "Containers": own, "ContainersRunning": own, "ContainersPaused": 0, "ContainersStopped": 0,
@@ -270,10 +270,10 @@ pub fn image(mut value: Value, world: &World) -> Option<Value> {
     if value.get("GraphDriver").is_some() {
         value["GraphDriver"] = json!({ "Name": value["GraphDriver"]["Name"], "Data": null });
     }
-    if let Some(Value::String(parent)) = value.get_mut("Parent") {
-        if !world.owned.has_image(parent) {
-            parent.clear();
-        }
+    if let Some(Value::String(parent)) = value.get_mut("Parent")
+        && !world.owned.has_image(parent)
+    {
+        parent.clear();
     }
     if let Some(Value::Number(_)) = value.get("Containers") {
         value["Containers"] = json!(-1);
@@ -391,17 +391,17 @@ pub fn event(mut value: Value, world: &World) -> Option<Value> {
         return None;
     }
     // Of a network's or volume's event, the container must be own as well.
-    if let Some(Value::String(container)) = value["Actor"]["Attributes"].get("container") {
-        if !world.owned.knows(container) {
-            value["Actor"]["Attributes"]["container"] = json!("");
-        }
+    if let Some(Value::String(container)) = value["Actor"]["Attributes"].get("container")
+        && !world.owned.knows(container)
+    {
+        value["Actor"]["Attributes"]["container"] = json!("");
     }
-    if let Ok((_, container)) = world.owned.container(&id) {
-        if !container.image.is_empty() {
-            let image = json!(container.image);
-            value["Actor"]["Attributes"]["image"] = image.clone();
-            value["from"] = image;
-        }
+    if let Ok((_, container)) = world.owned.container(&id)
+        && !container.image.is_empty()
+    {
+        let image = json!(container.image);
+        value["Actor"]["Attributes"]["image"] = image.clone();
+        value["from"] = image;
     }
     Some(value)
 }

@@ -21,6 +21,7 @@ mod exchange;
 pub mod fields;
 pub mod filter;
 
+pub mod head;
 pub mod image;
 pub mod json;
 pub mod ownership;

@@ -44,7 +44,7 @@ pub fn place(source: &str, settings: &GuardSettings) -> Result<Place, Refusal> {
     let Some(clean) = clean(source) else {
         return Err(Refusal::malformed("a bind's source must be an absolute path", "G-52"));
     };
-    if settings.socket_paths.iter().any(|path| *path == clean) {
+    if settings.socket_paths.contains(&clean) {
         return Ok(Place::Socket);
     }
     for (mapping, entry) in settings.workspace.iter().enumerate() {
@@ -96,7 +96,7 @@ impl Pin {
     ///
     /// # Errors
     /// When it is not there, leads over a link, or is neither directory nor regular file.
-    pub fn new(root: &Path, rest: &Path, make: bool, at: PathBuf) -> Result<Self, PinError> {
+    pub fn new(root: &Path, rest: &Path, make: bool, at: &Path) -> Result<Self, PinError> {
         let handle = open(root, rest, make)?;
         let is_directory = match FileType::from_raw_mode(rustix::fs::fstat(&handle)?.st_mode) {
             FileType::Directory => true,
@@ -104,9 +104,9 @@ impl Pin {
             _ => return Err(PinError::Kind),
         };
         if is_directory {
-            fs::create_dir(&at)?;
+            fs::create_dir(at)?;
         } else {
-            fs::File::create_new(&at)?;
+            fs::File::create_new(at)?;
         }
         let mounted = (|| {
             // The bits of AT_EMPTY_PATH; the tree without what is mounted in it.
@@ -115,15 +115,15 @@ impl Pin {
                 | OpenTreeFlags::AT_EMPTY_PATH;
             let tree = rustix::mount::open_tree(&handle, "", flags)?;
             let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-            rustix::mount::move_mount(&tree, "", rustix::fs::CWD, &at, flags)?;
-            let pin = Self { path: at.clone() };
-            rustix::mount::mount_change(&at, MountPropagationFlags::PRIVATE)?;
+            rustix::mount::move_mount(&tree, "", rustix::fs::CWD, at, flags)?;
+            let pin = Self { path: at.to_owned() };
+            rustix::mount::mount_change(at, MountPropagationFlags::PRIVATE)?;
             Ok::<_, rustix::io::Errno>(pin)
         })();
         match mounted {
             Ok(pin) => Ok(pin),
             Err(error) => {
-                remove(&at);
+                remove(at);
                 Err(PinError::Mount(error.into()))
             }
         }
@@ -272,7 +272,7 @@ mod tests {
     use crate::proxy::settings::Mapping;
 
     fn settings() -> GuardSettings {
-        let mut settings = GuardSettings::new("1", ("l".into(), "1".into()), "n", "/x".into());
+        let mut settings = GuardSettings::new("1", ("l".into(), "1".into()), "n", Path::new("/x"));
         for job in ["/builds/acme/app", "/cache/"] {
             let mapping = Mapping { job: job.to_owned(), host: "/host".into(), read_only: false };
             settings.workspace.push(mapping);
@@ -330,7 +330,7 @@ mod tests {
         let pipe = root.path().join("pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).unwrap();
         let at = root.path().join("pin");
-        let refused = Pin::new(root.path(), Path::new("pipe"), false, at.clone());
+        let refused = Pin::new(root.path(), Path::new("pipe"), false, &at);
         assert!(matches!(refused, Err(PinError::Kind)) && !at.exists());
     }
 

@@ -379,6 +379,11 @@ impl Judge<'_> {
                 self.query(&[("type", Many), ("verbose", Ignored)])?;
                 filtered("/system/df", Filter::Usage, Vec::new())
             }
+            // Where the CLI looks last for a name that is nothing else.
+            (&Method::GET, ["plugins", name, "json"]) => {
+                let name = super::fields::join("", name);
+                Err(Refusal::missing(format!("plugin \"{name}\" not found")))
+            }
             (&Method::GET, ["plugins"]) => Ok(Verdict::Answer(Reply::Json(json!([])))),
             (&Method::GET, ["events"]) => self.events(),
             (&Method::POST, ["auth"]) => self.auth(),
@@ -493,7 +498,7 @@ impl Judge<'_> {
         let is_archive = action == "archive";
         let allowed: &[(&str, Param)] = match (self.call.method, action) {
             (&Method::GET, "changes" | "export")
-            | (&Method::POST, "pause" | "unpause" | "update") => &[],
+            | (&Method::POST, "pause" | "unpause" | "update" | "exec") => &[],
             (&Method::GET | &Method::HEAD, "archive") => &[("path", Word)],
             (&Method::PUT, "archive") => {
                 &[("path", Word), ("noOverwriteDirNonDir", Flag), ("copyUIDGID", Flag)]
@@ -511,7 +516,6 @@ impl Judge<'_> {
                 ("logs", Flag),
                 ("detachKeys", Word),
             ],
-            (&Method::POST, "exec") => &[],
             _ => return Err(self.unknown()),
         };
         let (id, _) = self.world.owned.own_container(reference)?;

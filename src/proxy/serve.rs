@@ -25,6 +25,7 @@ use super::{
     body::{Ground, World},
     clean_up,
     engine::Engine,
+    head::Strict,
     ownership::Owned,
     paths,
     settings::GuardSettings,
@@ -315,7 +316,7 @@ async fn connection(
         .max_headers(HEADERS)
         .max_buf_size(HEAD_SIZE)
         .auto_date_header(false)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Strict::new(stream)), service)
         .with_upgrades()
         .await;
     if let Err(error) = served {

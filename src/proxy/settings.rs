@@ -1,6 +1,9 @@
 //! What a guard is told by the one who starts it. Widening settings are the operator's alone.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use tokio::sync::mpsc;
 
@@ -142,7 +145,7 @@ impl Default for Limits {
 impl GuardSettings {
     /// Settings with the contract's defaults, no workspace and no images.
     #[must_use]
-    pub fn new(job: &str, identity: (String, String), network: &str, directory: PathBuf) -> Self {
+    pub fn new(job: &str, identity: (String, String), network: &str, directory: &Path) -> Self {
         Self {
             job: job.to_owned(),
             identity,

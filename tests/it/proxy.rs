@@ -19,13 +19,36 @@ use tokio::{
 use crate::engine::engine;
 
 /// How long one command may take on a busy machine.
-const COMMAND: Duration = Duration::from_secs(120);
+const COMMAND: Duration = Duration::from_mins(2);
 
 /// A guard for one test, with a workspace.
 struct Case {
     guard: Guard,
     directory: tempfile::TempDir,
     identity: String,
+    _leftovers: Leftovers,
+}
+
+/// What a failed test leaves, removed by its label.
+struct Leftovers(String);
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let label = format!("label=longshore.test={}", self.0);
+        for (list, remove) in [
+            (&["ps", "-aq"][..], &["rm", "-fv"][..]),
+            (&["network", "ls", "-q"], &["network", "rm"]),
+            (&["volume", "ls", "-q"], &["volume", "rm", "-f"]),
+        ] {
+            let found = engine().docker(&[list, &["--filter", &label]].concat());
+            for name in found.lines() {
+                engine().docker(&[remove, &[name]].concat());
+            }
+        }
+    }
 }
 
 impl Case {
@@ -42,7 +65,7 @@ impl Case {
             "7",
             ("longshore.guard".to_owned(), identity.clone()),
             &format!("runner-test-{identity}"),
-            directory.path().to_owned(),
+            directory.path(),
         );
         settings.labels.insert("longshore.test".to_owned(), identity.clone());
         settings.images.shared = vec!["busybox:*".to_owned()];
@@ -52,7 +75,8 @@ impl Case {
         change(&mut settings);
         let host = tokio::task::spawn_blocking(|| engine().host.clone()).await.unwrap();
         let guard = Guard::start(&host, settings).await.unwrap();
-        Self { guard, directory, identity }
+        let _leftovers = Leftovers(identity.clone());
+        Self { guard, directory, identity, _leftovers }
     }
 
     fn workspace(&self) -> PathBuf {
@@ -228,12 +252,13 @@ async fn g_28_streams_go_both_ways_with_half_close() {
         (&*output.stdout, &*output.stderr, output.status.code()),
         (&b"in\nend\n"[..], &b"oops\n"[..], Some(3))
     );
-    let id = case
-        .docker(&["run", "-d", "-i", "busybox", "sh", "-c", "read a; echo got $a; sleep 1"])
-        .await;
-    let output = case.fed(&["attach", "--sig-proxy=false", &id], b"word\n").await;
+    let script = "read a; echo got $a; sleep 1";
+    let id = case.docker(&["create", "-i", "busybox", "sh", "-c", script]).await;
+    let output = case.fed(&["start", "-ai", &id], b"word\n").await;
     assert_eq!(String::from_utf8_lossy(&output.stdout), "got word\n");
     assert_eq!(case.docker(&["logs", "-f", &id]).await, "got word");
+    let id = case.docker(&["run", "-d", "busybox", "sh", "-c", "sleep 2; echo late"]).await;
+    assert_eq!(case.docker(&["attach", "--no-stdin", &id]).await, "late");
     let id = case.docker(&["run", "-d", "busybox", "sleep", "600"]).await;
     // Two megabytes there and back.
     let much: Vec<u8> = (0..2_000_000_u32).map(|n| b'a' + u8::try_from(n % 26).unwrap()).collect();
@@ -363,6 +388,16 @@ async fn g_8_volumes_and_networks_are_the_jobs() {
     assert_eq!(names, ["bridge", &network, "none"]);
     case.docker(&["network", "connect", "bridge", &name("srv")]).await;
     case.docker(&["network", "disconnect", &network, &name("srv")]).await;
+    case.docker(&["network", "prune", "-f"]).await;
+    case.docker(&["volume", "prune", "-f"]).await;
+    other.stop().await;
+    case.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g_8_ports_are_published_at_the_jobs_gateway_alone() {
+    let case = Case::start().await;
+    let name = |kind: &str| format!("{kind}-{}", &case.identity[..8]);
     // Published ports are at the gateway of the job's network alone.
     case.docker(&[
         "run",
@@ -395,10 +430,6 @@ async fn g_8_volumes_and_networks_are_the_jobs() {
     .await;
     let port = case.docker(&["port", &name("all")]).await;
     assert!(port.contains(case.guard.network().1), "{port}");
-    case.docker(&["network", "rm", &network]).await;
-    case.docker(&["network", "prune", "-f"]).await;
-    case.docker(&["volume", "prune", "-f"]).await;
-    other.stop().await;
     case.stop().await;
 }
 

@@ -348,12 +348,13 @@ fn propagation(_: &mut Judging, value: &Value, path: &str) -> Result<Option<Valu
     }
 }
 
+const DRIVER: &[(&str, Rule<()>)] =
+    &[("Name", Rule::Judge(local_driver)), ("Options", Rule::Empty("G-1"))];
+
 fn driver_config(_: &mut Judging, value: &Value, path: &str) -> Result<Option<Value>, Refusal> {
     if value.is_null() {
         return Ok(None);
     }
-    const DRIVER: &[(&str, Rule<()>)] =
-        &[("Name", Rule::Judge(local_driver)), ("Options", Rule::Empty("G-1"))];
     apply(DRIVER, object(value, path)?, path, &mut ())?;
     Ok(None)
 }
@@ -512,6 +513,7 @@ fn network(value: &Value, judging: &Judging) -> Result<Network, Refusal> {
     })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "a table's function")]
 fn network_mode(judging: &mut Judging, _: &Value, _: &str) -> Result<Option<Value>, Refusal> {
     Ok(match &judging.network {
         Network::None => some("none"),
@@ -767,10 +769,9 @@ fn ulimit_most(name: &str) -> Option<i64> {
     Some(match name {
         "nofile" => 1_048_576,
         "memlock" => 64 << 20,
-        "nproc" | "sigpending" => 65536,
+        "nproc" | "sigpending" | "locks" => 65536,
         "core" | "data" | "fsize" | "rss" | "as" | "stack" => 1 << 40,
         "cpu" => 1 << 31,
-        "locks" => 65536,
         "msgqueue" => 819_200,
         "nice" | "rtprio" => 0,
         _ => return None,

@@ -239,11 +239,12 @@ fn ipv4(_: &mut Judging, value: &Value, path: &str) -> Result<Option<Value>, Ref
     }
 }
 
+const FROM: &[(&str, Rule<()>)] = &[("Network", Rule::Empty("G-1"))];
+
 fn config_from(_: &mut Judging, value: &Value, path: &str) -> Result<Option<Value>, Refusal> {
     if value.is_null() {
         return Ok(None);
     }
-    const FROM: &[(&str, Rule<()>)] = &[("Network", Rule::Empty("G-1"))];
     apply(FROM, object(value, path)?, path, &mut ())?;
     Ok(None)
 }
