@@ -204,6 +204,9 @@ impl Shared {
             Then::Renamed(id, name) => self.change(|owned| owned.rename(&id, &name)),
             Then::Exec(container) => self.change(|owned| owned.add_exec(text("Id"), &container)),
             Then::Volume => {
+                if !self.owned().has_volume(&text("Name")) && !self.is_own(&value) {
+                    return Err(Refusal::conflict("a volume with this name is in use"));
+                }
                 self.change(|owned| owned.add_volume(&text("Name")));
                 shown = filter::volume(shown);
             }

@@ -445,12 +445,19 @@ impl Shared {
         let body = json!({ "Name": name, "Driver": "local", "Labels": self.settings.all_labels() });
         let made = self.engine.json(&Method::POST, "/volumes/create", &[], Some(&body)).await;
         match made.map_err(unreachable)? {
-            (StatusCode::CREATED, _) => Ok(()),
+            (StatusCode::CREATED, made) if self.is_own(&made) => Ok(()),
             _ => {
                 self.change(|owned| owned.forget_volume(name));
-                Err(Refusal::failed(500, "the volume cannot be made"))
+                Err(Refusal::conflict("a volume with this name is in use"))
             }
         }
+    }
+
+    /// Whether what the engine says it made has this guard's mark: it gives a volume of the same
+    /// name that somebody else made a moment before as if it were new.
+    pub(super) fn is_own(&self, made: &Value) -> bool {
+        let (key, mark) = &self.settings.identity;
+        made["Labels"][key] == **mark
     }
 
     /// Pins the sources of binds, and puts the pins into the body.

@@ -75,8 +75,7 @@ impl Case {
         change(&mut settings);
         let host = tokio::task::spawn_blocking(|| engine().host.clone()).await.unwrap();
         let guard = Guard::start(&host, settings).await.unwrap();
-        let _leftovers = Leftovers(identity.clone());
-        Self { guard, directory, identity, _leftovers }
+        Self { guard, directory, _leftovers: Leftovers(identity.clone()), identity }
     }
 
     fn workspace(&self) -> PathBuf {
