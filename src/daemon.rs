@@ -17,9 +17,10 @@ use crate::{
     api::{self, Client, ClientError, ClientSettings},
     config::{Config, RunnerConfig},
     ledger::StateError,
+    metrics::Configured,
     runner::{
-        Gate, Interrupt, Runner, Shared, Signal,
-        poll::{self, Arrival, Bounds},
+        self, Gate, Interrupt, Runner, Shared, Signal,
+        poll::{self, Arrival, Bounds, Orders},
         recover, run,
     },
     secret::Secret,
@@ -73,6 +74,8 @@ pub struct Daemon {
     interrupt: Interrupt,
     clients: HashMap<ClientKey, Arc<Client>>,
     pollers: Vec<Poller>,
+    /// Above those of all pollers, of retired ones too.
+    stop_polling: CancellationToken,
     polling: JoinSet<()>,
     jobs: JoinSet<()>,
     concurrent: Gate,
@@ -91,6 +94,10 @@ struct Poller {
     offset: Duration,
     limit: Gate,
     stop: CancellationToken,
+    retire: CancellationToken,
+    reloads: watch::Sender<()>,
+    /// Set when it has ended.
+    ended: CancellationToken,
 }
 
 impl Daemon {
@@ -103,6 +110,7 @@ impl Daemon {
             interrupt: Interrupt::default(),
             clients: HashMap::new(),
             pollers: Vec::new(),
+            stop_polling: CancellationToken::new(),
             polling: JoinSet::new(),
             jobs: JoinSet::new(),
             concurrent: Gate::new(0),
@@ -223,9 +231,7 @@ impl Daemon {
             let offset = config.check_interval * index / count;
             let old = before
                 .iter()
-                .position(|p| {
-                    p.runner.config.name == runner.name && p.runner.config.token == runner.token
-                })
+                .position(|p| is_same_runner(&p.runner.config, runner))
                 .map(|at| before.swap_remove(at));
             let limit = match &old {
                 Some(old) => old.limit.clone(),
@@ -236,16 +242,19 @@ impl Daemon {
             } else {
                 runner.limit
             });
+            let mut predecessor = None;
             if let Some(old) = old {
                 let same = *old.runner.config == **runner
                     && old.interval == config.check_interval
                     && old.offset == offset
                     && !old.stop.is_cancelled();
                 if same {
+                    old.reloads.send_replace(());
                     self.pollers.push(old);
                     continue;
                 }
-                old.stop.cancel();
+                old.retire.cancel();
+                predecessor = Some(old.ended);
             }
             let Some(client) = self.client(runner, config) else { continue };
             let poller = Poller {
@@ -258,14 +267,23 @@ impl Daemon {
                 interval: config.check_interval,
                 offset,
                 limit,
-                stop: CancellationToken::new(),
+                stop: self.stop_polling.child_token(),
+                retire: CancellationToken::new(),
+                reloads: watch::Sender::new(()),
+                ended: CancellationToken::new(),
             };
-            self.begin(&poller, jobs.clone());
+            self.begin(&poller, predecessor, jobs.clone());
             self.pollers.push(poller);
         }
         for gone in before {
             gone.stop.cancel();
         }
+        let configured = config.runners.iter().map(|runner| Configured {
+            runner: runner::labels(runner),
+            limit: runner.limit,
+            request_concurrency: runner.request_concurrency,
+        });
+        self.shared.metrics.loaded(config.concurrent, configured.collect());
         tracing::info!(
             runners = self.pollers.len(),
             concurrent = config.concurrent,
@@ -273,7 +291,14 @@ impl Daemon {
         );
     }
 
-    fn begin(&mut self, poller: &Poller, jobs: mpsc::Sender<Arrival>) {
+    /// Begins to poll, once the same runner's poller before it has ended: there must not be more
+    /// requests at once than are allowed.
+    fn begin(
+        &mut self,
+        poller: &Poller,
+        predecessor: Option<CancellationToken>,
+        jobs: mpsc::Sender<Arrival>,
+    ) {
         let runner = Arc::clone(&poller.runner);
         let bounds = Bounds {
             concurrent: self.concurrent.clone(),
@@ -281,10 +306,21 @@ impl Daemon {
             interval: poller.interval,
             offset: poller.offset,
         };
-        let stop = poller.stop.clone();
+        let orders = Orders {
+            stop: poller.stop.clone(),
+            retire: poller.retire.clone(),
+            reloads: poller.reloads.subscribe(),
+        };
+        let ended = poller.ended.clone().drop_guard();
         let span = tracing::info_span!("runner", name = runner.config.name);
-        self.polling
-            .spawn(async move { poll::poll(&runner, &bounds, jobs, stop).await }.instrument(span));
+        let polling = async move {
+            if let Some(predecessor) = predecessor {
+                orders.stop.run_until_cancelled(predecessor.cancelled()).await;
+            }
+            poll::poll(&runner, &bounds, jobs, orders).await;
+            drop(ended);
+        };
+        self.polling.spawn(polling.instrument(span));
     }
 
     fn client(&mut self, runner: &RunnerConfig, config: &Config) -> Option<Arc<Client>> {
@@ -313,27 +349,38 @@ impl Daemon {
     }
 
     fn start(&mut self, arrival: Arrival) {
-        let Arrival { runner, job, places } = arrival;
+        let Arrival { runner, job, correlation_id, places } = arrival;
+        let runner = self.as_configured_now(runner);
         self.count += 1;
         let span = tracing::info_span!(
             "job",
             job.id = %job.id(),
             project.id = job.project_id(),
             runner = runner.config.name,
+            correlation_id,
         );
         let interrupt = self.interrupt.clone();
         let work = async move {
             tracing::info!("job received");
-            run(&runner, job, &interrupt).await;
+            run(&runner, job, correlation_id, &interrupt).await;
             drop(places);
         };
         self.jobs.spawn(work.instrument(span));
     }
 
+    /// The runner with the settings in force, which may have changed while its server held the
+    /// request for the job.
+    fn as_configured_now(&self, runner: Arc<Runner>) -> Arc<Runner> {
+        let same = |current: &&Poller| {
+            current.runner.config.name == runner.config.name
+                && Arc::ptr_eq(&current.runner.client, &runner.client)
+        };
+        let current = self.pollers.iter().find(same).map(|current| Arc::clone(&current.runner));
+        current.unwrap_or(runner)
+    }
+
     async fn stop_polling(&mut self) {
-        for poller in &self.pollers {
-            poller.stop.cancel();
-        }
+        self.stop_polling.cancel();
         while let Some(ended) = self.polling.join_next().await {
             note_panic(&ended);
         }
@@ -390,6 +437,12 @@ async fn until(time: Option<Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
+}
+
+/// Whether they are one runner to their server. Its token may be a new one.
+fn is_same_runner(before: &RunnerConfig, after: &RunnerConfig) -> bool {
+    let known = before.id != 0 && before.id == after.id && before.url == after.url;
+    before.name == after.name && (known || before.token == after.token)
 }
 
 fn info(runner: &RunnerConfig) -> api::wire::Info {

@@ -6,6 +6,8 @@
 //! <state>/instance             marks everything this longshore makes on an engine
 //! <state>/jobs/<key>/entry     one JSON object: the job, and what it makes; written before it does
 //! <state>/jobs/<key>/trace     the spool of its trace
+//! <state>/jobs/<key>/end       how it ended, once that is known
+//! <state>/jobs/<key>/told      its server has that
 //! ```
 //! A job's directory goes when nothing of the job is left and the server has its end.
 
@@ -137,9 +139,20 @@ impl State {
         let at = |source| StateError::Io { path: directory.clone(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(at)?;
         let record = JobRecord { directory: directory.clone() };
-        record.write(entry).map_err(at)?;
-        File::open(self.directory.join("jobs")).and_then(|d| d.sync_all()).map_err(at)?;
-        Ok(record)
+        let noted = record
+            .put("entry", entry)
+            .and_then(|()| File::open(self.directory.join("jobs"))?.sync_all());
+        match noted {
+            Ok(()) => Ok(record),
+            Err(source) => {
+                let error = at(source);
+                // Nothing was made, so nothing must be remembered.
+                if let Err(error) = record.close() {
+                    tracing::warn!(%error, "job's directory could not be removed");
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Jobs that an earlier process left, with what is known of them; an entry that cannot be read
@@ -176,14 +189,43 @@ impl JobRecord {
         self.directory.join("trace")
     }
 
-    /// Replaces what is known of the job, on disk before this returns.
-    fn write(&self, entry: &Entry) -> io::Result<()> {
+    /// Writes a file of the job's, whole or not at all, on disk before this returns.
+    fn put(&self, name: &str, content: &impl Serialize) -> io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
-        serde_json::to_writer(&mut file, entry)?;
+        serde_json::to_writer(&mut file, content)?;
         file.flush()?;
         file.as_file().sync_data()?;
-        file.persist(self.directory.join("entry"))?;
+        file.persist(self.directory.join(name))?;
         Ok(())
+    }
+
+    /// Notes how the job ended, in words of the caller's.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn note_end(&self, end: &impl Serialize) -> io::Result<()> {
+        self.put("end", end)
+    }
+
+    /// How the job ended, when that was noted; `None` when it was still running, or cannot be read.
+    #[must_use]
+    pub fn end<T: serde::de::DeserializeOwned>(&self) -> Option<T> {
+        let bytes = fs::read(self.directory.join("end")).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    /// Notes that the server has the job's end: only removal is left to do.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn note_told(&self) -> io::Result<()> {
+        self.put("told", &true)
+    }
+
+    /// Whether the server has the job's end.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.directory.join("told").exists()
     }
 
     /// Forgets the job: nothing of it is left, and its server has its end.

@@ -1,4 +1,61 @@
-//! longshore, a CI runner.
+//! longshore: a CI runner. It asks GitLab for jobs and runs each in containers of a Docker engine.
+//!
+//! # A job, from poll to end
+//!
+//! ```text
+//! api::Client --POST jobs/request--> api::wire --> job::Job --> plan::Plan (pure, complete)
+//!                                                                  |
+//!    ledger: what the job will make, noted first    +--------------+---------------+
+//!                                                   |              |               |
+//!                                            helper: sources,   services,    job image, its
+//!                                            caches, artifacts  until ready  shell waiting
+//!                                                   +--------------+---------------+
+//!                                                                  |
+//!                             scripts --> trace (mask, stamp, spool) --PATCH--> the server
+//!                                                                  |
+//!            after_script --> caches, artifacts --> final PUT; removal beside it; ledger closed
+//! ```
+//! [`runner::run`] is that story, from top to bottom; follow it there.
+//!
+//! # The modules
+//!
+//! Each may use those before it and none after it; `tests/layers.rs` sees to that.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`ids`], [`secret`] | names and numbers that must not be mixed up; text that does not print |
+//! | [`config`] | gitlab-runner's `config.toml`: as written, checked, watched, edited in place |
+//! | [`api`] | GitLab's runner API: what is sent, and how: retries, TLS, redirects |
+//! | [`job`] | a job made of its payload; its variables; how it ends |
+//! | [`protocol`] | what longshore and its helper container say to each other |
+//! | [`plan`] | job × settings → all that will run, as data |
+//! | [`trace`] | what the job's author reads, until the server has all of it |
+//! | [`ledger`] | what must be removed and said, noted before it is made |
+//! | [`docker`] | the only door to an engine: connection, images, credentials, the helper image |
+//! | [`transfer`] | archives, the choice of files for them, caches and their store |
+//! | [`helper`] | what runs inside the helper container: git, archives, files |
+//! | [`executor`] | plans carried out in containers |
+//! | [`runner`] | asks for jobs, runs each to its end, ends those of a process that died |
+//! | [`daemon`] | owner of every long-lived task; changes of configuration; the ways to stop |
+//! | [`exec`] | pipelines of a file, with a job server in this process |
+//! | [`cli`] | one file a subcommand; the only place that prints |
+//!
+//! # What always holds
+//!
+//! - Three endings are kept apart to the last call: the script failed, the job was stopped, the system
+//!   failed ([`job::outcome`]).
+//! - What a job makes is in the ledger first and gone afterwards, also when longshore is killed, and bears
+//!   a label of this longshore; nothing without that label is ever removed.
+//! - Bytes of a trace are sent until the server has said that it has them; a final state is said when it
+//!   has all of them.
+//! - A plan is pure: no clock, randomness, disk or network; what it needs is an argument.
+//! - Every task has an owner that waits for it; removal does not listen to what stopped the job.
+//! - A job keeps the settings it began with; a configuration that is wrong changes nothing.
+//! - Secrets are in [`secret::Secret`] until the moment they are sent.
+//!
+//! # What is absent on purpose
+//!
+//! Executors other than Docker's, autoscaling, and everything of Windows and macOS.
 
 /// Commit the binary was built from; `unknown` outside a build that says so.
 pub const REVISION: &str = match option_env!("LONGSHORE_REVISION") {
@@ -17,6 +74,7 @@ pub mod helper;
 pub mod ids;
 pub mod job;
 pub mod ledger;
+pub mod metrics;
 pub mod plan;
 pub mod protocol;
 pub mod proxy;

@@ -24,6 +24,10 @@ pub const MAX_FRAME: usize = 4 << 20;
 /// vanish, small enough to bound memory.
 pub const CHUNK: usize = 128 << 10;
 
+/// Name of the file in the job's temporary directory that `GIT_CONFIG_GLOBAL` of its containers is
+/// set to with `FF_GIT_URLS_WITHOUT_TOKENS`.
+pub const GIT_SEED: &str = ".gitlab-runner.global.conf";
+
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
@@ -330,6 +334,8 @@ pub struct Sources {
     pub clean_config: bool,
     /// `FF_GIT_URLS_WITHOUT_TOKENS`: no token in any file, not even during the job.
     pub tokens_in_environment_only: bool,
+    /// Git sends its credentials before it is asked to (`FF_USE_GIT_PROACTIVE_AUTH`).
+    pub proactive_auth: bool,
     /// `http.userAgent`.
     pub user_agent: String,
     /// `X-Gitaly-Correlation-ID`, with the flag for it.
@@ -349,6 +355,10 @@ pub struct Sources {
     /// Second and later attempts.
     pub retry: bool,
 }
+
+/// Name of the file in the job's temporary directory that `GITLAB_ENV` names: lines `NAME=VALUE`
+/// for the job's later stages.
+pub const ENV_FILE: &str = "gitlab_runner_env";
 
 /// `GIT_STRATEGY`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

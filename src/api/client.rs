@@ -107,6 +107,8 @@ pub struct JobReply {
     pub retried: bool,
     /// `None` when there was no answer.
     pub status: Option<u16>,
+    /// By which the server's logs know the request (`X-Request-Id`), if it answered.
+    pub request_id: Option<String>,
     /// For the operator, when the call failed.
     pub problem: Option<String>,
 }
@@ -157,8 +159,20 @@ impl Answer {
                 media_type: media_type.unwrap_or("no media type").to_owned(),
             });
         }
-        serde_json::from_slice(&self.body)
-            .map_err(|error| TransportError::Undecodable { address, reason: json_problem(&error) })
+        let mut json = serde_json::Deserializer::from_slice(&self.body);
+        let decoded = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            let problem = json_problem(error.inner());
+            match error.path().to_string().as_str() {
+                "." => problem,
+                path => format!("`{path}`: {problem}"),
+            }
+        });
+        decoded
+            .and_then(|decoded| {
+                json.end().map_err(|error| json_problem(&error))?;
+                Ok(decoded)
+            })
+            .map_err(|reason| TransportError::Undecodable { address, reason })
     }
 
     /// What the server says went wrong.
@@ -240,39 +254,48 @@ impl Client {
         let call = self.json(Method::POST, "jobs/request", &body);
         let call = call.token("runner-token", &self.token).header(ACCEPT, JSON);
         let (answer, retried) = self.answer(call, Some(201)).await;
-        let nothing = |healthy, status, problem| JobReply {
+        let nothing = |healthy, status, request_id, problem| JobReply {
             job: Received::Nothing,
             healthy,
             retried,
             status,
+            request_id,
             problem,
         };
         let mut answer = match answer {
             Ok(answer) => answer,
-            Err(error) => return nothing(true, None, Some(explained(&error))),
+            Err(error) => return nothing(true, None, None, Some(explained(&error))),
         };
         let status = Some(answer.status);
+        let request_id = text(&answer.headers, "x-request-id").map(str::to_owned);
         match answer.status {
             201 => match answer.decode() {
                 Ok(payload) => {
                     self.note_cursor(&answer);
                     let job = Received::Job(Box::new(payload));
-                    JobReply { job, healthy: true, retried, status, problem: None }
+                    JobReply { job, healthy: true, retried, status, request_id, problem: None }
                 }
                 Err(error) => {
                     let Salvaged { id, token } = salvage(&answer.body);
                     let error = explained(&error);
                     let job = Received::Undecodable { id, token, error: error.clone() };
-                    JobReply { job, healthy: true, retried, status, problem: Some(error) }
+                    JobReply {
+                        job,
+                        healthy: true,
+                        retried,
+                        status,
+                        request_id,
+                        problem: Some(error),
+                    }
                 }
             },
             204 => {
                 self.note_cursor(&answer);
-                nothing(true, status, None)
+                nothing(true, status, request_id, None)
             }
             other => {
                 self.note_cursor(&answer);
-                nothing(other != 403, status, Some(answer.message()))
+                nothing(other != 403, status, request_id, Some(answer.message()))
             }
         }
     }

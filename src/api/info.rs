@@ -37,7 +37,7 @@ const FEATURES: [(&str, bool); 31] = [
     ("cancel_gracefully", true),
     ("native_steps_integration", false),
     ("two_phase_job_commit", true),
-    ("job_inputs", false),
+    ("job_inputs", true),
 ];
 
 /// The features that do not depend on an executor: a registration announces these alone.
@@ -130,7 +130,7 @@ mod tests {
         let features = json["features"].as_object().unwrap();
         assert_eq!(features.len(), 31);
         assert!(features.values().all(serde_json::Value::is_boolean));
-        assert_eq!(features.values().filter(|has| **has == true).count(), 24);
+        assert_eq!(features.values().filter(|has| **has == true).count(), 25);
         for needed in [
             "refspecs",
             "upload_multiple_artifacts",
@@ -155,7 +155,7 @@ mod tests {
         assert!(json.get("executor").is_none() && json.get("shell").is_none());
         let features = json["features"].as_object().unwrap();
         assert_eq!(features.len(), 31);
-        assert_eq!(features.values().filter(|has| **has == true).count(), 6);
+        assert_eq!(features.values().filter(|has| **has == true).count(), 7);
     }
 
     #[test]

@@ -341,6 +341,7 @@ impl Transport {
             }
         };
         drop(sent);
+        let id = headers.get("x-request-id").cloned();
         let http = self.pool().http.clone();
         let mut request = http.request(method, url.clone()).headers(headers).timeout(timing.whole);
         if let Some(body) = body {
@@ -351,7 +352,14 @@ impl Transport {
             tokio::time::sleep(timing.answer).await;
         };
         match futures_util::future::select(Box::pin(request.send()), Box::pin(late)).await {
-            Either::Left((answer, _)) => answer.map_err(|error| self.failed(&url, error, timing)),
+            Either::Left((Ok(mut answer), _)) => {
+                // The server's logs know a request by the server's id, if it gave one.
+                if let Some(id) = id {
+                    answer.headers_mut().entry("x-request-id").or_insert(id);
+                }
+                Ok(answer)
+            }
+            Either::Left((Err(error), _)) => Err(self.failed(&url, error, timing)),
             Either::Right(((), _)) => {
                 Err(TransportError::TimedOut { address: clean(&url), after: timing.answer })
             }

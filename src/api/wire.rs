@@ -400,6 +400,10 @@ pub struct PolicyOptions {
     /// Its name.
     #[serde(deserialize_with = "nullable")]
     pub policy_name: String,
+    /// Whether users' variables win over the policy's; `None` from a policy that does not say.
+    pub policy_variables_override_allowed: Option<bool>,
+    /// Variables for which it is the other way round.
+    pub policy_variables_override_exceptions: Option<Vec<String>>,
 }
 
 /// `info`: what longshore says of itself in every JSON request.

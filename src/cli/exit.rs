@@ -11,6 +11,15 @@ use crate::config::{
     edit::EditError,
 };
 
+/// What the help says of them.
+pub(super) const CODES: &str = "\
+Exit codes:
+   0  done
+   1  failed
+   2  exec: the pipeline's file is wrong
+   3  exec: the pipeline could not be run
+  78  the configuration file cannot be used";
+
 /// The documented exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {

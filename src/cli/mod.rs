@@ -9,10 +9,12 @@ mod exit;
 pub mod helper;
 mod lint;
 mod list;
+mod listen;
 pub mod log;
 pub mod paths;
 mod register;
 mod reset_token;
+mod rotate;
 pub mod run;
 pub mod run_single;
 mod runner_options;
@@ -48,7 +50,10 @@ pub use self::{
 
 /// A CI runner: GitLab jobs in containers, with Docker inside a job made safe and fast
 #[derive(Debug, Parser)]
-#[command(name = "longshore", version, disable_version_flag = true, max_term_width = 100)]
+#[command(
+    name = "longshore", version, disable_version_flag = true, max_term_width = 100,
+    after_help = exit::CODES,
+)]
 pub struct Cli {
     /// Options of every subcommand.
     #[command(flatten)]

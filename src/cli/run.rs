@@ -10,13 +10,15 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
 };
+use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Failure, Outcome, log, paths::User};
+use super::{Exit, Failure, Outcome, listen, log, paths::User, rotate};
 use crate::{
     config::{Config, check, diff::ConfigDiff, system_id, watch as config_watch},
     daemon::{Daemon, Quota, Stop},
     docker::EngineEnv,
     ledger::State,
+    metrics::Metrics,
     runner::Shared,
 };
 
@@ -74,8 +76,11 @@ pub(super) fn run(
     let config = std::path::absolute(config)?;
     let loaded = load(&config)?;
     choice.apply(&loaded);
-    if let Some(address) = args.listen_address.as_deref().or(loaded.listen_address.as_deref()) {
-        tracing::warn!(address, "listen_address: metrics are not served yet");
+    let mut loaded = loaded;
+    if let Some(address) = &args.listen_address {
+        let address = check::parse_listen_address(address)
+            .map_err(|why| Failure::new(format!("--listen-address {address}: {why}")))?;
+        loaded.listen_address = Some(address);
     }
     serve(loaded, &config, Some(&config), Quota::default(), state_dir, choice)
 }
@@ -93,19 +98,46 @@ pub(super) fn serve(
     let certs_dir = config.parent().map(|directory| directory.join("certs"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
+        let metrics = Arc::clone(&shared.metrics);
+        // Bound before anything runs, so that an address that is taken is an error at once.
+        let listener = match &loaded.listen_address {
+            Some(address) => Some(listen::bind(address).await.map_err(|error| {
+                Failure::from(error).context(format!("cannot listen at {address}"))
+            })?),
+            None => None,
+        };
         let daemon = Daemon::new(shared, certs_dir).with_quota(quota);
         let (stop, stopped) = watch::channel(Stop::Not);
         let (changes, changed) = mpsc::channel(1);
+        let (in_force, known) = watch::channel(loaded.clone());
+        let over = CancellationToken::new();
         let control = Control {
             config: watched.map(Path::to_owned),
             current: loaded.clone(),
             choice,
             changes,
+            in_force,
+            metrics: Arc::clone(&metrics),
         };
-        tokio::select! {
-            ended = daemon.run(loaded, changed, stopped) => ended.map_err(Failure::from),
-            failed = control.run(stop) => Err(failed),
-        }
+        let work = async {
+            let outcome = tokio::select! {
+                ended = daemon.run(loaded, changed, stopped) => ended.map_err(Failure::from),
+                failed = control.run(stop) => Err(failed),
+            };
+            over.cancel();
+            outcome
+        };
+        let rotation = async {
+            if let Some(file) = watched {
+                rotate::rotate(file.to_owned(), known, over.clone()).await;
+            }
+        };
+        let listening = async {
+            if let Some(listener) = listener {
+                listen::serve(listener, metrics, over.clone()).await;
+            }
+        };
+        tokio::join!(work, rotation, listening).0
     });
     // A second signal or the end of the time leaves requests under way; nobody waits for them.
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -143,6 +175,9 @@ struct Control<'a> {
     current: Config,
     choice: &'a LogChoice,
     changes: mpsc::Sender<Config>,
+    /// For those who must know the configuration too.
+    in_force: watch::Sender<Config>,
+    metrics: Arc<Metrics>,
 }
 
 impl Control<'_> {
@@ -165,6 +200,8 @@ impl Control<'_> {
         let mut file = self.config.as_deref().map(config_watch::watch);
         loop {
             tokio::select! {
+                // Of signals that come at once, the weakest counts first.
+                biased;
                 _ = quit.recv() => stop.send_modify(|stop| *stop = on_quit(*stop)),
                 _ = terminate.recv() => stop.send_modify(|stop| *stop = on_stop(*stop, "terminated")),
                 _ = interrupt.recv() => stop.send_modify(|stop| *stop = on_stop(*stop, "interrupt")),
@@ -181,8 +218,9 @@ impl Control<'_> {
         let config = match load(path) {
             Ok(config) => config,
             Err(failure) => {
+                self.metrics.loading_failed();
                 tracing::error!(
-                    path = %path.display(), error = %failure,
+                    path = %path.display(), error = failure.to_string().trim_start_matches("error: "),
                     "configuration is wrong; the one before stays in force"
                 );
                 return;
@@ -193,6 +231,7 @@ impl Control<'_> {
         }
         self.choice.apply(&config);
         self.current = config.clone();
+        self.in_force.send_replace(config.clone());
         if self.changes.send(config).await.is_err() {
             tracing::debug!("daemon takes no more changes");
         }

@@ -130,7 +130,9 @@ impl<'a> Section<'a> {
 
     fn wrong_type(&self, key: &str, item: &Item, wanted: &str) {
         let why = format!("is {}, wanted {wanted}", type_name(item));
-        self.problem(key, None, why, "");
+        // Where a text is wanted, what stands there may be a secret all the same.
+        let may_be_shown = matches!(wanted, "a whole number" | "true or false");
+        self.problem(key, item.as_str().filter(|_| may_be_shown), why, "");
     }
 
     fn typed<T>(

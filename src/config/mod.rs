@@ -261,6 +261,51 @@ pub struct ServiceConfig {
     pub environment: Vec<(String, String)>,
 }
 
+/// What `services: [docker:dind]` becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DindMode {
+    /// A daemon of the job's own.
+    #[default]
+    Sidecar,
+    /// The job is refused.
+    Refuse,
+}
+
+/// `[runners.docker.dind]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DindConfig {
+    /// What such a service becomes.
+    pub mode: DindMode,
+    /// Globs of the images that are a Docker daemon.
+    pub images: Vec<String>,
+    /// Mirrors that the daemon pulls from.
+    pub registry_mirrors: Vec<String>,
+    /// How long it may take until it answers.
+    pub ready_timeout: Duration,
+}
+
+impl Default for DindConfig {
+    fn default() -> Self {
+        Self {
+            mode: DindMode::default(),
+            // Tags of the official image, and the same from mirrors and proxies.
+            images: ["docker:*dind*", "**/docker:*dind*"].map(str::to_owned).to_vec(),
+            registry_mirrors: Vec::new(),
+            ready_timeout: Duration::from_mins(1),
+        }
+    }
+}
+
+/// `mode` of `[runners.docker.socket]`: the engine's own socket, for jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SocketMode {
+    /// Jobs get none, but for what `volumes` mounts.
+    #[default]
+    Off,
+    /// What `volumes` mounts is meant: the socket as it is.
+    Raw,
+}
+
 /// `[runners.docker]`.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "the keys of the file are what they are")]
@@ -387,4 +432,8 @@ pub struct DockerConfig {
     pub log_options: HashMap<String, String>,
     /// Services of every job.
     pub services: Vec<ServiceConfig>,
+    /// Daemons of jobs.
+    pub dind: DindConfig,
+    /// The engine's socket in jobs.
+    pub socket: SocketMode,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{DockerConfig, PullPolicy, Resources};
+use super::{DindConfig, DockerConfig, PullPolicy, Resources, SocketMode};
 
 /// `[runners.docker]` with every key at its default.
 pub(crate) fn docker_config() -> DockerConfig {
@@ -68,5 +68,7 @@ pub(crate) fn docker_config() -> DockerConfig {
         container_labels: BTreeMap::default(),
         log_options: HashMap::new(),
         services: vec![],
+        dind: DindConfig::default(),
+        socket: SocketMode::default(),
     }
 }

@@ -182,6 +182,33 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// Whether it may go better when tried again.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+
+    /// What the reader can do now.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Unreachable { .. } => {
+                Some("is the Docker engine running, and is [runners.docker] host its address?")
+            }
+            Self::TooOld { .. } => Some("the Docker engine of the build host must be updated"),
+            Self::Address { .. } => Some("see [runners.docker] host, or DOCKER_HOST"),
+            Self::NoCertPath
+            | Self::TlsFile { .. }
+            | Self::TlsContent { .. }
+            | Self::Tls { .. }
+            | Self::NotAVersion { .. }
+            | Self::NotServed { .. }
+            | Self::OperatingSystem { .. } => None,
+        }
+    }
+}
+
 /// A connection to an engine, shared by all jobs; clones share everything.
 #[derive(Clone)]
 pub struct Engine {

@@ -1,4 +1,4 @@
-//! The only door to a Docker engine: connecting ([`engine`]), images ([`image`], [`reference`],
+//! The only door to a Docker engine: connecting ([`engine`]), images ([`image`], [`mod@reference`],
 //! [`auth`]), the helper image ([`helper_image`]).
 //!
 //! What a job's containers look like is not decided here; `executor::docker` uses
@@ -80,6 +80,12 @@ impl Error {
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         self.status() == Some(409)
+    }
+
+    /// Whether it is a container that could not be started.
+    #[must_use]
+    pub fn is_at_start(&self) -> bool {
+        self.operation.starts_with("start the ")
     }
 
     /// Whether the engine itself could not be reached, or went away during the request.

@@ -1,7 +1,7 @@
 //! The job server: the part of GitLab's API that a runner talks to, on a loopback listener, for
 //! one pipeline and one runner.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -24,6 +24,7 @@ use super::{
 use crate::{
     api::wire::{JobState, TraceOutput},
     ids::JobId,
+    transfer::extract,
 };
 
 /// How long a request for a job is held; GitLab's Workhorse usually holds 50 s.
@@ -250,7 +251,25 @@ async fn keep(
         return storage_failed(&error);
     }
     server.store(job, stored, variables);
+    if kind == "archive" && matches!(format, "" | "zip" | "zipzstd" | "tarzstd") {
+        unpack(path).await;
+    }
     (StatusCode::CREATED, "201").into_response()
+}
+
+/// Puts an archive's files beside it, for the user; later jobs are given the archive itself.
+async fn unpack(archive: PathBuf) {
+    let extracted = tokio::task::spawn_blocking(move || {
+        let folder = archive.parent().unwrap_or(&archive);
+        extract::extract(&archive, folder)
+    });
+    match extracted.await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(error = crate::docker::chain(&error), "artifacts stay packed");
+        }
+        Err(error) => tracing::warn!(%error, "artifacts stay packed"),
+    }
 }
 
 fn storage_failed(error: &UploadError) -> Response {

@@ -81,6 +81,13 @@ impl Curtain {
         }
     }
 
+    /// Begins a section, which ends when what this gives is dropped.
+    #[must_use]
+    pub fn section(&self, name: &'static str, title: &str) -> Section<'_> {
+        self.say(Said::Begin { name: name.to_owned(), title: title.to_owned() });
+        Section { curtain: self, name }
+    }
+
     /// Shows what was held; from now on nothing is.
     pub fn rise(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).rise();
@@ -91,6 +98,18 @@ impl Curtain {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.out = trace.writer(Source::Job, Channel::Out);
         state.err = trace.writer(Source::Job, Channel::Err);
+    }
+}
+
+/// An open section.
+pub struct Section<'a> {
+    curtain: &'a Curtain,
+    name: &'static str,
+}
+
+impl Drop for Section<'_> {
+    fn drop(&mut self) {
+        self.curtain.say(Said::End(self.name.to_owned()));
     }
 }
 

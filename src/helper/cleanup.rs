@@ -84,12 +84,16 @@ async fn clean_worktree(
                 return Ok(());
             }
             let git = Git::new(project, Environment::default(), trace);
-            let mut clean = vec!["-c", "safe.directory=*", "clean"];
-            clean.extend(flags.iter().map(String::as_str));
-            git.run(&clean).await?;
+            // None with `GIT_CLEAN_FLAGS=none`, which says nothing about submodules.
+            let flags = (!flags.is_empty()).then_some(flags);
+            if let Some(flags) = flags {
+                let mut clean = vec!["-c", "safe.directory=*", "clean"];
+                clean.extend(flags.iter().map(String::as_str));
+                git.run(&clean).await?;
+            }
             git.run(&["-c", "safe.directory=*", "reset", "--hard"]).await?;
             if task.submodules {
-                let clean = submodule::clean(Some(flags));
+                let clean = submodule::clean(flags);
                 for command in [clean.as_str(), "git reset --hard"] {
                     let safe = "safe.directory=*";
                     git.run(&["-c", safe, "submodule", "foreach", "--recursive", command]).await?;

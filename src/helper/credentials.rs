@@ -16,9 +16,8 @@ use crate::protocol::Sources;
 /// Name of the file under `temp_dir` that `.git/config` includes.
 pub const EXTERNAL: &str = ".gitlab-runner.ext.conf";
 
-/// Name of the file under `temp_dir` that `GIT_CONFIG_GLOBAL` of the job's containers is set to
-/// with `FF_GIT_URLS_WITHOUT_TOKENS`.
-pub const SEED: &str = ".gitlab-runner.global.conf";
+/// See [`crate::protocol::GIT_SEED`].
+pub use crate::protocol::GIT_SEED as SEED;
 
 const CA: &str = ".gitlab-runner.ca.pem";
 const CERTIFICATE: &str = ".gitlab-runner.cert.pem";
@@ -99,6 +98,10 @@ fn external_text(task: &Sources) -> String {
     if task.client_certificate.is_some() {
         file("sslCert", CERTIFICATE);
         file("sslKey", KEY);
+    }
+    // Git before 2.46 does not know the key, and passes over it.
+    if task.proactive_auth && !task.token.is_empty() {
+        http.push_str("\tproactiveAuth = basic\n");
     }
     if !http.is_empty() {
         let _ = write!(text, "[http {}]\n{http}", quoted(server));
@@ -235,6 +238,17 @@ mod tests {
         let text = external_text(&task);
         assert!(!text.contains("glcbt-1"), "{text}");
         assert!(text.contains("[credential \"https://git.example\"]\n\thelper =\n"), "{text}");
+    }
+
+    #[test]
+    fn credentials_go_first_where_that_is_wanted_and_there_are_any() {
+        let mut task = job();
+        task.proactive_auth = true;
+        let text = external_text(&task);
+        let expected = "[http \"https://git.example\"]\n\tproactiveAuth = basic\n";
+        assert!(text.contains(expected), "{text}");
+        task.token = Secret::default();
+        assert!(!external_text(&task).contains("proactiveAuth"));
     }
 
     #[test]

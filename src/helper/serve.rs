@@ -17,8 +17,7 @@ use crate::protocol::{self, Done, Extract, Frame, Task};
 const WAITING: usize = 16;
 
 /// Takes the umask away, so that a job of any user can change what the helper makes. It is the
-/// process's own: call it once where the helper is the main process of a container, before
-/// [`serve`], and not with `FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR`.
+/// process's own: call it once where the helper is the main process of a container, before [`serve`].
 pub fn open_umask() {
     rustix::process::umask(rustix::fs::Mode::empty());
 }

@@ -13,7 +13,7 @@ use super::hook::{self, Hook};
 use super::hygiene;
 use super::submodule;
 use super::trace::Trace;
-use crate::protocol::{Sources, Strategy};
+use crate::protocol::{ENV_FILE, Sources, Strategy};
 
 /// Name of git's template under `temp_dir`.
 pub(super) const TEMPLATE: &str = "git-template";
@@ -30,7 +30,10 @@ const NATIVE_CLONE: (u32, u32) = (2, 49);
 /// Fetches and checks out the sources.
 pub(super) async fn sources(task: &Sources, trace: &Trace) -> Result<(), Error> {
     let project = Path::new(&task.project_dir);
-    files::real_directory(Path::new(&task.temp_dir))?;
+    let temp = Path::new(&task.temp_dir);
+    files::real_directory(temp)?;
+    // A job that was killed has left its own, and it is not for this one.
+    files::remove(&temp.join(ENV_FILE))?;
     match task.strategy {
         Strategy::None => {
             std::fs::create_dir_all(project).map_err(Error::file("make directory", project))?;

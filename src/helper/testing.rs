@@ -50,6 +50,7 @@ pub(super) fn task(project: &str, url: &str, sha: &str) -> Sources {
         safe_directory: true,
         clean_config: true,
         tokens_in_environment_only: false,
+        proactive_auth: false,
         user_agent: "longshore test".to_owned(),
         correlation_id: None,
         bundle_uri: false,

@@ -1,6 +1,8 @@
 //! A job as longshore understands it: made from the payload once, after which nothing in it can be
 //! wrong in a way that a type could forbid.
 
+pub mod input;
+pub mod notice;
 pub mod outcome;
 pub mod variable;
 
@@ -8,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use self::outcome::FailureReason;
 use crate::{
     api::wire::{Image, JobPayload, Variable},
     config::PullPolicy,
@@ -35,6 +38,8 @@ pub struct Job {
     pub steps: Vec<JobStep>,
     /// `after_script`; empty when there is none.
     pub after_script: Vec<String>,
+    /// Warnings for the job's author, one line each.
+    pub warnings: Vec<String>,
     /// All the rest, as it was sent.
     pub payload: JobPayload,
 }
@@ -115,9 +120,53 @@ pub enum InvalidJob {
     /// `run:` and `script:` in one job.
     #[error("the keywords `run` and `script` exclude each other in one job")]
     RunAndScript,
+    /// A secret that would have to be fetched.
+    #[error(
+        "the variable `{variable}` is a secret of the provider `{provider}`, which this runner \
+         cannot get; the job is not run without it"
+    )]
+    Secret {
+        /// The variable.
+        variable: String,
+        /// The key of the provider, such as `vault`.
+        provider: &'static str,
+    },
+    /// An input cannot be used.
+    #[error(transparent)]
+    Input(#[from] input::InputError),
     /// `run:` needs the step runner.
     #[error("the keyword `run` (native steps) is not supported; use `script`")]
     RunUnsupported,
+}
+
+impl InvalidJob {
+    /// What the server is told.
+    #[must_use]
+    pub fn failure_reason(&self) -> FailureReason {
+        match self {
+            Self::Input(input::InputError::Type { .. })
+            | Self::ExecutorOption { .. }
+            | Self::OptionType { .. }
+            | Self::PullPolicy { .. }
+            | Self::RunAndScript
+            | Self::RunUnsupported
+            | Self::Secret { .. } => FailureReason::RunnerSystemFailure,
+            Self::Input(_) => FailureReason::RunnerConfigurationError,
+        }
+    }
+
+    /// Exit code that the incumbent gives (gitlab-job-api.md §5.9, §12.2).
+    #[must_use]
+    pub fn exit_code(&self) -> Option<i32> {
+        match self {
+            Self::ExecutorOption { .. }
+            | Self::OptionType { .. }
+            | Self::PullPolicy { .. }
+            | Self::RunAndScript
+            | Self::RunUnsupported => Some(3),
+            Self::Secret { .. } | Self::Input(_) => None,
+        }
+    }
 }
 
 impl TryFrom<JobPayload> for Job {
@@ -131,6 +180,8 @@ impl TryFrom<JobPayload> for Job {
                 InvalidJob::RunUnsupported
             });
         }
+        input::validate(&payload.inputs)?;
+        let warnings = notice::secrets(&payload.secrets)?;
         let image = job_image(&payload.image, "image")?;
         let services = payload
             .services
@@ -161,6 +212,7 @@ impl TryFrom<JobPayload> for Job {
                 .map(|step| JobStep { name: step.name.clone(), script: step.script.clone() })
                 .collect(),
             after_script: after.into_iter().flat_map(|step| step.script.clone()).collect(),
+            warnings,
             payload,
         })
     }

@@ -108,6 +108,18 @@ impl Expanded {
         self.list.iter()
     }
 
+    /// Adds one of the runner's own, in place of any of that name.
+    pub fn set_own(&mut self, key: &str, value: &str) {
+        self.list.retain(|v| v.key != key);
+        self.list.push(ExpandedVariable {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            file: None,
+            masked: false,
+            for_services: true,
+        });
+    }
+
     /// What the environment holds under this name.
     #[must_use]
     pub fn value(&self, key: &str) -> Option<&str> {

@@ -1,6 +1,7 @@
 //! All that a job will do, said before any of it is done. A plan is pure data: made of the job, the
 //! runner's settings and a few facts about the place, with no clock, randomness or disk.
 
+pub mod access;
 pub mod cache;
 pub mod flags;
 pub mod mount;
@@ -11,21 +12,27 @@ pub mod service;
 pub mod settings;
 pub mod sources;
 
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
-    api::wire::Variable,
-    config::{PullPolicy, RunnerConfig},
+    api::wire::{JobPayload, Variable},
+    config::{DockerConfig, PullPolicy, RunnerConfig},
     job::{
         Job, JobImage,
         outcome::{FailureReason, JobStatus, go_duration},
-        variable::{Expanded, Variables},
+        variable::{Expanded, Variables, parse_bool},
     },
-    protocol::{CleanUp, Sources, Strategy},
+    protocol::{CleanUp, ENV_FILE, Sources, Strategy},
     secret::Secret,
 };
 
 use self::{
+    access::Access,
     cache::{ArtifactPlan, CachePlan},
     flags::Flags,
     mount::Mounts,
@@ -33,6 +40,10 @@ use self::{
     service::ServicePlan,
     settings::Settings,
 };
+
+/// Values that GitLab Runner's own tools want masked, below the temporary directory: a job may have
+/// written it.
+const MASKING_FILE: &str = "masking.db";
 
 /// What a plan must know of the place where it will run.
 #[derive(Debug, Clone)]
@@ -49,6 +60,8 @@ pub struct Place {
     pub random: String,
     /// The engine's architecture as Go names it, such as `amd64`.
     pub architecture: String,
+    /// By which the server's logs know the request that brought the job.
+    pub correlation_id: Option<String>,
     /// PEM of CAs for the server.
     pub server_ca: Option<String>,
     /// Client certificate and key towards the server, PEM.
@@ -78,6 +91,8 @@ pub struct Plan {
     pub labels: BTreeMap<String, String>,
     /// Services, the runner's own first.
     pub services: Vec<ServicePlan>,
+    /// What Docker the job gets.
+    pub access: Access,
     /// The task that fetches the sources; `None` when nothing is fetched.
     pub sources: Option<Box<Sources>>,
     /// Caches.
@@ -217,6 +232,9 @@ pub enum PlanError {
     /// A service cannot be understood.
     #[error(transparent)]
     Service(#[from] service::ServiceError),
+    /// The job cannot have the Docker that it asks for.
+    #[error(transparent)]
+    Access(#[from] access::AccessError),
 }
 
 impl PlanError {
@@ -224,15 +242,15 @@ impl PlanError {
     #[must_use]
     pub fn failure_reason(&self) -> FailureReason {
         match self {
-            Self::Service(service::ServiceError::TooMany { .. }) => {
+            Self::Setting { .. } | Self::Service(service::ServiceError::TooMany { .. }) => {
                 FailureReason::RunnerSystemFailure
             }
             Self::NoImage
             | Self::Refused(_)
             | Self::ClonePath { .. }
             | Self::Mount(_)
-            | Self::Service(_) => FailureReason::RunnerConfigurationError,
-            Self::Setting { .. } => FailureReason::ScriptFailure,
+            | Self::Service(_)
+            | Self::Access(_) => FailureReason::RunnerConfigurationError,
         }
     }
 }
@@ -242,10 +260,10 @@ impl PlanError {
 /// # Errors
 /// When the job asks for what cannot or may not be; see [`PlanError`].
 pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, PlanError> {
-    let mut warnings = Vec::new();
+    let mut warnings = job.warnings.clone();
     let docker = &runner.docker;
-    let written = |name: &str| last_value(&job.payload.variables, name);
-    let flags = Flags::resolve(&runner.feature_flags, &written, &mut warnings);
+    let value = |name: &str| written(&job.payload, runner, name).map(str::to_owned);
+    let flags = Flags::resolve(&runner.feature_flags, &value, &mut warnings);
     let names = Names::new(job, runner, place);
 
     let network = match docker.network_mode.as_deref() {
@@ -258,45 +276,50 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
         _ => NetworkPlan::Default,
     };
 
-    let strategy = sources::strategy(job)?;
     let shared_builds = mount::covers(&docker.volumes, &runner.builds_dir);
-    let directories = sources::directories(job, runner, place, strategy, shared_builds);
-    let (directories, variables) =
+    let directories = sources::directories(job, runner, place, shared_builds);
+    let (strategy, directories, mut variables) =
         place_project(job, runner, place, &flags, directories, &network)?;
     let settings = Settings::read(&variables, job, runner, &flags, &mut warnings);
 
-    let image = plan_image(&job.image, runner, &variables)?;
+    let image = plan_image(&job.image, runner, &variables, &mut warnings)?;
     let protected = is_protected(job);
     let labels = names::labels(job, runner, place, &variables);
-    let services = service::plan(job, runner, &variables, &names, &mut warnings)?;
+    let mut services = service::plan(job, runner, &variables, &names, &mut warnings)?;
+    let access = access::plan(docker, &network, &mut services, &mut variables, &mut warnings)?;
     let caches = cache::caches(job, &variables)?;
     let artifacts = cache::artifacts(job)?;
-    let dependencies = job
-        .payload
-        .dependencies
-        .iter()
-        .enumerate()
-        .filter(|(_, d)| !d.artifacts_file.filename.is_empty())
-        .map(|(index, _)| index)
-        .collect::<Vec<_>>();
+    let dependencies = plan_dependencies(job);
     let mounts = mount::plan(&mount::Request {
         runner,
         place,
         names: &names,
         variables: &variables,
         directories: &directories,
+        job: job.id,
         project_id: job.payload.job_info.project_id,
         keep_builds: strategy == Strategy::Fetch,
         protected: protected || caches.iter().any(CachePlan::is_protected),
         has_caches: !caches.is_empty(),
+        sidecar: access.sidecar(),
     })?;
-    let sources =
-        sources::task(job, runner, place, strategy, &directories, &variables, &settings, &flags)?;
+    let sources = sources::task(
+        job,
+        runner,
+        place,
+        strategy,
+        shared_builds,
+        &directories,
+        &variables,
+        &settings,
+        &flags,
+    )?;
     let needs_helper = sources.is_some()
         || !caches.is_empty()
         || !artifacts.is_empty()
         || !dependencies.is_empty()
-        || shared_builds;
+        // What the job leaves there outlives it, and the helper takes away what must not.
+        || !mounts.is_fresh(&directories.project);
 
     let clean_up = CleanUp {
         project_dir: directories.project.clone(),
@@ -305,6 +328,7 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
             .iter()
             .filter(|v| v.file.is_some())
             .map(|v| v.key.clone())
+            .chain([ENV_FILE, MASKING_FILE].map(str::to_owned))
             .collect(),
         worktree: flags
             .on("FF_ENABLE_JOB_CLEANUP")
@@ -322,6 +346,7 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
         mounts,
         labels,
         services,
+        access,
         sources,
         caches,
         dependencies,
@@ -336,8 +361,9 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
     })
 }
 
-/// Puts the project where `GIT_CLONE_PATH` says, and gives the variables that say where it is. That
-/// path may use variables which depend on the directories: so they are made with the usual ones first.
+/// Puts the project where `GIT_STRATEGY` and `GIT_CLONE_PATH` say, and gives the variables that say
+/// where it is. These two may use variables which depend on the directories: so they are made with
+/// the usual ones first.
 fn place_project(
     job: &Job,
     runner: &RunnerConfig,
@@ -345,24 +371,30 @@ fn place_project(
     flags: &Flags,
     mut directories: Directories,
     network: &NetworkPlan,
-) -> Result<(Directories, Expanded), PlanError> {
-    let mut variables = assemble(job, runner, place, flags, &directories, network);
-    if let Some(path) = variables.raw("GIT_CLONE_PATH").filter(|p| !p.is_empty()) {
-        let path = variables.expand(&directories.temp).expand(path);
-        sources::check_clone_path(&path, runner, &directories)?;
-        directories.temp = format!("{path}.tmp");
-        directories.project = path;
-        variables = assemble(job, runner, place, flags, &directories, network);
+) -> Result<(Strategy, Directories, Expanded), PlanError> {
+    let first = assemble(job, runner, place, flags, &job.image.name, &directories, network)
+        .expand(&directories.temp);
+    let value = |name: &str| first.value(name).filter(|value| !value.is_empty());
+    let strategy = sources::strategy(value("GIT_STRATEGY"), job.payload.allow_git_fetch)?;
+    if let Some(path) = value("GIT_CLONE_PATH") {
+        directories.project = sources::clone_path(path, runner, &directories)?;
+    } else if strategy == Strategy::Empty {
+        directories.project.push_str("-empty");
     }
-    let variables = variables.expand(&directories.temp);
-    Ok((directories, variables))
+    directories.temp = format!("{}.tmp", directories.project);
+    let image = first.expand(&job.image.name);
+    let variables = assemble(job, runner, place, flags, &image, &directories, network)
+        .expand(&directories.temp);
+    Ok((strategy, directories, variables))
 }
 
 impl Plan {
     /// The script of a step, whole.
     #[must_use]
     pub fn step_script(&self, step: &StepPlan, runner: &RunnerConfig, nonce: &str) -> String {
-        script::Script::new(self, nonce)
+        // Where the helper has not begun the job, its first script does.
+        let begins = self.sources.is_none() && self.steps.first() == Some(step);
+        script::Script::new(self, nonce, begins)
             .pre_build(runner.scripts.pre_build.as_deref())
             .commands("script_step", &step.commands)
             .post_build(runner.scripts.post_build.as_deref())
@@ -372,12 +404,23 @@ impl Plan {
     /// The script of `after_script`, whole.
     #[must_use]
     pub fn after_script(&self, status: JobStatus, nonce: &str) -> String {
-        script::Script::new(self, nonce)
+        script::Script::new(self, nonce, false)
             .variable("CI_JOB_STATUS", status.as_str())
             .notice("Running after script...")
             .commands("after_script_step", &self.after_script)
             .finish()
     }
+}
+
+/// Jobs that have artifacts, by index.
+fn plan_dependencies(job: &Job) -> Vec<usize> {
+    job.payload
+        .dependencies
+        .iter()
+        .enumerate()
+        .filter(|(_, d)| !d.artifacts_file.filename.is_empty())
+        .map(|(index, _)| index)
+        .collect()
 }
 
 fn plan_steps(job: &Job, variables: &Expanded) -> Vec<StepPlan> {
@@ -402,9 +445,16 @@ fn masks(variables: &Expanded) -> Vec<String> {
         .collect()
 }
 
-/// The value of the last definition of a variable, as it was sent.
-fn last_value(variables: &[Variable], name: &str) -> Option<String> {
-    variables.iter().rev().find(|v| v.key == name).map(|v| v.value.clone())
+/// The value of a variable as it is written by the job, or else by the runner.
+fn written<'a>(payload: &'a JobPayload, runner: &'a RunnerConfig, name: &str) -> Option<&'a str> {
+    let own = runner.environment.iter().rev().find(|(key, _)| key == name);
+    payload
+        .variables
+        .iter()
+        .rev()
+        .find(|variable| variable.key == name)
+        .map(|variable| variable.value.as_str())
+        .or_else(|| own.map(|(_, value)| value.as_str()))
 }
 
 /// Whether the job's ref is protected (`git_info.protected`, else the first definition of
@@ -415,16 +465,17 @@ fn is_protected(job: &Job) -> bool {
             .variables
             .iter()
             .find(|v| v.key == "CI_COMMIT_REF_PROTECTED")
-            .is_some_and(|v| v.value == "true")
+            .is_some_and(|v| parse_bool(&v.value) == Some(true))
     })
 }
 
-/// All variables in the order of docker-executor.md §5.1.
+/// All variables in the order of docker-executor.md §5.1. `image` is what the job asks for.
 fn assemble(
     job: &Job,
     runner: &RunnerConfig,
     place: &Place,
     flags: &Flags,
+    image: &str,
     directories: &Directories,
     network: &NetworkPlan,
 ) -> Variables {
@@ -432,11 +483,11 @@ fn assemble(
     for (name, on) in flags.all() {
         all.push_own(name, if on { "true" } else { "false" });
     }
-    if !job.image.name.is_empty() {
-        all.push_own("CI_JOB_IMAGE", &job.image.name);
+    if !image.is_empty() {
+        all.push_own("CI_JOB_IMAGE", image);
     }
     all.push_own("CI_RUNNER_SHORT_TOKEN", runner.short_token().as_str());
-    for (name, value) in &runner.environment {
+    for (name, value) in runner.environment.iter().filter(|(name, _)| !flags.knows(name)) {
         all.push_own(name, value);
     }
     all.push_own("CI_BUILDS_DIR", &directories.builds);
@@ -478,8 +529,8 @@ fn plan_image(
     image: &JobImage,
     runner: &RunnerConfig,
     variables: &Expanded,
+    warnings: &mut Vec<String>,
 ) -> Result<ImagePlan, PlanError> {
-    use crate::plan::policy;
     let docker = &runner.docker;
     let asked = variables.expand(&image.name);
     let default = variables.expand(&docker.image);
@@ -498,11 +549,29 @@ fn plan_image(
         policies: policy::effective(&image.pull_policy, docker)?,
         platform: image.platform.as_deref().map(|p| variables.expand(p)).filter(|p| !p.is_empty()),
         user,
-        entrypoint: image.entrypoint.clone().filter(|e| !e.is_empty()),
+        entrypoint: entrypoint(image, docker, "image", warnings),
         privileged: docker.privileged
             && policy::is_privileged(&asked, &docker.allowed_privileged_images),
         name,
     })
+}
+
+/// The entrypoint that a job asks for, where it may; `what` is `image` or the service.
+fn entrypoint(
+    image: &JobImage,
+    docker: &DockerConfig,
+    what: &str,
+    warnings: &mut Vec<String>,
+) -> Option<Vec<String>> {
+    let asked = image.entrypoint.clone().filter(|words| !words.is_empty())?;
+    if docker.disable_entrypoint_overwrite {
+        warnings.push(format!(
+            "{what}: the entrypoint of the job is not used, as this runner sets \
+             disable_entrypoint_overwrite"
+        ));
+        return None;
+    }
+    Some(asked)
 }
 
 /// The timeout as the labels write it.

@@ -7,11 +7,13 @@ use sha2::Sha256;
 
 use crate::{
     config::{RunnerConfig, volume::Volume},
+    ids::JobId,
     job::variable::Expanded,
 };
 
 use super::{
     Directories, Place,
+    access::Sidecar,
     names::{INSTANCE_LABEL, LABEL_PREFIX, Names},
 };
 
@@ -22,6 +24,10 @@ pub struct Mounts {
     pub binds: Vec<String>,
     /// Volumes that longshore makes, or finds from an earlier job.
     pub volumes: Vec<VolumePlan>,
+    /// Data root of the job's Docker daemon, for that container alone.
+    pub daemon: Option<VolumePlan>,
+    /// Where directories below `cache_dir`, which the engine makes, are mounted.
+    pub directories: Vec<String>,
 }
 
 /// A volume of longshore's.
@@ -38,9 +44,26 @@ pub struct VolumePlan {
 }
 
 impl Mounts {
+    /// Where there is something that longshore had made: root's, and to be opened to other users.
+    pub fn made(&self) -> impl Iterator<Item = &str> {
+        self.volumes.iter().map(|v| &v.destination).chain(&self.directories).map(String::as_str)
+    }
+
     /// Volumes that go with the job.
     pub fn temporary(&self) -> impl Iterator<Item = &VolumePlan> {
-        self.volumes.iter().filter(|v| !v.kept)
+        self.volumes.iter().chain(&self.daemon).filter(|v| !v.kept)
+    }
+
+    /// Whether `directory` is the job's alone: empty at its start, and gone with it.
+    pub(super) fn is_fresh(&self, directory: &str) -> bool {
+        let binds = self.binds.iter().filter_map(|bind| Some((bind.split(':').nth(1)?, true)));
+        self.volumes
+            .iter()
+            .map(|volume| (volume.destination.as_str(), volume.kept))
+            .chain(binds)
+            .filter(|(destination, _)| is_within(directory, destination.trim_end_matches('/')))
+            .max_by_key(|(destination, _)| destination.len())
+            .is_none_or(|(_, kept)| !kept)
     }
 }
 
@@ -69,10 +92,12 @@ pub(super) struct Request<'a> {
     pub(super) names: &'a Names,
     pub(super) variables: &'a Expanded,
     pub(super) directories: &'a Directories,
+    pub(super) job: JobId,
     pub(super) project_id: i64,
     pub(super) keep_builds: bool,
     pub(super) protected: bool,
     pub(super) has_caches: bool,
+    pub(super) sidecar: Option<&'a Sidecar>,
 }
 
 /// Whether a host path or a volume of the operator covers `directory`: then work trees of all
@@ -112,21 +137,57 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Mounts, MountError> {
             request.add_cache_volume(&mut mounts, &destination, !docker.disable_cache);
         }
     }
-    let covered = |directory: &str| taken.iter().any(|t| is_within(directory, t));
     let builds = request.directories.builds.trim_end_matches('/');
-    let add_builds = !covered(builds);
+    // A cache volume of the operator's above it would keep the work trees of every strategy.
+    let add_builds = !taken.iter().any(|t| t == builds) && !covers(&docker.volumes, builds);
     let cache = request.directories.cache.trim_end_matches('/');
-    let add_cache = request.has_caches && !covered(cache) && !is_within(cache, builds);
+    let add_cache = request.has_caches && !taken.iter().any(|t| is_within(cache, t));
     if add_builds {
         request.add_cache_volume(&mut mounts, builds, request.keep_builds && !docker.disable_cache);
     }
     if add_cache {
         request.add_cache_volume(&mut mounts, cache, !docker.disable_cache);
     }
+    if let Some(sidecar) = request.sidecar {
+        request.add_daemon(&mut mounts, sidecar);
+    }
     Ok(mounts)
 }
 
 impl Request<'_> {
+    /// Places of the job's Docker daemon: its data root, and the certificates that the job has of
+    /// it. `volumes` often has a place for these (`/certs/client`), which jobs would share.
+    fn add_daemon(&self, mounts: &mut Mounts, sidecar: &Sidecar) {
+        let destination = |bind: &String| {
+            let volume = Volume::parse(bind).ok()?;
+            Some(volume.destination.trim_end_matches('/').to_owned())
+        };
+        let root = &sidecar.data_root;
+        let has_root = mounts.volumes.iter().any(|v| v.destination == *root)
+            || mounts.binds.iter().filter_map(destination).any(|d| d == *root)
+            || self.runner.docker.services_tmpfs.contains_key(root);
+        if !has_root {
+            mounts.daemon = Some(self.temporary(root));
+        }
+        if let Some(certificates) = &sidecar.certificates {
+            let client = certificates.client();
+            mounts.volumes.retain(|volume| volume.destination != client);
+            mounts.binds.retain(|bind| destination(bind).as_ref() != Some(&client));
+            mounts.volumes.push(self.temporary(&client));
+        }
+    }
+
+    /// A volume that goes with the job.
+    fn temporary(&self, destination: &str) -> VolumePlan {
+        let digest = hex(&Md5::digest(destination.as_bytes()));
+        VolumePlan {
+            name: format!("{}-cache-{digest}", self.names.unique),
+            destination: destination.to_owned(),
+            labels: self.labels(destination, false),
+            kept: false,
+        }
+    }
+
     /// Adds a place that outlives a job: a volume, or a directory below `cache_dir`.
     fn add_cache_volume(&self, mounts: &mut Mounts, destination: &str, kept: bool) {
         let suffix = if self.protected { "-protected" } else { "" };
@@ -138,6 +199,7 @@ impl Request<'_> {
                     "{}/runner-{owner}/{digest}{suffix}:{destination}",
                     host.trim_end_matches('/')
                 ));
+                mounts.directories.push(destination.to_owned());
                 return;
             }
             mounts.volumes.push(VolumePlan {
@@ -165,7 +227,8 @@ impl Request<'_> {
             id => format!("{}-{id}", self.runner.url),
         };
         let _infallible = write!(text, "-{}-{}", self.place.system_id, self.project_id);
-        if !is_within(self.directories.cache.trim_end_matches('/'), destination) {
+        let holds = |directory: &str| is_within(directory.trim_end_matches('/'), destination);
+        if !holds(&self.directories.cache) || holds(&self.directories.builds) {
             let _infallible = write!(text, "-{}", self.place.project_slot);
         }
         hex(&Sha256::digest(text.as_bytes())[..16])
@@ -185,6 +248,9 @@ impl Request<'_> {
         .into_iter()
         .map(|(name, value)| (format!("{LABEL_PREFIX}.{name}"), value))
         .collect();
+        if !kept {
+            labels.insert(format!("{LABEL_PREFIX}.job.id"), self.job.to_string());
+        }
         labels.insert(INSTANCE_LABEL.to_owned(), self.place.instance.clone());
         labels
     }

@@ -9,7 +9,10 @@
 
 use std::fmt::Write as _;
 
+use crate::{job::variable::Expanded, protocol::ENV_FILE};
+
 use super::Plan;
+use crate::protocol::GIT_SEED;
 
 /// What runs a script: the first shell there is, bash before sh (docker-executor.md §4.1).
 pub const SHELL_DETECTION: &str = "\
@@ -117,38 +120,34 @@ pub(super) struct Script<'a> {
 }
 
 impl<'a> Script<'a> {
-    pub(super) fn new(plan: &'a Plan, nonce: &'a str) -> Self {
+    /// `begins` when no stage of the job was before this one.
+    pub(super) fn new(plan: &'a Plan, nonce: &'a str, begins: bool) -> Self {
         let mut script = Self { plan, nonce, body: String::new() };
-        script.preamble();
+        script.preamble(begins);
         script
     }
 
     /// Directories, file variables, and what earlier stages wrote to `GITLAB_ENV`.
-    fn preamble(&mut self) {
+    fn preamble(&mut self, begins: bool) {
         let directories = &self.plan.directories;
         let temp = quote(&directories.temp);
         let project = quote(&directories.project);
         // A volume's root belongs to root, and other users' jobs follow. Where this shell may not
         // open it, the helper has.
-        let roots: Vec<String> =
-            self.plan.mounts.volumes.iter().map(|volume| quote(&volume.destination)).collect();
+        let roots: Vec<String> = self.plan.mounts.made().map(quote).collect();
         if !roots.is_empty() {
             self.line(&format!("chmod 0777 {} 2>/dev/null || :", roots.join(" ")));
         }
         self.line(&format!("for d in {temp} {project}; do [ -d \"$d\" ] || mkdir -p \"$d\"; done"));
-        for variable in self.plan.variables.iter() {
-            if let Some(content) = &variable.file {
-                let (content, path) = (quote(content), quote(&variable.value));
-                self.line(&format!("printf '%s' {content} > {path}"));
-            }
+        if begins {
+            let env = quote(&format!("{}/{ENV_FILE}", directories.temp));
+            self.line(&format!("rm -f {env} 2>/dev/null || : > {env}"));
         }
-        let env = quote(&format!("{}/gitlab_runner_env", directories.temp));
-        self.line(&format!("export GITLAB_ENV={env}"));
-        self.line(
-            "if [ -f \"$GITLAB_ENV\" ]; then while IFS= read -r line || [ -n \"$line\" ]; do \
-             case $line in [A-Za-z_]*=*) export \"$line\";; esac; done < \"$GITLAB_ENV\"; \
-             else : > \"$GITLAB_ENV\"; fi",
-        );
+        self.body.push_str(&exports(&directories.temp, &self.plan.variables));
+        if self.plan.flags.on("FF_GIT_URLS_WITHOUT_TOKENS") {
+            let seed = quote(&format!("{}/{GIT_SEED}", directories.temp));
+            self.line(&format!("export GIT_CONFIG_GLOBAL={seed}"));
+        }
         self.line(&format!("cd {project}"));
         if self.plan.settings.debug_trace {
             self.line("set -o xtrace");
@@ -197,15 +196,7 @@ impl<'a> Script<'a> {
     /// docker-executor.md §4.4.
     fn command(&mut self, section: &str, index: usize, command: &str) {
         let command = command.trim();
-        if command.is_empty() {
-            self.line("echo");
-            return;
-        }
-        let (first, more) = match command.split_once('\n') {
-            Some((first, _)) => (first, true),
-            None => (command, false),
-        };
-        if more && self.plan.settings.script_sections {
+        if command.contains('\n') && self.plan.settings.script_sections {
             let name = format!("section_{section}_{index}");
             let shown = quote(&format!("{GREEN}$ {command}{RESET}"));
             self.line(&format!(
@@ -214,9 +205,10 @@ impl<'a> Script<'a> {
             ));
             self.line(&format!("printf 'section_end:%s:{name}\\r\\033[0K' \"$(date +%s)\""));
         } else {
-            let mark = if more { " # collapsed multi-line command" } else { "" };
-            let shown = quote(&format!("{GREEN}$ {}{mark}{RESET}", first.trim_end()));
-            self.line(&format!("printf '%s\\n' {shown}"));
+            self.line(&show(command));
+        }
+        if command.is_empty() {
+            return;
         }
         self.line(command);
         if self.plan.flags.on("FF_ENABLE_BASH_EXIT_CODE_CHECK") {
@@ -249,15 +241,50 @@ fn wrap(body: &str) -> String {
     )
 }
 
-/// A script of hooks for the helper: the commands shown and run in one shell.
-pub(super) fn hook(commands: &[String]) -> String {
+/// Shows a command as it is written, before it runs.
+fn show(command: &str) -> String {
+    let (first, mark) = match command.split_once('\n') {
+        Some((first, _)) => (first.trim_end(), " # collapsed multi-line command"),
+        None => (command, ""),
+    };
+    if first.is_empty() {
+        return "echo".to_owned();
+    }
+    format!("printf '%s\\n' {}", quote(&format!("{GREEN}$ {first}{mark}{RESET}")))
+}
+
+/// Writes the file variables, and exports what earlier stages wrote to `GITLAB_ENV`: a line is text,
+/// whatever it looks like, and one that is no assignment is nobody's.
+pub(super) fn exports(temp: &str, variables: &Expanded) -> String {
     let mut body = String::new();
+    let files: Vec<_> =
+        variables.iter().filter_map(|v| Some((v.file.as_ref()?, quote(&v.value)))).collect();
+    if !files.is_empty() {
+        // Another user's file of this name cannot be written, but it can be replaced.
+        let paths: Vec<_> = files.iter().map(|(_, path)| path.as_str()).collect();
+        let _infallible = writeln!(body, "rm -f {} 2>/dev/null || :", paths.join(" "));
+    }
+    for (content, path) in files {
+        let _infallible = writeln!(body, "printf '%s' {} > {path}", quote(content));
+    }
+    let env = quote(&format!("{temp}/{ENV_FILE}"));
+    let _infallible = writeln!(
+        body,
+        "export GITLAB_ENV={env}\n\
+         if [ -f \"$GITLAB_ENV\" ]; then while IFS= read -r line || [ -n \"$line\" ]; do \
+         case $line in *=*) case ${{line%%=*}} in ''|[0-9]*|*[!A-Za-z0-9_]*) ;; \
+         *) export \"$line\" || :;; esac;; esac; done < \"$GITLAB_ENV\"; unset line; \
+         else : > \"$GITLAB_ENV\"; chmod 0666 \"$GITLAB_ENV\" 2>/dev/null || :; fi"
+    );
+    body
+}
+
+/// A script of hooks for the helper: the commands shown and run in one shell.
+pub(super) fn hook(exports: &str, commands: &[String]) -> String {
+    let mut body = exports.to_owned();
     for command in commands {
         let command = command.trim();
-        let first = command.lines().next().unwrap_or_default();
-        let mark = if command.contains('\n') { " # collapsed multi-line command" } else { "" };
-        let shown = quote(&format!("{GREEN}$ {first}{mark}{RESET}"));
-        let _infallible = writeln!(body, "printf '%s\\n' {shown}\n{command}");
+        let _infallible = writeln!(body, "{}\n{command}", show(command));
     }
     format!("{}exit \"$longshore_status\"\n", wrap(&body))
 }

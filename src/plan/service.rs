@@ -8,13 +8,15 @@ use crate::{
     },
 };
 
-use super::{PlanError, names::Names, policy};
+use super::{PlanError, entrypoint, names::Names, policy};
 
 /// A service that will run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServicePlan {
     /// Container.
     pub container: String,
+    /// Image as the job writes it, with variables replaced.
+    pub written: String,
     /// Image, with a tag or digest.
     pub image: String,
     /// The image's name without tag, as labels and messages have it.
@@ -35,6 +37,17 @@ pub struct ServicePlan {
     pub environment: Vec<String>,
     /// Whether it is privileged.
     pub privileged: bool,
+    /// Whether the engine's filters (seccomp, `AppArmor`, hidden paths) are off for it.
+    pub unconfined: bool,
+}
+
+impl ServicePlan {
+    /// A variable of its environment.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        let mut pairs = self.environment.iter().filter_map(|line| line.split_once('='));
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
 }
 
 /// Why services cannot be planned.
@@ -84,6 +97,9 @@ pub(super) fn plan(
         for alias in
             parsed.aliases.iter().cloned().chain(split_aliases(&variables.expand(&service.alias)))
         {
+            if aliases.contains(&alias) {
+                continue;
+            }
             if taken.contains(&alias) {
                 warnings.push(format!(
                     "service {written}: the alias {alias} is taken by an earlier service"
@@ -103,12 +119,24 @@ pub(super) fn plan(
         plans.push(ServicePlan {
             container: names.service(slug, index),
             policies: policy::effective(&service.image.pull_policy, docker)?,
-            platform: service.image.platform.as_deref().map(|p| variables.expand(p)),
+            platform: service
+                .image
+                .platform
+                .as_deref()
+                .map(|platform| variables.expand(platform))
+                .filter(|platform| !platform.is_empty()),
             command: service.command.clone(),
-            entrypoint: service.image.entrypoint.clone().unwrap_or_default(),
+            entrypoint: if index < configured.len() {
+                service.image.entrypoint.clone().unwrap_or_default()
+            } else {
+                entrypoint(&service.image, docker, &format!("service {written}"), warnings)
+                    .unwrap_or_default()
+            },
             environment: environment(service, variables),
             privileged: docker.services_privileged.unwrap_or(docker.privileged)
                 && policy::is_privileged(&written, &docker.allowed_privileged_services),
+            unconfined: false,
+            written,
             image: parsed.image,
             name: parsed.name,
             version: parsed.version,

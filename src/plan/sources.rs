@@ -3,23 +3,30 @@
 use url::Url;
 
 use crate::{
+    api::wire::JobPayload,
     config::RunnerConfig,
     job::{Job, variable::Expanded},
     protocol::{Sources, Strategy},
     secret::Secret,
 };
 
-use super::{Directories, Place, PlanError, flags::Flags, last_value, script, settings::Settings};
+use super::{Directories, Place, PlanError, flags::Flags, script, settings::Settings, written};
 
 /// Where the helper finds the bundle of `longshore exec`, below the temporary directory.
 pub const BUNDLE: &str = "sources.bundle";
 
+/// Whether a job begins with the work tree that an earlier one left. It is asked before the job has
+/// a place, so a strategy that is written with other variables is not known yet.
+#[must_use]
+pub fn reuses_tree(payload: &JobPayload, runner: &RunnerConfig) -> bool {
+    let asked = written(payload, runner, "GIT_STRATEGY").filter(|value| !value.is_empty());
+    strategy(asked, payload.allow_git_fetch).is_ok_and(|strategy| strategy == Strategy::Fetch)
+}
+
 /// The git strategy: `GIT_STRATEGY`, else what the server allows.
-pub(super) fn strategy(job: &Job) -> Result<Strategy, PlanError> {
-    match last_value(&job.payload.variables, "GIT_STRATEGY").as_deref() {
-        None | Some("") => {
-            Ok(if job.payload.allow_git_fetch { Strategy::Fetch } else { Strategy::Clone })
-        }
+pub(super) fn strategy(asked: Option<&str>, allow_fetch: bool) -> Result<Strategy, PlanError> {
+    match asked {
+        None => Ok(if allow_fetch { Strategy::Fetch } else { Strategy::Clone }),
         Some("fetch") => Ok(Strategy::Fetch),
         Some("clone") => Ok(Strategy::Clone),
         Some("none") => Ok(Strategy::None),
@@ -32,24 +39,20 @@ pub(super) fn strategy(job: &Job) -> Result<Strategy, PlanError> {
     }
 }
 
-/// Directories of docker-executor.md §8.3 and §8.4.
+/// Directories of docker-executor.md §8.3 and §8.4, as long as no variable says otherwise.
 pub(super) fn directories(
     job: &Job,
     runner: &RunnerConfig,
     place: &Place,
-    strategy: Strategy,
     shared: bool,
 ) -> Directories {
     let builds = runner.builds_dir.trim_end_matches('/').to_owned();
     let path = project_path(job);
-    let mut project = if shared {
+    let project = if shared {
         format!("{builds}/{}/{}/{path}", runner.short_token(), place.project_slot)
     } else {
         format!("{builds}/{path}")
     };
-    if strategy == Strategy::Empty {
-        project.push_str("-empty");
-    }
     let cache = runner.cache_dir.trim_end_matches('/').to_owned();
     Directories {
         temp: format!("{project}.tmp"),
@@ -73,23 +76,31 @@ fn project_path(job: &Job) -> String {
         .unwrap_or_else(|| format!("project-{}", info.project_id))
 }
 
-/// `GIT_CLONE_PATH` must lie in the builds directory, and the runner must allow it.
-pub(super) fn check_clone_path(
+/// `GIT_CLONE_PATH` without `.` and `..`. It must lie in the builds directory, and the runner must
+/// allow it.
+pub(super) fn clone_path(
     path: &str,
     runner: &RunnerConfig,
     directories: &Directories,
-) -> Result<(), PlanError> {
+) -> Result<String, PlanError> {
     let refuse = |why: String| PlanError::ClonePath { path: path.to_owned(), why };
     if !runner.custom_build_dir {
         return Err(refuse(
             "may not be used: the runner sets [runners.custom_build_dir] enabled = false".into(),
         ));
     }
-    let inside = path
-        .strip_prefix(&directories.builds)
-        .is_some_and(|rest| rest.starts_with('/') && rest.split('/').all(|part| part != ".."));
-    if inside {
-        Ok(())
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    let clean = format!("/{}", parts.join("/"));
+    let inside = clean.strip_prefix(&directories.builds).is_some_and(|rest| rest.starts_with('/'));
+    if path.starts_with('/') && inside {
+        Ok(clean)
     } else {
         Err(refuse(format!("is not inside CI_BUILDS_DIR, {}", directories.builds)))
     }
@@ -102,15 +113,21 @@ pub(super) fn task(
     runner: &RunnerConfig,
     place: &Place,
     strategy: Strategy,
+    shared_builds: bool,
     directories: &Directories,
     variables: &Expanded,
     settings: &Settings,
     flags: &Flags,
 ) -> Result<Option<Box<Sources>>, PlanError> {
-    if matches!(strategy, Strategy::None | Strategy::Empty) {
+    let with_sources = matches!(strategy, Strategy::Fetch | Strategy::Clone);
+    // Without sources the helper is there for git's configuration, and to empty a directory that
+    // other jobs have used.
+    let tokens_in_environment_only = flags.on("FF_GIT_URLS_WITHOUT_TOKENS");
+    let used = strategy == Strategy::Empty && shared_builds;
+    if !with_sources && !tokens_in_environment_only && !used {
         return Ok(None);
     }
-    if let Some(wrong) = &settings.wrong_submodule_strategy {
+    if with_sources && let Some(wrong) = &settings.wrong_submodule_strategy {
         return Err(PlanError::Setting {
             variable: "GIT_SUBMODULE_STRATEGY".to_owned(),
             value: wrong.clone(),
@@ -120,8 +137,12 @@ pub(super) fn task(
     let git = &job.payload.git_info;
     let (url, server) = match &runner.local_bundle {
         Some(_) => (format!("{}/{BUNDLE}", directories.temp), None),
-        None => remote(job, runner, variables)?,
+        None => match remote(job, runner, variables) {
+            Err(_) if !with_sources => (String::new(), None),
+            remote => remote?,
+        },
     };
+    let exports = script::exports(&directories.temp, variables);
     Ok(Some(Box::new(Sources {
         project_dir: directories.project.clone(),
         temp_dir: directories.temp.clone(),
@@ -147,9 +168,13 @@ pub(super) fn task(
         skip_lfs: settings.skip_lfs,
         safe_directory: runner.safe_directory_checkout,
         clean_config: runner.clean_git_config,
-        tokens_in_environment_only: flags.on("FF_GIT_URLS_WITHOUT_TOKENS"),
+        tokens_in_environment_only,
+        proactive_auth: flags.on("FF_USE_GIT_PROACTIVE_AUTH"),
         user_agent: format!("longshore {} linux/{}", env!("CARGO_PKG_VERSION"), place.architecture),
-        correlation_id: None,
+        correlation_id: place
+            .correlation_id
+            .clone()
+            .filter(|_| flags.on("FF_USE_GITALY_CORRELATION_ID")),
         bundle_uri: flags.on("FF_USE_GIT_BUNDLE_URIS"),
         ca: place.server_ca.clone(),
         client_certificate: place.client_certificate.clone(),
@@ -158,12 +183,14 @@ pub(super) fn task(
             "pre_get_sources_script",
             runner.scripts.pre_get_sources.as_deref(),
             true,
+            &exports,
         ),
         post_script: hooks(
             job,
             "post_get_sources_script",
             runner.scripts.post_get_sources.as_deref(),
             false,
+            &exports,
         ),
         env: variables.iter().map(|v| (v.key.clone(), Secret::new(v.value.clone()))).collect(),
         retry: false,
@@ -212,7 +239,13 @@ fn remote(
 }
 
 /// The runner's and the job's hooks as one script; the runner's stands outside.
-fn hooks(job: &Job, name: &str, runners: Option<&str>, runners_first: bool) -> Option<String> {
+fn hooks(
+    job: &Job,
+    name: &str,
+    runners: Option<&str>,
+    runners_first: bool,
+    exports: &str,
+) -> Option<String> {
     let mut commands: Vec<String> = job
         .payload
         .hooks
@@ -223,7 +256,7 @@ fn hooks(job: &Job, name: &str, runners: Option<&str>, runners_first: bool) -> O
     if let Some(text) = runners {
         commands.insert(if runners_first { 0 } else { commands.len() }, text.to_owned());
     }
-    (!commands.is_empty()).then(|| script::hook(&commands))
+    (!commands.is_empty()).then(|| script::hook(exports, &commands))
 }
 
 #[cfg(test)]
@@ -254,16 +287,10 @@ mod tests {
 
     #[test]
     fn the_strategy_is_the_variables_or_the_servers() {
-        let of = |value: Option<&str>, allow: bool| {
-            let variables = value.map(|v| json!({"key": "GIT_STRATEGY", "value": v}));
-            strategy(&job(
-                &json!({"allow_git_fetch": allow, "variables": variables.into_iter().collect::<Vec<_>>()}),
-            ))
-        };
-        assert_eq!(of(None, true).unwrap(), Strategy::Fetch);
-        assert_eq!(of(None, false).unwrap(), Strategy::Clone);
-        assert_eq!(of(Some("none"), true).unwrap(), Strategy::None);
-        let error = of(Some("pull"), true).unwrap_err().to_string();
+        assert_eq!(strategy(None, true).unwrap(), Strategy::Fetch);
+        assert_eq!(strategy(None, false).unwrap(), Strategy::Clone);
+        assert_eq!(strategy(Some("none"), true).unwrap(), Strategy::None);
+        let error = strategy(Some("pull"), true).unwrap_err().to_string();
         assert_eq!(error, "GIT_STRATEGY is `pull`; it must be fetch, clone, none or empty");
     }
 }

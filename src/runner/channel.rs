@@ -9,8 +9,9 @@ use crate::{
         Client, PatchReply, RemoteState, UpdateOutcome, UpdateReply,
         wire::{Info, JobState, JobUpdate, TraceOutput},
     },
-    ids::JobId,
+    ids::{JobId, ShortToken},
     job::outcome::FailureReason,
+    metrics::Metrics,
     secret::Secret,
     trace::JobServer,
 };
@@ -24,6 +25,8 @@ pub(super) struct Channel {
     pub(super) token: Secret,
     /// The trace is one of debugging, which the server shows to fewer people.
     pub(super) debug_trace: bool,
+    /// Where answers are counted, and for which runner.
+    pub(super) counted: Option<(Arc<Metrics>, ShortToken)>,
 }
 
 /// What the server says when a job is acknowledged.
@@ -38,6 +41,12 @@ pub(super) enum Acknowledged {
 }
 
 impl Channel {
+    fn count(&self, endpoint: &'static str, method: &'static str, status: Option<u16>) {
+        if let Some((metrics, runner)) = &self.counted {
+            metrics.answered(runner, endpoint, method, status);
+        }
+    }
+
     /// Tells the server that the job is taken (`PUT state=running`), before anything of it runs.
     pub(super) async fn acknowledge(&self) -> Acknowledged {
         let reply = self.update(JobState::Running, None, None, TraceOutput::default()).await;
@@ -66,7 +75,13 @@ impl Channel {
 
 impl JobServer for Channel {
     async fn patch_trace(&self, start: u64, chunk: Bytes) -> PatchReply {
-        self.client.patch_trace(self.job, &self.token, self.debug_trace, start, chunk).await
+        let reply =
+            self.client.patch_trace(self.job, &self.token, self.debug_trace, start, chunk).await;
+        self.count("patch_trace", "patch", reply.status);
+        if let Some(problem) = &reply.problem {
+            tracing::warn!(problem, status = reply.status, "trace could not be sent");
+        }
+        reply
     }
 
     async fn update(
@@ -85,6 +100,11 @@ impl JobServer for Channel {
             output,
             exit_code: exit_code.filter(|code| *code != 0),
         };
-        self.client.update_job(self.job, &update).await
+        let reply = self.client.update_job(self.job, &update).await;
+        self.count("update_job", "put", reply.status);
+        if let Some(problem) = &reply.problem {
+            tracing::warn!(problem, status = reply.status, "update could not be sent");
+        }
+        reply
     }
 }

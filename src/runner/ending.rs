@@ -11,7 +11,7 @@ use crate::{
     },
     ledger::StateError,
     plan::PlanError,
-    trace::{Final, Voice},
+    trace::{Final, FinishError, Voice},
 };
 
 /// The system failed, as against a script that did.
@@ -80,10 +80,8 @@ impl From<HelperError> for SystemFailure {
 impl From<docker::ConnectError> for SystemFailure {
     fn from(error: docker::ConnectError) -> Self {
         let mut failure = Self::of(FailureReason::RunnerSystemFailure, &error);
-        failure.hint = Some(
-            "is the Docker engine running, and is [runners.docker] host its address?".to_owned(),
-        );
-        failure.is_passing = true;
+        failure.hint = error.hint().map(str::to_owned);
+        failure.is_passing = error.is_passing();
         failure
     }
 }
@@ -109,10 +107,9 @@ impl From<StateError> for SystemFailure {
 }
 
 impl From<InvalidJob> for SystemFailure {
-    /// Exit code 3 is what the incumbent gives (gitlab-job-api.md §5.9).
     fn from(error: InvalidJob) -> Self {
-        let mut failure = Self::of(FailureReason::RunnerSystemFailure, &error);
-        failure.exit_code = Some(3);
+        let mut failure = Self::of(error.failure_reason(), &error);
+        failure.exit_code = error.exit_code();
         failure
     }
 }
@@ -132,6 +129,16 @@ pub(super) fn show(ending: &Ending, voice: &Voice) {
             let system = failure.reason == FailureReason::RunnerSystemFailure;
             voice.failed(&failure.error, system);
         }
+    }
+}
+
+/// Why it failed, if it did.
+pub(super) fn reason(ending: &Ending) -> Option<FailureReason> {
+    match ending {
+        Ok(Outcome::Success) => None,
+        Ok(Outcome::ScriptFailed { .. }) => Some(FailureReason::ScriptFailure),
+        Ok(Outcome::Stopped(reason)) => Some(reason.failure_reason()),
+        Err(failure) => Some(failure.reason),
     }
 }
 
@@ -158,5 +165,17 @@ pub(super) fn is_hard(reason: &StopReason) -> bool {
         StopReason::Canceled => false,
         StopReason::TimedOut { deadline, .. } => *deadline != crate::job::outcome::Deadline::Script,
         StopReason::Aborted | StopReason::Interrupted(_) => true,
+    }
+}
+
+/// Tells the operator.
+pub(super) fn log_end(ending: &Ending, delivered: &Result<(), FinishError>) {
+    match ending {
+        Ok(Outcome::Success) => tracing::info!("job succeeded"),
+        Ok(outcome) => tracing::info!(?outcome, "job failed"),
+        Err(failure) => tracing::warn!(error = failure.error, "job failed: system failure"),
+    }
+    if let Err(error) = delivered {
+        tracing::error!(error = docker::chain(error), "job's end could not be delivered");
     }
 }

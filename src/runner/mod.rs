@@ -3,9 +3,11 @@
 mod channel;
 mod ending;
 mod gate;
+mod opening;
 pub mod poll;
 mod provenance;
 pub mod recover;
+mod removal;
 mod run;
 mod slots;
 mod stages;
@@ -21,6 +23,7 @@ use crate::{
     config::RunnerConfig,
     docker::{ConnectError, Engine, EngineEnv},
     ledger::State,
+    metrics::{Metrics, RunnerLabels},
 };
 
 pub use gate::Gate;
@@ -38,6 +41,8 @@ pub struct Shared {
     pub engine_env: EngineEnv,
     /// Numbers of running jobs.
     pub slots: Slots,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// Removals that go on after a job's end; the daemon waits for them.
     pub removals: TaskTracker,
     /// Connections to engines, by settings.
@@ -56,6 +61,7 @@ impl Shared {
     #[must_use]
     pub fn new(system_id: String, state: State, engine_env: EngineEnv) -> Self {
         Self {
+            metrics: Arc::new(Metrics::new(system_id.clone())),
             system_id,
             state,
             engine_env,
@@ -109,4 +115,18 @@ pub struct Runner {
     pub info: Arc<Info>,
     /// What it shares with the others.
     pub shared: Arc<Shared>,
+}
+
+impl Runner {
+    /// How metrics name it.
+    #[must_use]
+    pub fn labels(&self) -> RunnerLabels {
+        labels(&self.config)
+    }
+}
+
+/// How metrics name a runner.
+#[must_use]
+pub fn labels(config: &RunnerConfig) -> RunnerLabels {
+    RunnerLabels { token: config.short_token(), name: config.name.clone() }
 }

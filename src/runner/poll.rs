@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,8 @@ pub struct Arrival {
     pub runner: Arc<Runner>,
     /// The job, or what is known of one that cannot be understood.
     pub job: Arrived,
+    /// By which the server's logs know the request that brought it.
+    pub correlation_id: Option<String>,
     /// Held while the job runs.
     pub places: Places,
 }
@@ -84,12 +86,23 @@ pub struct Bounds {
     pub offset: Duration,
 }
 
-/// Polls until `stop`, which also ends requests under way. Jobs go to `jobs`.
+/// What a poller is told from outside.
+pub struct Orders {
+    /// Ends it, and requests under way.
+    pub stop: CancellationToken,
+    /// Ends it once the requests under way are answered: the server may have given a job away
+    /// already.
+    pub retire: CancellationToken,
+    /// The configuration was read again, and says the same of this runner.
+    pub reloads: watch::Receiver<()>,
+}
+
+/// Polls until it is told to end. Jobs go to `jobs`.
 pub async fn poll(
     runner: &Arc<Runner>,
     bounds: &Bounds,
     jobs: mpsc::Sender<Arrival>,
-    stop: CancellationToken,
+    orders: Orders,
 ) {
     if runner.config.token.is_empty() {
         tracing::warn!(runner = runner.config.name, "runner has no token and is skipped");
@@ -101,12 +114,14 @@ pub async fn poll(
         health: Mutex::new(Health::new(&runner.config, Instant::now())),
         adaptive: Mutex::new(Adaptive::new(&runner.config)),
         more: Notify::new(),
+        retire: orders.retire,
     };
     let others = (1..runner.config.request_concurrency).map(|number| state.also(number, &jobs));
-    let all =
-        async { tokio::join!(state.regularly(&jobs), futures_util::future::join_all(others)) };
-    if stop.run_until_cancelled(all).await.is_some() {
-        tracing::debug!("nobody takes jobs any more");
+    let all = async {
+        tokio::join!(state.regularly(&jobs, orders.reloads), futures_util::future::join_all(others))
+    };
+    if orders.stop.run_until_cancelled(all).await.is_some() {
+        tracing::debug!("polling has ended by itself");
     }
 }
 
@@ -117,14 +132,25 @@ struct Poller<'a> {
     adaptive: Mutex<Adaptive>,
     /// A job came: there may be more.
     more: Notify,
+    retire: CancellationToken,
 }
 
 impl Poller<'_> {
     /// Polls at every interval, and at once after a job.
-    async fn regularly(&self, jobs: &mpsc::Sender<Arrival>) {
+    async fn regularly(&self, jobs: &mpsc::Sender<Arrival>, mut reloads: watch::Receiver<()>) {
         let mut next = Instant::now() + self.bounds.offset;
         loop {
-            sleep_until(next).await;
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = self.retire.cancelled() => return,
+                // A reload forgets what has been refused (gitlab-job-api.md §4.5).
+                Ok(()) = reloads.changed() => {
+                    if lock(&self.health).forget(Instant::now()) {
+                        next = Instant::now();
+                    }
+                    continue;
+                }
+            }
             let paused = lock(&self.health).paused_until(Instant::now());
             if let Some(until) = paused {
                 next = until;
@@ -145,7 +171,9 @@ impl Poller<'_> {
     /// Polls beside the others while jobs keep coming, as far as requests at once are allowed.
     async fn also(&self, number: usize, jobs: &mpsc::Sender<Arrival>) {
         loop {
-            self.more.notified().await;
+            if self.retire.run_until_cancelled(self.more.notified()).await.is_none() {
+                return;
+            }
             while lock(&self.adaptive).limit() > number {
                 match self.once(jobs).await {
                     Came::Job => {}
@@ -157,13 +185,20 @@ impl Poller<'_> {
     }
 
     async fn once(&self, jobs: &mpsc::Sender<Arrival>) -> Came {
-        let places = Places {
-            _runner: self.bounds.limit.take().await,
-            _process: self.bounds.concurrent.take().await,
+        let places = async {
+            Places {
+                _runner: self.bounds.limit.take().await,
+                _process: self.bounds.concurrent.take().await,
+            }
+        };
+        let Some(places) = self.retire.run_until_cancelled(places).await else {
+            return Came::Gone;
         };
         let runner = self.runner;
         let reply = runner.client.request_job(&runner.info, &runner.shared.system_id).await;
         self.note(&reply);
+        let token = runner.config.short_token();
+        runner.shared.metrics.answered(&token, "request_job", "post", reply.status);
         let job = match reply.job {
             Received::Nothing => return Came::Nothing,
             Received::Job(job) => Arrived::Job(job),
@@ -176,7 +211,11 @@ impl Poller<'_> {
             }
         };
         let runner = Arc::clone(self.runner);
-        if jobs.send(Arrival { runner, job, places }).await.is_err() {
+        if jobs
+            .send(Arrival { runner, job, correlation_id: reply.request_id, places })
+            .await
+            .is_err()
+        {
             Came::Gone
         } else {
             Came::Job
@@ -202,7 +241,7 @@ impl Poller<'_> {
 enum Came {
     Job,
     Nothing,
-    /// Nobody takes jobs any more.
+    /// Nobody takes jobs any more, or none are wanted.
     Gone,
 }
 
@@ -237,6 +276,14 @@ impl Health {
         }
         self.failures += 1;
         self.failures == self.limit
+    }
+
+    /// Begins anew; true when that ends a pause.
+    fn forget(&mut self, now: Instant) -> bool {
+        let paused = self.failures >= self.limit;
+        self.failures = 0;
+        self.last_healthy = now;
+        paused
     }
 
     /// When the pause ends; after it, another series is counted.

@@ -15,7 +15,7 @@ use crate::{
 
 use super::{
     Shared,
-    channel::Channel,
+    channel::{Acknowledged, Channel},
     ending::{self, SystemFailure},
 };
 
@@ -47,11 +47,21 @@ pub async fn end_job(
     record: JobRecord,
     entry: Entry,
 ) {
-    let channel = Channel { client, info, job: entry.job, token: entry.token, debug_trace: false };
-    let told = tell(&channel, &record, &entry.failure_reasons).await;
+    let channel = Channel {
+        client,
+        info,
+        job: entry.job,
+        token: entry.token,
+        debug_trace: false,
+        counted: None,
+    };
+    let told = record.is_told() || tell(&channel, &record, &entry.failure_reasons).await;
     let removed = match shared.engine(engine).await {
         Ok(engine) => {
-            let errors = clean_up::remove(&engine, &entry.things, Anonymous { remove: true }).await;
+            let anonymous = Anonymous { remove: true };
+            let mut errors = clean_up::remove(&engine, &entry.things, anonymous).await;
+            let instance = shared.state.instance();
+            errors.extend(clean_up::remove_late(&engine, instance, entry.job, anonymous).await);
             for error in &errors {
                 tracing::warn!(error = docker::chain(error), "something of the job is left");
             }
@@ -81,19 +91,30 @@ async fn tell(channel: &Channel, record: &JobRecord, announced: &[String]) -> bo
             return false;
         }
     };
-    let failure = SystemFailure::new(
-        FailureReason::RunnerSystemFailure,
-        "longshore ended while the job was running, and was started again",
-    );
-    let ending = Err(failure);
-    ending::show(&ending, &trace.voice());
+    // A server that never heard that the job was taken does not take its end.
+    let end = record.end::<trace::Final>();
+    if end.is_none() && channel.acknowledge().await == Acknowledged::Unwanted {
+        tracing::info!(job.id = %channel.job, "server does not want the job any more");
+        return true;
+    }
+    // A job that had ended is told as it ended; only its delivery was missing.
+    let last_word = end.unwrap_or_else(|| {
+        let ending = Err(SystemFailure::new(
+            FailureReason::RunnerSystemFailure,
+            "longshore ended while the job was running, and was started again",
+        ));
+        ending::show(&ending, &trace.voice());
+        ending::last_word(&ending, announced)
+    });
     // The server says how much of the trace it has.
     let delivery = Delivery::default();
-    let last_word = ending::last_word(&ending, announced);
     let limits = Limits { passes: 0, until: None };
     match trace::finish(&trace, channel, &delivery, &last_word, limits).await {
         Ok(()) => {
             tracing::info!(job.id = %channel.job, "server was told that the job is over");
+            if let Err(error) = record.note_told() {
+                tracing::warn!(%error, "delivery of the job's end could not be noted");
+            }
             true
         }
         Err(error) => {

@@ -3,19 +3,19 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::wire::{JobPayload, TraceOutput},
-    docker::{
-        Engine,
-        auth::{AuthSources, Auths},
-    },
+    api::wire::JobPayload,
+    docker::auth::{AuthSources, Auths},
     executor::{
         curtain::{Curtain, Said},
         docker::{
-            Build, Docker,
+            Build, Docker, ExecutorError, Followed,
             clean_up::{self, Anonymous},
         },
     },
@@ -23,20 +23,21 @@ use crate::{
         Job,
         outcome::{Deadline, JobStatus, Outcome, StopReason},
     },
-    ledger::{Entry, JobRecord},
-    plan::{self, Place, Plan, StepPlan, script::EndMark},
-    secret::Secret,
-    trace::{
-        self, Channel as Stream, Delivery, Greeting, Limits, Masks, Remote, Source, Trace, Voice,
-    },
+    ledger::JobRecord,
+    metrics::Running,
+    plan::{self, Plan, StepPlan, script::EndMark},
+    trace::{self, Channel as Stream, Delivery, KeepAlive, Limits, Remote, Source, Trace, Voice},
 };
 
 use super::{
     Runner,
     channel::{Acknowledged, Channel},
-    ending::{self, Ending, SystemFailure},
+    ending::{self, Ending, SystemFailure, log_end},
+    opening::{
+        Planned, TOKEN_GRACE, begin, forget, greet, plan_job, refuse, timeout_of, trace_settings,
+    },
     poll::Arrived,
-    slots::Slot,
+    removal::{Made, close, close_record, log_errors, remove},
     stages::Stages,
     stops::{Interrupt, Stops},
 };
@@ -49,12 +50,14 @@ const PREPARE_PAUSE: Duration = Duration::from_secs(3);
 /// Section of the first branch of preparation.
 const PREPARE: &str = "prepare_executor";
 
-/// How long a job's removal may take before it is left to the next start.
-const REMOVAL_DEADLINE: Duration = Duration::from_mins(5);
-
 /// Runs a job to its end at the server. Removal of what it made may go on after this returns; the
 /// runner's `shared.removals` has it.
-pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) {
+pub async fn run(
+    runner: &Arc<Runner>,
+    arrived: Arrived,
+    correlation_id: Option<String>,
+    interrupt: &Interrupt,
+) {
     let (payload, undecodable) = match arrived {
         Arrived::Job(payload) => (payload, None),
         Arrived::Undecodable { id, token, error } => {
@@ -67,28 +70,49 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
         job: payload.id,
         token: payload.token.clone(),
         debug_trace: false,
+        counted: Some((Arc::clone(&runner.shared.metrics), runner.config.short_token())),
     };
-    match channel.acknowledge().await {
-        Acknowledged::Go => {}
-        Acknowledged::Unwanted => return tracing::info!("job is not wanted any more"),
-        Acknowledged::Canceled => return channel.give_back_canceled().await,
-    }
-
+    let page = payload.variables.iter().rev().find(|variable| variable.key == "CI_JOB_URL");
+    let page = page.map(|variable| variable.value.clone()).unwrap_or_default();
+    let running = runner.shared.metrics.job(payload.id, runner.labels(), page);
     let announced = payload.features.failure_reasons.clone();
-    let slot = runner.shared.slots.take(&runner.config.short_token(), payload.job_info.project_id);
+    let token = runner.config.short_token();
+    let reuse = plan::sources::reuses_tree(&payload, &runner.config);
+    let slot = runner.shared.slots.take(&token, payload.job_info.project_id, reuse).await;
     let planned = match undecodable {
-        None => plan_job(runner, &payload, &slot),
+        None => plan_job(runner, &payload, &slot, correlation_id),
         Some(failure) => Err(failure),
     };
-    let record = match begin(runner, &payload, &planned).await {
+    // Noted before the server hears that the job is taken: from then on it waits for the end.
+    let noted = begin(runner, &payload, &planned).await;
+    match channel.acknowledge().await {
+        Acknowledged::Go => {}
+        Acknowledged::Unwanted => {
+            tracing::info!("job is not wanted any more");
+            return forget(noted);
+        }
+        Acknowledged::Canceled => {
+            channel.give_back_canceled().await;
+            return forget(noted);
+        }
+    }
+    let record = match noted {
         Ok(record) => record,
-        Err(failure) => return refuse(&channel, failure, &announced).await,
+        Err(failure) => {
+            running.failed(failure.reason.as_str());
+            refuse(runner, &channel, &payload, &planned, failure).await;
+            return;
+        }
     };
-    let trace = match open_trace(&record, &payload, runner, &planned) {
+    let trace = match Trace::create(&record.trace(), trace_settings(&payload, runner, &planned)) {
         Ok(trace) => trace,
         Err(error) => {
             let failure = SystemFailure::spool(&error);
-            return refuse(&channel, failure, &announced).await;
+            running.failed(failure.reason.as_str());
+            if refuse(runner, &channel, &payload, &planned, failure).await {
+                close_record(record);
+            }
+            return;
         }
     };
     greet(&trace.voice(), runner, &planned);
@@ -100,22 +124,44 @@ pub async fn run(runner: &Arc<Runner>, arrived: Arrived, interrupt: &Interrupt) 
     let delivery = Delivery::default();
     let (remote, asked) = watch::channel(Remote::None);
     let done = CancellationToken::new();
-    let pump = trace::pump(trace.clone(), &channel, delivery.clone(), remote, done.clone());
-    let work = work(runner, &planned, &trace, &record, asked, interrupt, &done).boxed();
+    let dynamic = planned
+        .as_ref()
+        .is_ok_and(|(_, plan)| plan.flags.on("FF_USE_DYNAMIC_TRACE_FORCE_SEND_INTERVAL"));
+    let keep_alive = if dynamic { KeepAlive::Dynamic } else { KeepAlive::Fixed };
+    let pump =
+        trace::pump(trace.clone(), &channel, delivery.clone(), remote, keep_alive, done.clone());
+    let work = work(runner, &planned, &trace, &record, asked, interrupt, &done, &running).boxed();
     let ((), (ending, made)) = tokio::join!(pump, work);
 
+    if let Some(reason) = ending::reason(&ending) {
+        running.failed(reason.as_str());
+    }
+    running.stage("", "cleanup");
+
     // Removal does not wait for the server, nor the server for removal.
+    slot.leave();
     let plan = planned.ok().map(|(_, plan)| plan);
     let removal = remove(Arc::clone(runner), plan, made, payload.id, slot);
     let removal = runner.shared.removals.spawn(removal);
-    let limits = Limits { passes: runner.config.final_update_retry_limit, until: None };
+    let until = Instant::now() + timeout_of(&payload) + TOKEN_GRACE;
+    let limits = Limits { passes: runner.config.final_update_retry_limit, until: Some(until) };
     let last_word = ending::last_word(&ending, &announced);
+    // Should this process end before the server has it, the next one says it.
+    if let Err(error) = record.note_end(&last_word) {
+        tracing::warn!(%error, "job's end could not be noted");
+    }
     let delivered = trace::finish(&trace, &channel, &delivery, &last_word, limits).await;
+    if delivered.is_ok()
+        && let Err(error) = record.note_told()
+    {
+        tracing::warn!(%error, "delivery of the job's end could not be noted");
+    }
     log_end(&ending, &delivered);
     runner.shared.removals.spawn(close(record, delivered.is_ok(), removal));
 }
 
 /// Does the job's work and says in the trace how it ended; then the pump has nothing more to send.
+#[expect(clippy::too_many_arguments, reason = "all that a job needs meets here")]
 async fn work(
     runner: &Arc<Runner>,
     planned: &Planned,
@@ -124,6 +170,7 @@ async fn work(
     asked: watch::Receiver<Remote>,
     interrupt: &Interrupt,
     done: &CancellationToken,
+    running: &Running,
 ) -> (Ending, Made) {
     let mut made = Made::default();
     let voice = trace.voice();
@@ -131,126 +178,19 @@ async fn work(
         Err(failure) => Err(failure.clone()),
         Ok((job, plan)) => {
             let stops = Stops::new(job.timeout, asked, interrupt.subscribe());
-            let work = Work { runner, job, plan, trace, voice: voice.clone(), stops, record };
-            work.run(&mut made).await
+            let followed = plan.settings.debug_services.then(|| Followed::new(trace.clone()));
+            let voice = voice.clone();
+            let work = Work { runner, job, plan, trace, voice, stops, record, followed, running };
+            let ending = work.run(&mut made).await;
+            if let Some(followed) = &work.followed {
+                followed.end().await;
+            }
+            ending
         }
     };
     ending::show(&ending, &voice);
     done.cancel();
     (ending, made)
-}
-
-/// Makes the job and its plan.
-fn plan_job(runner: &Arc<Runner>, payload: &JobPayload, slot: &Slot) -> Planned {
-    let job = Job::try_from(payload.clone())?;
-    let place = Place {
-        system_id: runner.shared.system_id.clone(),
-        instance: runner.shared.state.instance().to_owned(),
-        slot: slot.runner,
-        project_slot: slot.project,
-        random: format!("{:016x}", rand::random::<u64>()),
-        architecture: std::env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64"),
-        server_ca: runner.client.server_ca(),
-        client_certificate: runner.client.client_certificate(),
-    };
-    let plan = plan::plan(&job, &runner.config, &place)?;
-    Ok((job, Arc::new(plan)))
-}
-
-/// Notes the job and all it will make, on disk, before anything is made.
-async fn begin(
-    runner: &Arc<Runner>,
-    payload: &JobPayload,
-    planned: &Planned,
-) -> Result<JobRecord, SystemFailure> {
-    let entry = Entry {
-        job: payload.id,
-        token: payload.token.clone(),
-        url: runner.config.url.clone(),
-        runner: runner.config.name.clone(),
-        failure_reasons: payload.features.failure_reasons.clone(),
-        engine: runner.config.docker.host.clone(),
-        things: planned.as_ref().map(|(_, plan)| clean_up::things(plan)).unwrap_or_default(),
-    };
-    let key = format!("{}-{}", runner.config.short_token(), payload.id);
-    let shared = Arc::clone(&runner.shared);
-    match tokio::task::spawn_blocking(move || shared.state.begin(&key, &entry)).await {
-        Ok(record) => Ok(record?),
-        Err(panicked) => Err(SystemFailure::panicked(&panicked)),
-    }
-}
-
-fn open_trace(
-    record: &JobRecord,
-    payload: &JobPayload,
-    runner: &Runner,
-    planned: &Planned,
-) -> std::io::Result<Trace> {
-    let phrases: Vec<String> = match planned {
-        Ok((_, plan)) => plan.masks.clone(),
-        Err(_) => payload
-            .variables
-            .iter()
-            .filter(|variable| variable.masked)
-            .map(|variable| variable.value.clone())
-            .collect(),
-    };
-    let flag = |name: &str| planned.as_ref().map_or(true, |(_, plan)| plan.flags.on(name));
-    let settings = trace::Settings {
-        limit: runner.config.output_limit,
-        timestamps: flag("FF_TIMESTAMPS"),
-        sections: payload.features.trace_sections,
-        masks: Masks {
-            phrases: phrases.into_iter().map(Secret::new).collect(),
-            prefixes: payload.features.token_mask_prefixes.clone(),
-            all_default_prefixes: flag("FF_MASK_ALL_DEFAULT_TOKENS"),
-        },
-    };
-    Trace::create(&record.trace(), settings)
-}
-
-fn greet(voice: &Voice, runner: &Runner, planned: &Planned) {
-    let flags = planned.as_ref().map(|(_, plan)| plan.flags.changed()).unwrap_or_default();
-    voice.greet(&Greeting {
-        name: "longshore",
-        version: env!("CARGO_PKG_VERSION"),
-        revision: crate::REVISION,
-        runner: &runner.config.name,
-        token: &runner.config.short_token(),
-        system_id: &runner.shared.system_id,
-        flags: &flags,
-    });
-    for warning in planned.iter().flat_map(|(_, plan)| &plan.warnings) {
-        voice.warning(warning);
-    }
-}
-
-/// A job for which there is no trace: its end is said all the same.
-async fn refuse(channel: &Channel, failure: SystemFailure, announced: &[String]) {
-    tracing::error!(error = failure.error, "job cannot be run");
-    let last_word = ending::last_word(&Err(failure), announced);
-    let output = TraceOutput { checksum: Some("crc32:00000000".to_owned()), bytesize: None };
-    let reply = trace::JobServer::update(
-        channel,
-        last_word.state,
-        last_word.reason,
-        last_word.exit_code,
-        output,
-    )
-    .await;
-    tracing::debug!(outcome = ?reply.outcome, "server was told");
-}
-
-/// A job with its plan, or why there is none.
-type Planned = Result<(Job, Arc<Plan>), SystemFailure>;
-
-/// What a job has made, as far as its removal must know.
-#[derive(Default)]
-struct Made {
-    /// Set once something may be there.
-    engine: Option<Engine>,
-    /// Something may have been under way when the job was stopped.
-    uncertain: bool,
 }
 
 /// A job at work.
@@ -262,6 +202,28 @@ struct Work<'a> {
     voice: Voice,
     stops: Stops,
     record: &'a JobRecord,
+    /// With `CI_DEBUG_SERVICES`.
+    followed: Option<Followed>,
+    running: &'a Running,
+}
+
+/// A section of the trace that ends however its stage ends.
+struct OpenSection {
+    voice: Voice,
+    name: String,
+}
+
+impl OpenSection {
+    fn new(voice: &Voice, name: &str) -> Self {
+        voice.section_start(name);
+        Self { voice: voice.clone(), name: name.to_owned() }
+    }
+}
+
+impl Drop for OpenSection {
+    fn drop(&mut self) {
+        self.voice.section_end(&self.name);
+    }
 }
 
 /// What is ready before the first script.
@@ -354,7 +316,8 @@ impl Work<'_> {
         curtain: &'b Curtain,
         made: &mut Made,
     ) -> Result<Result<Ready<'b>, Outcome>, SystemFailure> {
-        self.voice.section_start(PREPARE);
+        self.running.stage(PREPARE, "docker_prepare");
+        let section = OpenSection::new(&self.voice, PREPARE);
         self.voice.title("Preparing the \"docker\" executor");
         self.voice.plain(&format!("Using Docker executor with image {} ...", self.plan.image.name));
         let engine = self.runner.shared.engine(&self.runner.config.docker).await?;
@@ -364,7 +327,7 @@ impl Work<'_> {
         let docker = Arc::new(Docker::new(engine, Arc::clone(self.plan), config, auths));
 
         // Boxed, as the compiler cannot see through both at once that they may change threads.
-        let mut first = self.images_and_services(Arc::clone(&docker), curtain).boxed();
+        let mut first = self.images_and_services(Arc::clone(&docker), curtain, section).boxed();
         let mut second = self.with_helper(Arc::clone(&docker), curtain).boxed();
         let (build, (mut stages, outcome)) = tokio::select! {
             build = &mut first => (build?, second.await?),
@@ -372,7 +335,7 @@ impl Work<'_> {
                 let (stages, outcome) = got?;
                 if outcome != Outcome::Success {
                     // No script will run: images and services are not waited for.
-                    self.voice.section_end(PREPARE);
+                    drop(first);
                     curtain.rise();
                     return Ok(Err(self.after_failed_sources(stages, outcome).await?));
                 }
@@ -389,9 +352,10 @@ impl Work<'_> {
         &self,
         docker: Arc<Docker>,
         curtain: &Curtain,
+        section: OpenSection,
     ) -> Result<Build, SystemFailure> {
-        let build = docker.prepare(self.voice.clone()).await?;
-        self.voice.section_end(PREPARE);
+        let build = docker.prepare(self.voice.clone(), self.followed.as_ref()).await?;
+        drop(section);
         curtain.rise();
         Ok(build)
     }
@@ -418,11 +382,10 @@ impl Work<'_> {
         docker: Arc<Docker>,
         curtain: &'b Curtain,
     ) -> Result<(Option<Stages<'b>>, Outcome), SystemFailure> {
-        const NAME: &str = "prepare_script";
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        curtain.say(Said::Begin { name: NAME.into(), title: "Preparing environment".into() });
+        let section = curtain.section("prepare_script", "Preparing environment");
         curtain.say(Said::Plain(format!("Running on {} via {host}...", self.plan.names.host)));
-        curtain.say(Said::End(NAME.into()));
+        drop(section);
         if !self.plan.needs_helper {
             return Ok((None, Outcome::Success));
         }
@@ -502,7 +465,9 @@ impl Work<'_> {
 
     /// Caches, then artifacts; the first failure counts.
     async fn keep_results(&self, stages: &mut Stages<'_>, succeeded: bool) -> Ending {
+        self.running.stage("archive_cache", "docker_run");
         let saved = stages.save_caches(succeeded).await?;
+        self.running.stage("upload_artifacts", "docker_run");
         let uploaded = stages.upload_artifacts(succeeded).await?;
         Ok(if saved == Outcome::Success { uploaded } else { saved })
     }
@@ -530,6 +495,9 @@ impl Work<'_> {
         for step in &self.plan.steps {
             let outcome = self.run_step(build, step).await?;
             if outcome != Outcome::Success {
+                if let Some(words) = build.lost_daemon().await {
+                    self.voice.warning(&words);
+                }
                 return Ok(outcome);
             }
         }
@@ -537,21 +505,20 @@ impl Work<'_> {
     }
 
     async fn run_step(&self, build: &mut Build, step: &StepPlan) -> Ending {
-        self.voice.section_start(&step.stage);
+        self.running.stage(&step.stage, "docker_run");
+        let _section = OpenSection::new(&self.voice, &step.stage);
         self.voice.title(&format!("Executing \"{}\" stage of the job script", step.stage));
         let image = build.image();
         self.voice
             .plain(&format!("Using docker image {} for {} ...", image.id, self.plan.image.name));
         let nonce = nonce();
         let script = self.plan.step_script(step, &self.runner.config, &nonce);
-        let outcome = self.run_script(build, &script, &nonce).await?;
-        self.voice.section_end(&step.stage);
-        Ok(outcome)
+        self.run_script(build, &script, &nonce).await
     }
 
     async fn run_after_script(&self, build: &mut Build, outcome: &Outcome) -> Ending {
-        const NAME: &str = "after_script";
-        self.voice.section_start(NAME);
+        self.running.stage("after_script", "docker_run");
+        let _section = OpenSection::new(&self.voice, "after_script");
         self.voice.title("Running after_script");
         let nonce = nonce();
         let script = self.plan.after_script(JobStatus::after(outcome), &nonce);
@@ -574,14 +541,25 @@ impl Work<'_> {
                 "after_script failed, but job will continue unaffected: exit code {exit_code}"
             ));
         }
-        self.voice.section_end(NAME);
         Ok(after)
     }
 
     async fn run_script(&self, build: &mut Build, script: &str, nonce: &str) -> Ending {
         let mut out = self.trace.writer(Source::Job, Stream::Out);
         let mut err = self.trace.writer(Source::Job, Stream::Err);
-        let end = build.run(script, &EndMark::new(nonce), &mut out, &mut err).await?;
+        let mark = EndMark::new(nonce);
+        let attempts = self.plan.settings.attempts.section;
+        let mut attempt = 1;
+        let end = loop {
+            match build.run(script, &mark, &mut out, &mut err).await {
+                Err(ExecutorError::Gone) if attempt < attempts => attempt += 1,
+                end => break end?,
+            }
+            self.voice.warning(&format!(
+                "the job's container is gone; attempt {attempt} of {attempts} in a new one"
+            ));
+            build.renew().await?;
+        };
         Ok(match end.exit_code {
             0 => Outcome::Success,
             exit_code => Outcome::ScriptFailed { exit_code },
@@ -607,66 +585,4 @@ async fn script_deadline(limit: Option<Duration>) -> StopReason {
 /// A word that no script can guess.
 fn nonce() -> String {
     format!("{:016x}", rand::random::<u64>())
-}
-
-/// Removes what a job made. True when nothing is left; the job's numbers are free after it.
-async fn remove(
-    runner: Arc<Runner>,
-    plan: Option<Arc<Plan>>,
-    made: Made,
-    job: crate::ids::JobId,
-    slot: Slot,
-) -> bool {
-    let (Some(plan), Some(engine)) = (plan, made.engine) else { return true };
-    let anonymous = Anonymous { remove: !runner.config.docker.volume_keep };
-    let removal = async {
-        let mut errors = clean_up::remove(&engine, &clean_up::things(&plan), anonymous).await;
-        if made.uncertain {
-            match clean_up::marked(&engine, runner.shared.state.instance(), Some(job)).await {
-                Ok(late) => errors.extend(clean_up::remove(&engine, &late, anonymous).await),
-                Err(error) => errors.push(error),
-            }
-        }
-        errors
-    };
-    let removed = match timeout(REMOVAL_DEADLINE, removal).await {
-        Ok(errors) => {
-            log_errors(&errors);
-            errors.is_empty()
-        }
-        Err(_) => {
-            tracing::warn!("removal of the job's containers took too long; the next start goes on");
-            false
-        }
-    };
-    drop(slot);
-    removed
-}
-
-/// Forgets the job once its server has its end and nothing of it is left.
-async fn close(record: JobRecord, delivered: bool, removal: tokio::task::JoinHandle<bool>) {
-    let removed = removal.await.unwrap_or(false);
-    if delivered
-        && removed
-        && let Err(error) = record.close()
-    {
-        tracing::warn!(%error, "job's directory could not be removed");
-    }
-}
-
-fn log_errors(errors: &[crate::docker::Error]) {
-    for error in errors {
-        tracing::warn!(error = crate::docker::chain(error), "something of the job is left");
-    }
-}
-
-fn log_end(ending: &Ending, delivered: &Result<(), trace::FinishError>) {
-    match ending {
-        Ok(Outcome::Success) => tracing::info!("job succeeded"),
-        Ok(outcome) => tracing::info!(?outcome, "job failed"),
-        Err(failure) => tracing::warn!(error = failure.error, "job failed: system failure"),
-    }
-    if let Err(error) = delivered {
-        tracing::error!(error = crate::docker::chain(error), "job's end could not be delivered");
-    }
 }

@@ -1,20 +1,45 @@
 //! Numbers of running jobs: the lowest that is free, for each runner and for each project of it.
 //! Caches and work trees go by them.
+//!
+//! A job's end reaches its server before its containers are gone, and the next job may come in
+//! between. One that would use a work tree again waits for the number that is about to be free:
+//! that takes a moment, and another number has another work tree, or none.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
 };
 
 use crate::ids::ShortToken;
+
+/// How long a number that is about to be free is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What is counted apart.
 type Key = (ShortToken, Option<i64>);
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
-pub struct Slots {
-    taken: Arc<Mutex<HashMap<Key, BTreeSet<usize>>>>,
+pub struct Slots(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    taken: Mutex<HashMap<Key, BTreeMap<usize, Use>>>,
+    freed: Notify,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// A job runs.
+    Busy,
+    /// A job has ended, and its containers go.
+    Leaving,
 }
 
 /// A job's numbers, until it is dropped.
@@ -26,44 +51,75 @@ pub struct Slot {
     pub project: usize,
     token: ShortToken,
     project_id: i64,
-    taken: Arc<Mutex<HashMap<Key, BTreeSet<usize>>>>,
+    slots: Slots,
 }
 
 impl Slots {
-    /// Takes the lowest numbers.
-    #[must_use]
-    pub fn take(&self, token: &ShortToken, project_id: i64) -> Slot {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut lowest = |key: Key| {
-            let set = taken.entry(key).or_default();
-            // Of one number more than are taken, one is free.
-            let number = (0..=set.len()).find(|n| !set.contains(n)).unwrap_or_default();
-            set.insert(number);
-            number
+    /// Takes the lowest numbers; with `reuse`, waits a moment for a lower one of the project's that
+    /// is about to be free.
+    pub async fn take(&self, token: &ShortToken, project_id: i64, reuse: bool) -> Slot {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let freed = self.0.freed.notified();
+            let mut freed = std::pin::pin!(freed);
+            // From here on a number that is freed is not missed.
+            freed.as_mut().enable();
+            let patient = reuse && Instant::now() < deadline;
+            if let Some(slot) = self.try_take(token, project_id, patient) {
+                return slot;
+            }
+            if timeout_at(deadline, freed).await.is_err() {
+                tracing::debug!("an earlier job's containers take long to go");
+            }
+        }
+    }
+
+    /// `None` when a patient caller should wait.
+    fn try_take(&self, token: &ShortToken, project_id: i64, patient: bool) -> Option<Slot> {
+        let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of one number more than are taken, one is free.
+        let lowest = |used: &BTreeMap<usize, Use>| {
+            (0..=used.len()).find(|n| !used.contains_key(n)).unwrap_or_default()
         };
-        Slot {
-            runner: lowest((token.clone(), None)),
-            project: lowest((token.clone(), Some(project_id))),
-            token: token.clone(),
-            project_id,
-            taken: Arc::clone(&self.taken),
+        let of_project = taken.entry((token.clone(), Some(project_id))).or_default();
+        let project = lowest(of_project);
+        if patient && of_project.iter().any(|(n, used)| *n < project && *used == Use::Leaving) {
+            return None;
+        }
+        of_project.insert(project, Use::Busy);
+        let of_runner = taken.entry((token.clone(), None)).or_default();
+        let runner = lowest(of_runner);
+        of_runner.insert(runner, Use::Busy);
+        let slots = self.clone();
+        Some(Slot { runner, project, token: token.clone(), project_id, slots })
+    }
+}
+
+impl Slot {
+    /// The job has ended; its containers go now.
+    pub fn leave(&self) {
+        let mut taken = self.slots.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(used) = taken.get_mut(&(self.token.clone(), Some(self.project_id))) {
+            used.insert(self.project, Use::Leaving);
         }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.slots.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let mut free = |key: Key, number: usize| {
-            if let Some(set) = taken.get_mut(&key) {
-                set.remove(&number);
-                if set.is_empty() {
+            if let Some(used) = taken.get_mut(&key) {
+                used.remove(&number);
+                if used.is_empty() {
                     taken.remove(&key);
                 }
             }
         };
         free((self.token.clone(), None), self.runner);
         free((self.token.clone(), Some(self.project_id)), self.project);
+        drop(taken);
+        self.slots.0.freed.notify_waiters();
     }
 }
 
@@ -71,21 +127,36 @@ impl Drop for Slot {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_lowest_free_number_is_taken() {
+    #[tokio::test(start_paused = true)]
+    async fn the_lowest_free_number_is_taken() {
         let slots = Slots::default();
         let token = ShortToken::of("glrt-abc");
-        let a = slots.take(&token, 1);
-        let b = slots.take(&token, 2);
-        let c = slots.take(&token, 1);
-        assert_eq!(
-            [(a.runner, a.project), (b.runner, b.project), (c.runner, c.project)],
-            [(0, 0), (1, 0), (2, 1)]
-        );
+        let a = slots.take(&token, 1, true).await;
+        let b = slots.take(&token, 2, true).await;
+        let c = slots.take(&token, 1, true).await;
+        assert_eq!((a.runner, a.project), (0, 0));
+        assert_eq!((b.runner, b.project), (1, 0));
+        assert_eq!((c.runner, c.project), (2, 1));
         drop(a);
-        let d = slots.take(&token, 1);
+        let d = slots.take(&token, 1, true).await;
         assert_eq!((d.runner, d.project), (0, 0));
         drop((b, c, d));
-        assert!(slots.taken.lock().unwrap().is_empty());
+        assert!(slots.0.taken.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_number_that_is_about_to_be_free_is_waited_for_where_it_matters() {
+        let slots = Slots::default();
+        let token = ShortToken::of("glrt-abc");
+        let a = slots.take(&token, 1, true).await;
+        a.leave();
+        let other = slots.take(&token, 1, false).await;
+        assert_eq!(other.project, 1);
+        let (again, ()) = tokio::join!(slots.take(&token, 1, true), async { drop(a) });
+        assert_eq!(again.project, 0);
+        again.leave();
+        let began = Instant::now();
+        assert_eq!(slots.take(&token, 1, true).await.project, 2);
+        assert_eq!(began.elapsed(), PATIENCE);
     }
 }

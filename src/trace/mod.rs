@@ -34,13 +34,13 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use self::spool::Spool;
+use self::spool::{Spool, Weight};
 pub use self::{
     finish::{DEFAULT_PASSES, Failure, Final, FinishError, Limits, finish},
     limit::DEFAULT_LIMIT,
     line::{Greeting, Voice},
     mask::{Masks, Table},
-    pump::{Delivery, Remote, pump},
+    pump::{Delivery, KeepAlive, Remote, pump},
     stream::Stream,
 };
 use crate::{
@@ -131,6 +131,7 @@ struct Inner {
 /// A stream, until it is closed.
 struct Lane {
     stream: Stream,
+    weight: Weight,
     closed: bool,
 }
 
@@ -139,6 +140,13 @@ impl Trace {
     pub fn create(spool: &Path, settings: Settings) -> io::Result<Self> {
         let limit = settings.limit;
         Ok(Self::over(Spool::create(spool, limit)?, settings))
+    }
+
+    /// A trace of the runner's words alone, for a job that has no place on disk.
+    #[must_use]
+    pub fn in_memory(settings: Settings) -> Self {
+        let limit = settings.limit;
+        Self::over(Spool::in_memory(limit), settings)
     }
 
     /// Goes on with the trace at `spool`, after a crash.
@@ -181,7 +189,8 @@ impl Trace {
         } else {
             Stream::plain(&masks.1)
         };
-        let lane = Arc::new(Mutex::new(Lane { stream, closed: false }));
+        let weight = if source == Source::Runner { Weight::Runner } else { Weight::Job };
+        let lane = Arc::new(Mutex::new(Lane { stream, weight, closed: false }));
         let mut streams = lock(&self.inner.streams);
         streams.retain(|stream| stream.strong_count() > 0);
         streams.push(Arc::downgrade(&lane));
@@ -213,7 +222,8 @@ impl Trace {
     fn write(&self, lane: &Mutex<Lane>, bytes: &[u8]) {
         let mut lane = lock(lane);
         if !lane.closed {
-            lane.stream.write(SystemTime::now(), bytes, |text| self.append(text));
+            let weight = lane.weight;
+            lane.stream.write(SystemTime::now(), bytes, |text| self.append(text, weight));
         }
     }
 
@@ -221,12 +231,13 @@ impl Trace {
         let mut lane = lock(lane);
         if !lane.closed {
             lane.closed = true;
-            lane.stream.flush(SystemTime::now(), |text| self.append(text));
+            let weight = lane.weight;
+            lane.stream.flush(SystemTime::now(), |text| self.append(text, weight));
         }
     }
 
-    fn append(&self, text: &[u8]) {
-        if self.inner.spool.append(text) {
+    fn append(&self, text: &[u8], weight: Weight) {
+        if self.inner.spool.append(text, weight) {
             self.inner.grown.notify_one();
         }
     }

@@ -31,6 +31,27 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How long output is gathered before it is sent, if it could be sent at once.
 const GATHER: Duration = Duration::from_millis(200);
 
+/// Longest silence that [`KeepAlive::Dynamic`] allows.
+const LONGEST_SILENCE: Duration = Duration::from_mins(30);
+
+/// How long the server may hear nothing of a job that says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepAlive {
+    /// Always as long.
+    Fixed,
+    /// Four of the server's intervals (`FF_USE_DYNAMIC_TRACE_FORCE_SEND_INTERVAL`).
+    Dynamic,
+}
+
+impl KeepAlive {
+    fn silence(self, interval: Duration) -> Duration {
+        match self {
+            Self::Fixed => SILENCE,
+            Self::Dynamic => (interval * 4).clamp(SILENCE, LONGEST_SILENCE),
+        }
+    }
+}
+
 /// How the server wants a job to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Remote {
@@ -99,11 +120,13 @@ pub async fn pump(
     server: &impl JobServer,
     delivery: Delivery,
     remote: watch::Sender<Remote>,
+    keep_alive: KeepAlive,
     stop: CancellationToken,
 ) {
     let now = Instant::now();
     let mut pump = Pump {
         interval: Interval::new(),
+        keep_alive,
         sendable: now,
         silent_until: now + INTERVAL,
         trace,
@@ -134,6 +157,7 @@ struct Pump<'a, S> {
     delivery: Delivery,
     remote: watch::Sender<Remote>,
     interval: Interval,
+    keep_alive: KeepAlive,
     /// No request before this.
     sendable: Instant,
     /// Without output, one then.
@@ -181,7 +205,7 @@ impl<S: JobServer> Pump<'_, S> {
         let reply = self.server.update(JobState::Running, None, None, output).await;
         self.pause(reply.interval);
         if reply.outcome == UpdateOutcome::Success {
-            self.silent_until = Instant::now() + SILENCE;
+            self.heard();
         }
         self.hear(reply.remote, reply.outcome == UpdateOutcome::Abort)
     }
@@ -193,7 +217,12 @@ impl<S: JobServer> Pump<'_, S> {
 
     fn arrived(&mut self, offset: u64) {
         self.delivery.set(offset);
-        self.silent_until = Instant::now() + SILENCE;
+        self.heard();
+    }
+
+    /// The server knows that the job is alive.
+    fn heard(&mut self) {
+        self.silent_until = Instant::now() + self.keep_alive.silence(self.interval.get());
     }
 
     /// Passes on a wish to stop; whether to go on.
@@ -245,10 +274,13 @@ mod tests {
         let (delivery, stop) = (Delivery::default(), CancellationToken::new());
         let (sender, remote) = watch::channel(Remote::None);
         let writer = trace.writer(Source::Job, Channel::Out);
-        tokio::join!(pump(trace.clone(), &server, delivery.clone(), sender, stop.clone()), async {
-            life(writer).await;
-            stop.cancel();
-        });
+        tokio::join!(
+            pump(trace.clone(), &server, delivery.clone(), sender, KeepAlive::Fixed, stop.clone()),
+            async {
+                life(writer).await;
+                stop.cancel();
+            }
+        );
         Job { server, trace, delivery, remote }
     }
 
@@ -274,6 +306,13 @@ mod tests {
         assert_eq!(job.server.heard_at(), at([(2, "0-3"), (12, "4-4"), (22, "5-8")]));
         assert_eq!(job.delivery.offset(), 9);
         assert_eq!(*job.remote.borrow(), Remote::None);
+    }
+
+    #[test]
+    fn the_silence_may_follow_the_servers_interval_within_bounds() {
+        let dynamic = |seconds| KeepAlive::Dynamic.silence(Duration::from_secs(seconds)).as_secs();
+        assert_eq!((dynamic(3), dynamic(60), dynamic(900)), (30, 240, 1800));
+        assert_eq!(KeepAlive::Fixed.silence(Duration::from_mins(1)).as_secs(), 30);
     }
 
     #[tokio::test(start_paused = true)]
@@ -418,17 +457,20 @@ mod tests {
         let (server, stop) = (Fake::new(answers, []), CancellationToken::new());
         let (sender, mut remote) = watch::channel(Remote::None);
         let mut out = trace.writer(Source::Job, Channel::Out);
-        tokio::join!(pump(trace, &server, Delivery::default(), sender, stop.clone()), async {
-            out.write(b"x");
-            remote.changed().await.unwrap();
-            assert_eq!(*remote.borrow_and_update(), Remote::Cancel);
-            for _ in 0..50 {
+        tokio::join!(
+            pump(trace, &server, Delivery::default(), sender, KeepAlive::Fixed, stop.clone()),
+            async {
                 out.write(b"x");
-                seconds(1).await;
+                remote.changed().await.unwrap();
+                assert_eq!(*remote.borrow_and_update(), Remote::Cancel);
+                for _ in 0..50 {
+                    out.write(b"x");
+                    seconds(1).await;
+                }
+                assert!(!remote.has_changed().unwrap());
+                stop.cancel();
             }
-            assert!(!remote.has_changed().unwrap());
-            stop.cancel();
-        });
+        );
         assert!(server.heard().len() > 4);
     }
 

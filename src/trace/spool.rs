@@ -16,10 +16,14 @@ use bytes::Bytes;
 use super::limit::Limit;
 use crate::api::wire::TraceOutput;
 
+/// How many bytes are kept in memory, at most, when there is no room on disk.
+const KEPT: usize = 64 * 1024;
+
 /// A trace's file.
 pub(super) struct Spool {
-    file: File,
-    /// Bytes in the file; those before it never change again.
+    /// None when there never was room on disk.
+    file: Option<File>,
+    /// Bytes kept; those before it never change again.
     size: AtomicU64,
     state: Mutex<State>,
 }
@@ -27,8 +31,26 @@ pub(super) struct Spool {
 struct State {
     limit: Limit,
     checksum: crc32fast::Hasher,
-    /// Nothing more is taken: the trace is closed, or the file could not be written.
+    /// Nothing more is taken: the trace is closed.
     closed: bool,
+    /// Set when the disk takes no more.
+    kept: Option<Kept>,
+}
+
+/// What follows the end of the file, in memory.
+struct Kept {
+    /// Bytes before it, in the file.
+    from: u64,
+    bytes: Vec<u8>,
+}
+
+/// Whether a text must be kept even when the disk takes no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weight {
+    /// The runner's words: without them nobody knows how the job ended.
+    Runner,
+    /// All else.
+    Job,
 }
 
 impl Spool {
@@ -37,13 +59,23 @@ impl Spool {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true).mode(0o600);
         let file = options.open(path)?;
-        Ok(Self::over(file, limit, 0, crc32fast::Hasher::new()))
+        Ok(Self::over(Some(file), limit, 0, crc32fast::Hasher::new()))
+    }
+
+    /// One for the runner's words alone, without a file.
+    pub(super) fn in_memory(limit: u64) -> Self {
+        let spool = Self::over(None, limit, 0, crc32fast::Hasher::new());
+        spool.state().kept = Some(Kept { from: 0, bytes: Vec::new() });
+        spool
     }
 
     /// Goes on with the file at `path`, which is read once for its checksum. With `lines`, one
     /// that breaks off within a line is brought to its end first.
     pub(super) fn reopen(path: &Path, limit: u64, lines: bool) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        // It may have died before its trace began.
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(path)?;
         let mut checksum = crc32fast::Hasher::new();
         let (mut size, mut last) = (0, b'\n');
         let mut room = vec![0; 64 * 1024];
@@ -57,15 +89,15 @@ impl Spool {
                 }
             }
         }
-        let spool = Self::over(file, limit, size, checksum);
+        let spool = Self::over(Some(file), limit, size, checksum);
         if lines && last != b'\n' {
-            spool.append(b"\n");
+            spool.append(b"\n", Weight::Runner);
         }
         Ok(spool)
     }
 
-    fn over(file: File, limit: u64, size: u64, checksum: crc32fast::Hasher) -> Self {
-        let state = State { limit: Limit::new(limit, size), checksum, closed: false };
+    fn over(file: Option<File>, limit: u64, size: u64, checksum: crc32fast::Hasher) -> Self {
+        let state = State { limit: Limit::new(limit, size), checksum, closed: false, kept: None };
         Self { file, size: AtomicU64::new(size), state: Mutex::new(state) }
     }
 
@@ -73,9 +105,10 @@ impl Spool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds as much of `text` as the limit leaves room for; whether anything was added. What
-    /// cannot be written is lost, as is all that follows it: the job goes on.
-    pub(super) fn append(&self, text: &[u8]) -> bool {
+    /// Adds as much of `text` as the limit leaves room for; whether anything was added. When the
+    /// disk takes no more, the trace says so, and what the job says from then on is lost: the job
+    /// goes on.
+    pub(super) fn append(&self, text: &[u8], weight: Weight) -> bool {
         let mut state = self.state();
         if state.closed {
             return false;
@@ -85,19 +118,46 @@ impl Spool {
         let size = self.size();
         let mut end = size;
         for part in [admitted.text, notice.as_bytes()] {
-            if part.is_empty() {
-                continue;
+            if !part.is_empty() {
+                end = self.add(&mut state, end, part, weight);
             }
-            if let Err(error) = self.file.write_all_at(part, end) {
-                state.closed = true;
-                tracing::warn!(%error, "cannot write the trace's file: the rest is lost");
-                break;
-            }
-            state.checksum.update(part);
-            end += part.len() as u64;
         }
         self.size.store(end, Ordering::Release);
         end > size
+    }
+
+    /// Adds `part` at `end`, on disk or in memory; the new end.
+    fn add(&self, state: &mut State, end: u64, part: &[u8], weight: Weight) -> u64 {
+        let mut end = end;
+        if state.kept.is_none()
+            && let Some(file) = &self.file
+        {
+            match file.write_all_at(part, end) {
+                Ok(()) => {
+                    state.checksum.update(part);
+                    return end + part.len() as u64;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot write the trace's file: the job's output is lost");
+                    let notice = format!(
+                        "\n\x1b[33;1mThe build host cannot keep the job's log: {error}.\n\
+                         The job goes on; what it says from here on is missing.\x1b[0;m\n"
+                    );
+                    state.checksum.update(notice.as_bytes());
+                    let from = end;
+                    end += notice.len() as u64;
+                    state.kept = Some(Kept { from, bytes: notice.into_bytes() });
+                }
+            }
+        }
+        match &mut state.kept {
+            Some(kept) if weight == Weight::Runner && kept.bytes.len() + part.len() <= KEPT => {
+                kept.bytes.extend_from_slice(part);
+                state.checksum.update(part);
+                end + part.len() as u64
+            }
+            _ => end,
+        }
     }
 
     /// Takes nothing more.
@@ -124,7 +184,23 @@ impl Spool {
     pub(super) fn read_at(&self, offset: u64, max: usize) -> io::Result<Bytes> {
         let left = self.size().saturating_sub(offset);
         let mut room = vec![0; usize::try_from(left).map_or(max, |left| left.min(max))];
-        self.file.read_exact_at(&mut room, offset)?;
+        let state = self.state();
+        let in_file = state.kept.as_ref().map_or(u64::MAX, |kept| kept.from);
+        let split = usize::try_from(in_file.saturating_sub(offset))
+            .map_or(room.len(), |split| split.min(room.len()));
+        let (first, rest) = room.split_at_mut(split);
+        if let Some(kept) = &state.kept
+            && !rest.is_empty()
+        {
+            let skip = offset.saturating_sub(kept.from);
+            let from = usize::try_from(skip).map_err(io::Error::other)?;
+            rest.copy_from_slice(&kept.bytes[from..from + rest.len()]);
+        }
+        // Nobody who writes waits for the disk to be read.
+        drop(state);
+        if let Some(file) = &self.file {
+            file.read_exact_at(first, offset)?;
+        }
         Ok(room.into())
     }
 }
@@ -158,20 +234,28 @@ mod tests {
             ("Build trace with secret and multi-byte ü character", "crc32:0d7cf601", Some(51)),
         ] {
             let (_dir, spool) = spool(0);
-            spool.append(input.as_bytes());
+            spool.append(input.as_bytes(), Weight::Job);
             assert_eq!(spool.output(), TraceOutput { checksum: Some(crc.into()), bytesize: size });
         }
     }
 
     #[test]
+    fn a_trace_that_never_began_is_reopened_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::reopen(&dir.path().join("trace"), 0, true).unwrap();
+        assert!(spool.append(b"late", Weight::Job));
+        assert_eq!(spool.size(), 4);
+    }
+
+    #[test]
     fn docker_190_the_notice_counts() {
         let (_dir, long) = spool(10);
-        assert!(long.append(b"This is the long message"));
-        assert!(!long.append(b"This is the long message"));
+        assert!(long.append(b"This is the long message", Weight::Job));
+        assert!(!long.append(b"This is the long message", Weight::Job));
         assert_eq!(checksum(&long), "crc32:295921ca");
         let (_dir, twice) = spool(20);
-        twice.append(b"data before limit\n");
-        twice.append(b"data after limit\n");
+        twice.append(b"data before limit\n", Weight::Job);
+        twice.append(b"data after limit\n", Weight::Job);
         assert_eq!(checksum(&twice), "crc32:559aa46f");
         assert!(text(&twice).starts_with("data before limit\nda\n\x1b[33;1mJob's log exceeded"));
         assert_eq!(twice.size(), text(&twice).len() as u64);
@@ -180,18 +264,18 @@ mod tests {
     #[test]
     fn after_close_nothing_is_added() {
         let (_dir, spool) = spool(0);
-        spool.append(b"a");
+        spool.append(b"a", Weight::Job);
         spool.close();
-        assert!(!spool.append(b"b"));
+        assert!(!spool.append(b"b", Weight::Job));
         assert_eq!(text(&spool), "a");
     }
 
     #[test]
     fn a_spool_that_broke_off_goes_on_at_a_new_line() {
         let (dir, first) = spool(0);
-        first.append(b"one\ntw");
+        first.append(b"one\ntw", Weight::Job);
         let again = Spool::reopen(&dir.path().join("trace"), 0, true).unwrap();
-        again.append(b"three\n");
+        again.append(b"three\n", Weight::Job);
         assert_eq!(text(&again), "one\ntw\nthree\n");
         let whole = Spool::reopen(&dir.path().join("trace"), 0, true).unwrap();
         assert_eq!(whole.output(), again.output());
@@ -201,10 +285,49 @@ mod tests {
     #[test]
     fn a_spool_that_was_full_stays_full() {
         let (dir, first) = spool(10);
-        first.append(b"This is the long message");
+        first.append(b"This is the long message", Weight::Job);
         let again = Spool::reopen(&dir.path().join("trace"), 10, true).unwrap();
-        assert!(!again.append(b"more"));
+        assert!(!again.append(b"more", Weight::Job));
         assert_eq!(again.output(), first.output());
+    }
+
+    #[test]
+    fn a_full_disk_is_said_and_the_runners_words_are_kept() {
+        let spool = Spool::create("/dev/full".as_ref(), 0).unwrap();
+        assert!(spool.append(b"lost", Weight::Job));
+        assert!(!spool.append(b"lost too", Weight::Job));
+        assert!(spool.append(b"last word\n", Weight::Runner));
+        let all = text(&spool);
+        assert!(all.contains("cannot keep the job's log: No space left on device"), "{all}");
+        assert!(
+            all.ends_with("is missing.\x1b[0;m\nlast word\n") && !all.contains("lost"),
+            "{all}"
+        );
+        assert_eq!(checksum(&spool), format!("crc32:{:08x}", crc32fast::hash(all.as_bytes())));
+        assert_eq!(&spool.read_at(spool.size() - 5, 2).unwrap()[..], b"wo");
+        assert!(!spool.append(&vec![b'x'; KEPT], Weight::Runner));
+    }
+
+    #[test]
+    fn a_disk_that_fills_up_leaves_what_is_there() {
+        let (_dir, mut spool) = spool(0);
+        spool.append(b"before", Weight::Job);
+        // Its writes fail from here on; the reads below do not come to it.
+        let file = spool.file.replace(File::options().write(true).open("/dev/full").unwrap());
+        spool.append(b"lost", Weight::Job);
+        spool.file = file;
+        let all = text(&spool);
+        assert!(all.starts_with("before\n\x1b[33;1mThe build host"), "{all}");
+        assert_eq!(checksum(&spool), format!("crc32:{:08x}", crc32fast::hash(all.as_bytes())));
+        assert_eq!(&spool.read_at(4, 4).unwrap()[..], b"re\n\x1b");
+    }
+
+    #[test]
+    fn without_a_disk_the_runners_words_are_kept() {
+        let spool = Spool::in_memory(0);
+        assert!(!spool.append(b"job", Weight::Job) && spool.append(b"runner", Weight::Runner));
+        assert_eq!(text(&spool), "runner");
+        assert_eq!(spool.output().bytesize, Some(6));
     }
 
     proptest! {
@@ -218,7 +341,7 @@ mod tests {
         ) {
             let (dir, spool) = spool(0);
             for write in &writes {
-                prop_assert_eq!(spool.append(write.as_bytes()), !write.is_empty());
+                prop_assert_eq!(spool.append(write.as_bytes(), Weight::Job), !write.is_empty());
             }
             let whole = writes.concat();
             let start = offset.min(whole.len());

@@ -2,8 +2,8 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
-    sync::LazyLock,
+    process::{Command, Stdio},
+    sync::{LazyLock, Once},
     time::Duration,
 };
 
@@ -14,6 +14,12 @@ const REMOVAL: Duration = Duration::from_secs(30);
 
 /// The label of a volume that later jobs use too.
 const KEPT: &str = "com.gitlab.gitlab-runner.reusable=true";
+
+/// An image or network made for a test; removed with this value, which must outlive its users.
+pub(crate) struct Made {
+    kind: &'static str,
+    pub(crate) name: String,
+}
 
 /// An engine that answers.
 pub(crate) struct Engine {
@@ -51,6 +57,17 @@ pub(crate) fn engine() -> &'static Engine {
 }
 
 impl Engine {
+    /// Makes sure that it has `docker:cli` and `docker:dind`.
+    pub(crate) fn needs_dind(&self) {
+        static MADE: Once = Once::new();
+        MADE.call_once(|| {
+            let up = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engine/up");
+            let output = Command::new(up).arg("--dind").env("DOCKER_HOST", &self.host).output();
+            let output = output.unwrap();
+            assert!(output.status.success(), "tests/engine/up --dind: {output:?}");
+        });
+    }
+
     /// The engine's socket.
     pub(crate) fn socket(&self) -> PathBuf {
         let path = self.host.strip_prefix("unix://");
@@ -63,6 +80,55 @@ impl Engine {
             Command::new("docker").args(arguments).env("DOCKER_HOST", &self.host).output().unwrap();
         assert!(output.status.success(), "docker {arguments:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A network of a test's own.
+    pub(crate) fn network(&self) -> Made {
+        let made = Made::new("network");
+        self.docker(&["network", "create", &made.name]);
+        made
+    }
+
+    /// `base` with changes such as `USER 1000` (docker commit: `--change`).
+    pub(crate) fn image(&self, base: &str, changes: &[&str]) -> Made {
+        let made = Made::new("image");
+        let container = self.docker(&["create", base]);
+        let mut arguments = vec!["commit"];
+        for change in changes {
+            arguments.extend(["--change", change]);
+        }
+        arguments.extend([container.trim(), &made.name]);
+        self.docker(&arguments);
+        self.docker(&["rm", container.trim()]);
+        made
+    }
+
+    /// An image that has the file `path` of `base` in its root, and nothing else.
+    pub(crate) fn image_of_one_file(&self, base: &str, path: &str) -> Made {
+        let made = Made::new("image");
+        let container = self.docker(&["create", base]);
+        let from = format!("{}:{path}", container.trim());
+        let client = || {
+            let mut command = Command::new("docker");
+            command.env("DOCKER_HOST", &self.host);
+            command
+        };
+        let mut copy = client().args(["cp", &from, "-"]).stdout(Stdio::piped()).spawn().unwrap();
+        let tar = copy.stdout.take().unwrap();
+        let import = client().args(["import", "-", &made.name]).stdin(tar).output().unwrap();
+        assert!(copy.wait().unwrap().success() && import.status.success(), "{import:?}");
+        self.docker(&["rm", container.trim()]);
+        made
+    }
+
+    /// What `docker inspect` says of the job's containers, networks and volumes that `wanted`
+    /// picks by their name and labels.
+    pub(crate) fn inspect(&self, wanted: impl Fn(&str) -> bool) -> Vec<Value> {
+        let things = self.things(wanted);
+        let names: Vec<_> =
+            things.iter().map(|(_, line)| line.split(' ').next().unwrap()).collect();
+        let inspected = self.docker(&[&["inspect"], names.as_slice()].concat());
+        serde_json::from_str(&inspected).unwrap()
     }
 
     /// Containers, networks and volumes that `wanted` picks by their name and labels.
@@ -84,12 +150,16 @@ impl Engine {
     ///
     /// The engine does not tell when a thing is gone, so it is asked until then.
     pub(crate) async fn nothing_left_of(&self, job: i64) {
-        let id = job.to_string();
+        self.nothing_left_with(&job.to_string()).await;
+    }
+
+    /// The same for whatever has `text` in its name or labels.
+    pub(crate) async fn nothing_left_with(&self, text: &str) {
         let mut again = tokio::time::interval(Duration::from_millis(200));
         let deadline = tokio::time::Instant::now() + REMOVAL;
         loop {
             again.tick().await;
-            let left = self.things(|line| line.contains(&id) && !line.contains(KEPT));
+            let left = self.things(|line| line.contains(text) && !line.contains(KEPT));
             if left.is_empty() {
                 return;
             }
@@ -116,5 +186,22 @@ impl Engine {
             // Something else may have removed it meanwhile.
             drop(Command::new("docker").args(arguments).env("DOCKER_HOST", &self.host).output());
         }
+    }
+}
+
+impl Made {
+    fn new(kind: &'static str) -> Self {
+        Self { kind, name: format!("longshore-it-{:016x}", rand::random::<u64>()) }
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        let arguments: &[&str] = match self.kind {
+            // A failed test may have left a container of it.
+            "image" => &["image", "rm", "--force", &self.name],
+            kind => &[kind, "rm", &self.name],
+        };
+        drop(Command::new("docker").args(arguments).env("DOCKER_HOST", &engine().host).output());
     }
 }

@@ -71,6 +71,12 @@ async fn the_services_example_reaches_its_service() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_dind_example_builds_an_image_on_a_daemon_of_its_own() {
+    engine().needs_dind();
+    Example::new("dind").run(0, &["a daemon of its own (docker:dind)", "inner"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_artifacts_example_hands_a_file_from_job_to_job() {
     Example::new("artifacts").run(0, &["cat out/built-at", "UTC"]).await;
 }

@@ -49,10 +49,7 @@ async fn docker_130_134_the_next_job_reuses_the_copy_without_what_was_left_in_it
         "chmod 755 .git/hooks/post-checkout",
         "echo changed > a.txt",
     ];
-    let first = case.run(job(&script).sources("group/reuse", &sha)).await;
-    first.assert_success();
-    // Until then its slot, and the volume that goes with it, are taken.
-    engine().nothing_left_of(first.id).await;
+    case.run_over(job(&script).sources("group/reuse", &sha)).await.assert_success();
     let script =
         ["test -e .git/was-here && echo reused", "test ! -e untracked && echo clean", "cat a.txt"];
     let ended = case.run(job(&script).sources("group/reuse", &sha)).await;
@@ -75,9 +72,8 @@ async fn docker_135_no_credentials_stand_in_the_remotes_address() {
 async fn docker_131_a_clone_starts_from_an_empty_directory() {
     let case = Case::start().await;
     let sha = case.gitlab.commit("group/clone", &[("a.txt", "1\n")]);
-    let first = case.run(job(&["touch .git/was-here"]).sources("group/clone", &sha)).await;
-    first.assert_success();
-    engine().nothing_left_of(first.id).await;
+    let first = job(&["touch .git/was-here"]).sources("group/clone", &sha);
+    case.run_over(first).await.assert_success();
     let second = job(&["test ! -e .git/was-here && cat a.txt"]).sources("group/clone", &sha);
     let ended = case.run(second.variable("GIT_STRATEGY", "clone")).await;
     ended.assert_success();

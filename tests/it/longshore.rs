@@ -2,9 +2,9 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,6 +18,8 @@ use crate::{
 
 /// How long the process may take to end.
 const ENDING: Duration = Duration::from_mins(1);
+/// How long a longshore that is not needed any more may take to clean up.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What a test wants otherwise than usual in the configuration.
 #[derive(Default)]
@@ -28,14 +30,23 @@ pub(crate) struct Options {
     pub(crate) docker: &'static str,
     /// `pull_policy`, where it is not `if-not-present`.
     pub(crate) pull_policy: Option<&'static str>,
+    /// `volumes`, where it is not `["/cache"]`.
+    pub(crate) volumes: Option<String>,
+    /// The jobs' containers are on the engine's default bridge.
+    pub(crate) default_bridge: bool,
     /// The engine's address, where it is not the engine's own.
     pub(crate) engine: Option<String>,
+    /// The state directory, where it is not a fresh one.
+    pub(crate) state: Option<PathBuf>,
+    /// A last change to the configuration's text.
+    pub(crate) edit: Option<Box<dyn Fn(String) -> String + Send>>,
 }
 
 /// A GitLab and a longshore that takes jobs from it.
 pub(crate) struct Case {
     pub(crate) gitlab: Gitlab,
     directory: TempDir,
+    state: PathBuf,
     process: Process,
 }
 
@@ -45,9 +56,21 @@ struct Process {
     end: JoinSet<ExitStatus>,
 }
 
+impl Options {
+    /// Without a network for each job: an engine has some thirty of them, and a job whose network
+    /// does not matter needs none.
+    pub(crate) fn on_bridge() -> Self {
+        Self { default_bridge: true, ..Self::default() }
+    }
+}
+
 impl Case {
     pub(crate) async fn start() -> Self {
         Self::with(Options::default()).await
+    }
+
+    pub(crate) async fn on_bridge() -> Self {
+        Self::with(Options::on_bridge()).await
     }
 
     pub(crate) async fn with(options: Options) -> Self {
@@ -67,29 +90,64 @@ impl Case {
             executor = "docker"
             {runner}
             [runners.feature_flags]
-            FF_NETWORK_PER_BUILD = true
+            FF_NETWORK_PER_BUILD = {network_per_build}
             [runners.docker]
             host = "{host}"
             image = "busybox:latest"
             pull_policy = ["{policy}"]
-            volumes = ["/cache"]
+            volumes = {volumes}
             {docker}
             "#,
             url = gitlab.url,
             runner = options.runner,
             host = options.engine.as_ref().unwrap_or(&engine.host),
             policy = options.pull_policy.unwrap_or("if-not-present"),
+            volumes = options.volumes.as_deref().unwrap_or(r#"["/cache"]"#),
+            network_per_build = !options.default_bridge,
             docker = options.docker,
         );
+        let config = options.edit.map_or(config.clone(), |edit| edit(config));
         fs::write(directory.path().join("config.toml"), config).unwrap();
-        let process = Process::start(directory.path(), &gitlab);
-        Self { gitlab, directory, process }
+        let state = options.state.unwrap_or_else(|| directory.path().join("state"));
+        let process = Process::start(directory.path(), &state, &gitlab);
+        Self { gitlab, directory, state, process }
     }
 
     /// Runs a job to its end.
     pub(crate) async fn run(&self, spec: JobSpec) -> Ended {
         let id = self.gitlab.submit(spec);
         self.gitlab.ended(id).await
+    }
+
+    /// Runs jobs at the same time to their ends.
+    pub(crate) async fn run_all(&self, specs: impl IntoIterator<Item = JobSpec>) -> Vec<Ended> {
+        let ids: Vec<i64> = specs.into_iter().map(|spec| self.gitlab.submit(spec)).collect();
+        let mut all = Vec::new();
+        for id in ids {
+            all.push(self.gitlab.ended(id).await);
+        }
+        all
+    }
+
+    /// Runs a job until nothing of it is left and its slot, with the volumes that go by it, is free.
+    pub(crate) async fn run_over(&self, spec: JobSpec) -> Ended {
+        let ended = self.run(spec).await;
+        self.until_idle().await;
+        engine().nothing_left_of(ended.id).await;
+        ended
+    }
+
+    /// Waits until it has done with every job. The directory of a job is the last of it that is
+    /// removed; there is no other sign, so it is looked at until then.
+    pub(crate) async fn until_idle(&self) {
+        let jobs = self.directory.path().join("state/jobs");
+        let mut again = tokio::time::interval(Duration::from_millis(20));
+        let wait = async {
+            while fs::read_dir(&jobs).unwrap().next().is_some() {
+                again.tick().await;
+            }
+        };
+        tokio::time::timeout(ENDING, wait).await.expect("a job is not forgotten");
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -110,12 +168,41 @@ impl Case {
 
     /// Starts it again with the same configuration and state.
     pub(crate) fn restart(&mut self) {
-        self.process = Process::start(self.directory.path(), &self.gitlab);
+        self.process = Process::start(self.directory.path(), &self.state, &self.gitlab);
     }
 
     /// What it has said so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// Waits until it has said `text` more than `before` times; a file does not tell when it grows,
+    /// so it is read until then.
+    pub(crate) async fn until_log(&self, text: &str, before: usize) {
+        let mut again = tokio::time::interval(Duration::from_millis(50));
+        let read = async {
+            while self.log().matches(text).count() <= before {
+                again.tick().await;
+            }
+        };
+        let found = tokio::time::timeout(ENDING, read).await;
+        assert!(found.is_ok(), "longshore does not say `{text}`");
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.directory.path().join("config.toml")
+    }
+
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Changes the configuration as an editor does: a new file in the place of the old one.
+    pub(crate) fn edit(&self, change: impl FnOnce(String) -> String) {
+        let text = change(fs::read_to_string(self.config()).unwrap());
+        let new = self.config().with_extension("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, self.config()).unwrap();
     }
 
     /// The most memory it has held at once, in KiB (proc(5), `VmHWM`).
@@ -127,9 +214,24 @@ impl Case {
     }
 }
 
+/// Whether a process runs: a dead one that nobody has waited for yet does not.
+fn runs(id: Pid) -> bool {
+    let path = format!("/proc/{}/stat", id.as_raw_nonzero());
+    let stat = fs::read_to_string(path).unwrap_or_default();
+    stat.rsplit(')')
+        .next()
+        .is_some_and(|rest| !rest.trim().is_empty() && !rest.trim().starts_with('Z'))
+}
+
 impl Drop for Case {
     fn drop(&mut self) {
         if !self.process.end.is_empty() {
+            // Asked first, so that what it has under way at the engine is not left to others.
+            kill_process(self.process.id, Signal::TERM).unwrap_or(());
+            let deadline = Instant::now() + GRACE;
+            while runs(self.process.id) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(10));
+            }
             // It may have ended by itself just now.
             kill_process(self.process.id, Signal::KILL).unwrap_or(());
         }
@@ -141,7 +243,7 @@ impl Drop for Case {
 }
 
 impl Process {
-    fn start(directory: &Path, gitlab: &Gitlab) -> Self {
+    fn start(directory: &Path, state: &Path, gitlab: &Gitlab) -> Self {
         let log = directory.join("log");
         let log = fs::File::options().create(true).append(true).open(log).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_longshore"))
@@ -149,7 +251,7 @@ impl Process {
             .arg("--config")
             .arg(directory.join("config.toml"))
             .arg("--state-dir")
-            .arg(directory.join("state"))
+            .arg(state)
             .current_dir(directory)
             .env_remove("DOCKER_HOST")
             .stdin(Stdio::null())

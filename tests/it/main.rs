@@ -7,15 +7,24 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 #![allow(clippy::print_stdout, reason = "what a failed test has to say")]
 
+mod bad;
+mod commands;
 mod conformance;
 mod control;
 mod counter;
 mod crash;
+mod dind;
+mod docker;
 mod engine;
 mod exec;
+mod features;
 mod files;
 mod gitlab;
+mod images;
 mod longshore;
 mod proxy;
+mod reload;
 mod scripts;
+mod shells;
+mod sources;
 mod trace;

@@ -325,6 +325,21 @@ async fn api_49_51_53_54_only_403_is_unhealthy() {
 }
 
 #[tokio::test]
+async fn an_answer_is_known_by_the_servers_request_id_or_else_by_ours() {
+    let server = Server::start(|n, _| match n {
+        0 => Reply::status(204).header("X-Request-Id", "theirs"),
+        _ => Reply::status(204),
+    })
+    .await;
+    let client = server.client();
+    let first = client.request_job(&runner_info(), "s").await;
+    assert_eq!(first.request_id.as_deref(), Some("theirs"));
+    let second = client.request_job(&runner_info(), "s").await;
+    let ours = server.seen()[1].header("x-request-id").map(str::to_owned);
+    assert!(ours.is_some() && second.request_id == ours, "{second:?}");
+}
+
+#[tokio::test]
 async fn a_job_after_a_503_is_a_job_and_is_marked() {
     let server = Server::start(|n, _| match n {
         0 => Reply::status(503),

@@ -10,8 +10,8 @@ use std::{
 use globset::GlobBuilder;
 
 use crate::config::{
-    Device, DockerConfig, PullPolicy, Resources, ServiceConfig, Ulimit, file::Section, values,
-    volume::Volume,
+    Device, DindConfig, DindMode, DockerConfig, PullPolicy, Resources, ServiceConfig, SocketMode,
+    Ulimit, file::Section, values, volume::Volume,
 };
 
 const SIZE_HINT: &str = "write for example \"512m\" or \"2g\"";
@@ -87,6 +87,8 @@ pub(super) fn docker(section: Section<'_>) -> DockerConfig {
         container_labels: section.map("container_labels"),
         log_options: log_options(&section),
         services: services(&section),
+        dind: dind(section.table("dind")),
+        socket: socket(section.table("socket")),
     };
     without_effect(&section);
     section.finish();
@@ -103,9 +105,66 @@ fn without_effect(section: &Section<'_>) {
         "has no effect: longshore composes its helper image; `helper_image` names another one",
     );
     section.unsupported("service_slot_cgroup_template", "slot cgroups are not supported");
-    for table in ["dind", "socket"] {
-        section.unsupported(table, "this table is not supported yet");
+}
+
+fn dind(section: Section<'_>) -> DindConfig {
+    let default = DindConfig::default();
+    let dind = DindConfig {
+        mode: section
+            .parsed("mode", "", |text| match text {
+                "sidecar" => Ok(DindMode::Sidecar),
+                "refuse" => Ok(DindMode::Refuse),
+                "socket" => Err("not supported yet; wanted sidecar or refuse"),
+                _ => Err("wanted sidecar or refuse"),
+            })
+            .unwrap_or_default(),
+        images: if section.has("images") { globs(&section, "images") } else { default.images },
+        registry_mirrors: section.parsed_list(
+            "registry_mirrors",
+            "write for example \"https://mirror.example\"",
+            |text| match text.split_once("://") {
+                Some(("http" | "https", rest)) if !rest.is_empty() => Ok(text.to_owned()),
+                _ => Err("not the address of a mirror"),
+            },
+        ),
+        ready_timeout: section.positive_duration("ready_timeout").unwrap_or(default.ready_timeout),
+    };
+    if let Some("slot") = one_of(&section, "storage", &["fresh", "slot"]).as_deref() {
+        section.warn("storage", "slots are not supported yet: each daemon begins with no layers");
     }
+    if let Some("shared") = one_of(&section, "network", &["own", "shared"]).as_deref() {
+        section.problem("network", Some("shared"), "not supported yet; wanted own", "");
+    }
+    if section.number::<u32>("warm").is_some_and(|count| count > 0) {
+        section.warn("warm", "warm daemons are not supported yet: each is started for its job");
+    }
+    section.finish();
+    dind
+}
+
+/// A text that is one of these.
+fn one_of(section: &Section<'_>, key: &str, words: &[&str]) -> Option<String> {
+    section.parsed(key, "", |text| {
+        if words.contains(&text) {
+            Ok(text.to_owned())
+        } else {
+            Err(format!("wanted {}", words.join(" or ")))
+        }
+    })
+}
+
+fn socket(section: Section<'_>) -> SocketMode {
+    let mode = section.parsed("mode", "", |text| match text {
+        "off" => Ok(SocketMode::Off),
+        "raw" => Ok(SocketMode::Raw),
+        "guarded" => Err("not supported yet; wanted off or raw"),
+        _ => Err("wanted off or raw"),
+    });
+    if mode == Some(SocketMode::Raw) {
+        section.warn("mode", "jobs that `volumes` gives the engine's socket are root on its host");
+    }
+    section.finish();
+    mode.unwrap_or_default()
 }
 
 fn host(section: &Section<'_>) -> Option<String> {

@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::config::{PullPolicy, RunnerConfig};
+use crate::config::{DindConfig, DindMode, PullPolicy, RunnerConfig, SocketMode};
 
 fn no_env(_: &str) -> Option<String> {
     None
@@ -83,7 +83,8 @@ fn config_1_a_file_of_the_incumbent_is_taken_without_a_word() {
 #[test]
 fn config_2_unknown_and_unsupported_keys_are_warned_of_by_path() {
     let text = with("use_slot_cgroups = true\nlimt = 3", "foo = 1\nhelper_image_flavor = 'ubuntu'")
-        + "[runners.docker.dind]\nmode = 'sidecar'\n[runners.machine]\nIdleCount = 1\n";
+        + "[runners.docker.dind]\nstorage = 'slot'\nwarm = 2\nimage = 'x'\n\
+           [runners.docker.socket]\nmode = 'raw'\n[runners.machine]\nIdleCount = 1\n";
     insta::assert_snapshot!(warnings(&text).join("\n"));
 }
 
@@ -386,6 +387,37 @@ fn docker_99_empty_lists_of_what_is_allowed_mean_all() {
 }
 
 #[test]
+fn what_a_daemon_of_a_job_is_like_is_read_and_defaults_to_a_sidecar() {
+    let default = one("", "").docker;
+    assert_eq!((default.dind.mode, default.socket), (DindMode::Sidecar, SocketMode::Off));
+    assert_eq!(default.dind.ready_timeout, Duration::from_mins(1));
+    let dind = one(
+        "",
+        "[runners.docker.dind]\nmode = 'refuse'\nimages = ['x:*']\nstorage = 'fresh'\n\
+         network = 'own'\nwarm = 0\nregistry_mirrors = ['http://m:5000']\nready_timeout = '90s'",
+    )
+    .docker
+    .dind;
+    let wanted = DindConfig {
+        mode: DindMode::Refuse,
+        images: vec!["x:*".to_owned()],
+        registry_mirrors: vec!["http://m:5000".to_owned()],
+        ready_timeout: Duration::from_secs(90),
+    };
+    assert_eq!(dind, wanted);
+}
+
+#[test]
+fn ways_to_docker_that_are_not_there_yet_are_refused_by_name() {
+    let text = problems(&with(
+        "",
+        "[runners.docker.dind]\nmode = 'socket'\nnetwork = 'shared'\nstorage = 'old'\n\
+         registry_mirrors = ['m:5000']\n[runners.docker.socket]\nmode = 'guarded'",
+    ));
+    insta::assert_snapshot!(text);
+}
+
+#[test]
 fn docker_107_108_volumes_are_checked_and_kept_as_written() {
     let volumes = |list: &str| with("", &format!("volumes = {list}"));
     let kept = checked(&volumes("['/cache', '/host:/dst:ro', '/b/$X:rw']"));
@@ -471,8 +503,6 @@ fn the_example_has_every_key_that_is_known_and_no_other() {
         "runners.autoscaler",
         "runners.docker.helper_image_flavor",
         "runners.docker.service_slot_cgroup_template",
-        "runners.docker.dind",
-        "runners.docker.socket",
         "runners.docker.services.suspend_data_path",
         "runners.cache.gcs",
         "runners.cache.azure",

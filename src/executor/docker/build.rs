@@ -8,8 +8,11 @@ use std::{sync::Arc, time::Duration};
 
 use bollard::{
     exec::StartExecOptions,
-    models::ExecConfig,
-    query_parameters::{KillContainerOptionsBuilder, WaitContainerOptionsBuilder},
+    models::{ContainerStateStatusEnum, ExecConfig},
+    query_parameters::{
+        InspectContainerOptions, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder,
+        WaitContainerOptionsBuilder,
+    },
 };
 use futures_util::StreamExt;
 use tokio::time::timeout;
@@ -19,7 +22,7 @@ use crate::{docker::image::Image, plan::script::EndMark, trace::Writer};
 use super::{
     Docker, ExecutorError,
     attach::{Attached, Piece},
-    spec,
+    dind, spec,
 };
 
 /// How long processes may take to end by themselves when a script is stopped (docker stop: 10 s).
@@ -27,6 +30,9 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// How long the engine may take to see that a container has ended, once its shell has.
 const END_GRACE: Duration = Duration::from_mins(1);
+
+/// Exit code of what SIGKILL ended.
+const KILLED: i32 = 137;
 
 /// Sends SIGTERM to every process but the first and itself. Shells differ in how they take it.
 const TERMINATE_ALL: &str = "kill -TERM -1 2>/dev/null || kill -s TERM -- -1";
@@ -57,22 +63,35 @@ pub struct ScriptEnd {
 impl Build {
     /// Creates the container, and starts it where nothing but a shell runs in it.
     pub(super) async fn new(docker: Arc<Docker>, image: Image) -> Result<Self, ExecutorError> {
-        let hosts = docker.hosts().await;
-        let plan = &docker.plan;
-        let body = spec::build(plan, &docker.runner, image.reference(), &hosts);
-        docker.create(&plan.names.build, plan.image.platform.as_deref(), body).await?;
-        let asked = plan.image.entrypoint.as_ref();
-        let entrypoint = match asked.filter(|_| !docker.runner.docker.disable_entrypoint_overwrite)
-        {
-            Some(entrypoint) => entrypoint.as_slice(),
-            None => image.entrypoint.as_slice(),
-        };
-        let state = if entrypoint.iter().all(String::is_empty) {
-            State::Waiting(docker.attach_and_start(&plan.names.build).await?)
-        } else {
-            State::Created
-        };
+        let state = create(&docker, &image).await?;
         Ok(Self { docker, image, state })
+    }
+
+    /// Makes it anew after it was gone ([`ExecutorError::Gone`]): what was in its file system is
+    /// lost, volumes are not.
+    ///
+    /// # Errors
+    /// As when it was made first.
+    pub async fn renew(&mut self) -> Result<(), ExecutorError> {
+        let name = &self.docker.plan.names.build;
+        // Whoever removes it may not be done yet, and its name is wanted.
+        let options = RemoveContainerOptionsBuilder::new().force(true).build();
+        match self.docker.engine.client().remove_container(name, Some(options)).await {
+            Ok(()) => {}
+            Err(error) => {
+                let error = crate::docker::Error::of("remove the container", name)(error);
+                if error.is_conflict() {
+                    let options = WaitContainerOptionsBuilder::new().condition("removed").build();
+                    let mut end = self.docker.engine.client().wait_container(name, Some(options));
+                    // Should it still be there, the name's conflict is what creating ends with.
+                    let _ = timeout(END_GRACE, end.next()).await;
+                } else if !error.is_not_found() {
+                    return Err(error.into());
+                }
+            }
+        }
+        self.state = create(&self.docker, &self.image).await?;
+        Ok(())
     }
 
     /// The image it is made of.
@@ -102,10 +121,10 @@ impl Build {
         let name = &self.docker.plan.names.build;
         let attached = match std::mem::replace(&mut self.state, State::Used) {
             State::Waiting(attached) => attached,
-            State::Created => self.docker.attach_and_start(name).await?,
+            State::Created => self.docker.attach_and_start(name).await.map_err(gone)?,
             State::Used => {
                 ended(&self.docker).await?;
-                self.docker.attach_and_start(name).await?
+                self.docker.attach_and_start(name).await.map_err(gone)?
             }
         };
         let (mut output, input) = attached.split();
@@ -132,9 +151,19 @@ impl Build {
                 if let Err(error) = written {
                     tracing::debug!(error = %crate::docker::chain(&error), "script was not read to its end");
                 }
-                Ok(ScriptEnd { exit_code: ended(&self.docker).await? })
+                let exit_code = ended(&self.docker).await?;
+                if exit_code == KILLED && removed(&self.docker).await {
+                    return Err(ExecutorError::Gone);
+                }
+                Ok(ScriptEnd { exit_code })
             }
         }
+    }
+
+    /// For the author of a script that failed: whether the job's Docker daemon has ended.
+    pub fn lost_daemon(&self) -> impl Future<Output = Option<String>> + use<> {
+        let docker = Arc::clone(&self.docker);
+        async move { dind::lost(&docker).await }
     }
 
     /// Ends whatever runs in the container: asks first, then kills. What was written to its file
@@ -170,6 +199,24 @@ impl Build {
     }
 }
 
+/// Creates the container, and starts it where nothing but a shell runs in it.
+async fn create(docker: &Docker, image: &Image) -> Result<State, ExecutorError> {
+    let hosts = docker.hosts().await;
+    let plan = &docker.plan;
+    let body = spec::build(plan, &docker.runner, image.reference(), &hosts);
+    docker.create(&plan.names.build, plan.image.platform.as_deref(), body).await?;
+    let entrypoint = match &plan.image.entrypoint {
+        Some(entrypoint) => entrypoint.as_slice(),
+        None => image.entrypoint.as_slice(),
+    };
+    let state = if entrypoint.iter().all(String::is_empty) {
+        State::Waiting(docker.attach_and_start(&plan.names.build).await?)
+    } else {
+        State::Created
+    };
+    Ok(state)
+}
+
 /// Waits for the container's end; its exit code.
 async fn ended(docker: &Docker) -> Result<i32, ExecutorError> {
     let name = &docker.plan.names.build;
@@ -184,10 +231,34 @@ async fn ended(docker: &Docker) -> Result<i32, ExecutorError> {
         }
         Ok(None) | Err(_) => {
             kill(docker).await?;
-            137
+            i64::from(KILLED)
         }
     };
     Ok(i32::try_from(code).unwrap_or(1))
+}
+
+/// Whether somebody has removed the container, or is about to.
+async fn removed(docker: &Docker) -> bool {
+    let name = &docker.plan.names.build;
+    let options = None::<InspectContainerOptions>;
+    match docker.engine.client().inspect_container(name, options).await {
+        Ok(container) => {
+            let status = container.state.and_then(|state| state.status);
+            matches!(
+                status,
+                Some(ContainerStateStatusEnum::REMOVING | ContainerStateStatusEnum::DEAD)
+            )
+        }
+        Err(error) => crate::docker::Error::of("inspect the container", name)(error).is_not_found(),
+    }
+}
+
+/// Tells a container that is not there any more from other failures.
+fn gone(error: crate::docker::Error) -> ExecutorError {
+    let missing = error
+        .engine_message()
+        .is_some_and(|message| message.to_lowercase().contains("no such container"));
+    if error.is_not_found() && missing { ExecutorError::Gone } else { error.into() }
 }
 
 async fn kill(docker: &Docker) -> Result<(), crate::docker::Error> {

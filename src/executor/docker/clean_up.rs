@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 use crate::{
     docker::{Engine, Error},
+    ids::JobId,
     ledger::Thing,
     plan::{
         NetworkPlan, Plan,
@@ -24,6 +25,10 @@ use super::spec;
 /// needs a moment to let go of a network or volume after its last container.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// Looks for what was made late, and the pause before each.
+const LATE_LOOKS: u32 = 3;
+const LATE_PAUSE: Duration = Duration::from_millis(500);
 
 /// All that a plan makes, in the ledger's words.
 #[must_use]
@@ -49,12 +54,26 @@ pub struct Anonymous {
 
 /// Removes things; gives all that could not be.
 pub async fn remove(engine: &Engine, things: &[Thing], anonymous: Anonymous) -> Vec<Error> {
+    let mut errors = remove_containers(engine, things, anonymous).await;
+    errors.extend(remove_rest(engine, things).await);
+    errors
+}
+
+/// Removes the containers among things.
+pub async fn remove_containers(
+    engine: &Engine,
+    things: &[Thing],
+    anonymous: Anonymous,
+) -> Vec<Error> {
     let containers = things.iter().filter_map(|thing| match thing {
         Thing::Container(name) => Some(remove_container(engine, name, anonymous)),
         Thing::Network(_) | Thing::Volume(_) => None,
     });
-    let mut errors: Vec<Error> =
-        future::join_all(containers).await.into_iter().filter_map(Result::err).collect();
+    future::join_all(containers).await.into_iter().filter_map(Result::err).collect()
+}
+
+/// Removes what containers used, once they are gone.
+pub async fn remove_rest(engine: &Engine, things: &[Thing]) -> Vec<Error> {
     let rest = things.iter().map(|thing| async move {
         match thing {
             Thing::Container(_) => Ok(()),
@@ -62,8 +81,7 @@ pub async fn remove(engine: &Engine, things: &[Thing], anonymous: Anonymous) -> 
             Thing::Volume(name) => remove_volume(engine, name).await,
         }
     });
-    errors.extend(future::join_all(rest).await.into_iter().filter_map(Result::err));
-    errors
+    future::join_all(rest).await.into_iter().filter_map(Result::err).collect()
 }
 
 /// What carries this longshore's mark on the engine, and the job's when one is named: a request
@@ -74,7 +92,7 @@ pub async fn remove(engine: &Engine, things: &[Thing], anonymous: Anonymous) -> 
 pub async fn marked(
     engine: &Engine,
     instance: &str,
-    job: Option<crate::ids::JobId>,
+    job: Option<JobId>,
 ) -> Result<Vec<Thing>, Error> {
     let job_label = format!("{LABEL_PREFIX}.job.id");
     let reusable_label = format!("{LABEL_PREFIX}.reusable");
@@ -87,8 +105,7 @@ pub async fn marked(
     let filters = spec::label_filter(&labels);
     let containers = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
     let networks = ListNetworksOptionsBuilder::new().filters(&filters).build();
-    // Volumes bear no job's number, as later jobs may use them again; temporary ones say so.
-    labels.remove(job_label.as_str());
+    // Volumes that later jobs use again bear no job's number, and stay.
     labels.insert(&reusable_label, "false");
     let filters = spec::label_filter(&labels);
     let volumes = ListVolumesOptionsBuilder::new().filters(&filters).build();
@@ -107,13 +124,30 @@ pub async fn marked(
     let mut things: Vec<Thing> =
         containers.into_iter().filter_map(|c| c.id).map(Thing::Container).collect();
     things.extend(networks.into_iter().filter_map(|n| n.id).map(Thing::Network));
-    if job.is_none() {
-        let volumes =
-            client.list_volumes(Some(volumes)).await.map_err(Error::of("list the volumes", ""))?;
-        let names = volumes.volumes.unwrap_or_default().into_iter().map(|v| v.name);
-        things.extend(names.map(Thing::Volume));
-    }
+    let volumes =
+        client.list_volumes(Some(volumes)).await.map_err(Error::of("list the volumes", ""))?;
+    let names = volumes.volumes.unwrap_or_default().into_iter().map(|v| v.name);
+    things.extend(names.map(Thing::Volume));
     Ok(things)
+}
+
+/// Removes what requests that were under way when a job was stopped, or its longshore died, have made
+/// since: they are the engine's to finish, and it does so in its own time.
+pub async fn remove_late(
+    engine: &Engine,
+    instance: &str,
+    job: JobId,
+    anonymous: Anonymous,
+) -> Vec<Error> {
+    let mut errors = Vec::new();
+    for _ in 0..LATE_LOOKS {
+        sleep(LATE_PAUSE).await;
+        match marked(engine, instance, Some(job)).await {
+            Ok(late) => errors.extend(remove(engine, &late, anonymous).await),
+            Err(error) => errors.push(error),
+        }
+    }
+    errors
 }
 
 async fn remove_container(engine: &Engine, name: &str, anonymous: Anonymous) -> Result<(), Error> {
@@ -166,5 +200,59 @@ where
                 sleep(PAUSE).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plan::testing::Case;
+
+    fn case() -> Case {
+        Case::new()
+            .with("services", json!([{"name": "redis"}, {"name": "redis"}, {"name": "postgres"}]))
+            .docker(r#"volumes = ["/keep", "/host:/dst"]"#)
+    }
+
+    #[test]
+    fn docker_110_115_a_job_removes_its_containers_its_network_and_what_is_temporary() {
+        let case =
+            case().variable("FF_NETWORK_PER_BUILD", "true").variable("GIT_STRATEGY", "clone");
+        let unique = "runner-abcdefghi-project-42-concurrent-1-00112233445566aa";
+        let container = |name: &str| Thing::Container(format!("{unique}-{name}"));
+        let builds = "c33bcaa1fd2c77edfc3893b41966cea8";
+        assert_eq!(
+            things(&case.plan()),
+            [
+                container("redis-0"),
+                container("postgres-2"),
+                container("build"),
+                container("predefined"),
+                Thing::Network("runner-abcdefghi-42-1-88213".to_owned()),
+                Thing::Volume(format!("{unique}-cache-{builds}")),
+            ]
+        );
+    }
+
+    #[test]
+    fn docker_119_what_the_job_did_not_make_is_not_removed() {
+        for mode in ["", "network_mode = \"ours\"", "network_mode = \"host\""] {
+            let plan = case().docker(mode).variable("FF_NETWORK_PER_BUILD", "false").plan();
+            let others = things(&plan)
+                .into_iter()
+                .filter(|thing| !matches!(thing, Thing::Container(_)))
+                .collect::<Vec<_>>();
+            assert_eq!(others, [], "{mode}");
+        }
+    }
+
+    #[test]
+    fn docker_106_all_volumes_go_where_caches_are_disabled() {
+        let plan = case().docker("disable_cache = true").plan();
+        let volumes =
+            things(&plan).into_iter().filter(|thing| matches!(thing, Thing::Volume(_))).count();
+        assert_eq!((volumes, plan.mounts.volumes.len()), (2, 2));
     }
 }

@@ -3,6 +3,8 @@
 mod attach;
 pub mod build;
 pub mod clean_up;
+pub mod dind;
+mod follow;
 pub mod helper;
 mod prepare;
 mod service;
@@ -21,6 +23,7 @@ use crate::{
 };
 
 pub use build::{Build, ScriptEnd};
+pub use follow::Followed;
 pub use helper::Helper;
 
 use attach::Attached;
@@ -53,6 +56,9 @@ pub enum ExecutorError {
     /// The helper did not do its work.
     #[error(transparent)]
     Helper(#[from] helper::HelperError),
+    /// The job's own Docker daemon did not become ready.
+    #[error(transparent)]
+    Daemon(#[from] dind::DaemonError),
     /// The job's container is gone.
     #[error("the job's container is gone: something removed it while the job ran")]
     Gone,
@@ -73,13 +79,19 @@ impl ExecutorError {
                     FailureReason::RunnerSystemFailure
                 }
             },
-            // The engine calls a request of ours wrong: so is the setting it came from.
-            Self::Engine(error) if error.status() == Some(400) => {
+            // The engine calls a request of ours wrong: so is the setting it came from. A start has
+            // no settings: there, it is the image.
+            Self::Engine(error) if error.status() == Some(400) && !error.is_at_start() => {
                 FailureReason::RunnerConfigurationError
             }
-            Self::HelperImage(_) | Self::Engine(_) | Self::Helper(_) | Self::Gone => {
-                FailureReason::RunnerSystemFailure
+            Self::Daemon(dind::DaemonError::Engine(error)) if error.status() == Some(400) => {
+                FailureReason::RunnerConfigurationError
             }
+            Self::HelperImage(_)
+            | Self::Engine(_)
+            | Self::Helper(_)
+            | Self::Daemon(_)
+            | Self::Gone => FailureReason::RunnerSystemFailure,
         }
     }
 
@@ -88,8 +100,13 @@ impl ExecutorError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Engine(error) => error.is_gone() || error.status().is_some_and(|s| s >= 500),
-            Self::Helper(helper::HelperError::Engine(error)) => error.is_gone(),
-            Self::Image(_) | Self::HelperImage(_) | Self::Helper(_) | Self::Gone => false,
+            Self::Helper(helper::HelperError::Engine(error))
+            | Self::Daemon(dind::DaemonError::Engine(error)) => error.is_gone(),
+            Self::Image(_)
+            | Self::HelperImage(_)
+            | Self::Helper(_)
+            | Self::Daemon(_)
+            | Self::Gone => false,
         }
     }
 
@@ -98,6 +115,7 @@ impl ExecutorError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Image(error) => error.hint(),
+            Self::Daemon(error) => error.hint(),
             Self::Engine(error) if error.is_gone() => {
                 Some("is the Docker engine running, and is [runners.docker] host its address?")
             }
@@ -116,7 +134,11 @@ impl ExecutorError {
             {
                 Some("the job's image needs a shell: sh must be in it")
             }
-            Self::Engine(_) | Self::HelperImage(_) | Self::Helper(_) | Self::Gone => None,
+            Self::Gone => Some(
+                "with the variable EXECUTOR_JOB_SECTION_ATTEMPTS above 1, the script runs again in a \
+                 new container",
+            ),
+            Self::Engine(_) | Self::HelperImage(_) | Self::Helper(_) => None,
         }
     }
 }

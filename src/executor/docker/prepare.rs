@@ -10,12 +10,12 @@ use crate::{
         image::{self, Image, ImageRequest},
     },
     executor::curtain::Curtain,
-    plan::service::ServicePlan,
+    plan::{access::Access, service::ServicePlan},
     protocol::Task,
     trace::Voice,
 };
 
-use super::{Build, Docker, ExecutorError, Helper, service, spec};
+use super::{Build, Docker, ExecutorError, Followed, Helper, dind::Daemon, service, spec};
 
 /// What our program does in the helper container.
 const SERVE: &[&str] = &["helper", "serve"];
@@ -26,27 +26,42 @@ impl Docker {
     ///
     /// # Errors
     /// When an image cannot be had or the engine fails.
-    pub async fn prepare(self: &Arc<Self>, voice: Voice) -> Result<Build, ExecutorError> {
+    pub async fn prepare(
+        self: &Arc<Self>,
+        voice: Voice,
+        followed: Option<&Followed>,
+    ) -> Result<Build, ExecutorError> {
+        if self.plan.access != Access::None {
+            voice.plain(&self.plan.access.to_string());
+        }
         let network = async {
             // Made early, as containers wait for it when they start.
             self.network_ready().await.map_err(ExecutorError::from)
         };
-        let ((), build, ()) =
-            future::try_join3(network, self.build_container(voice.clone()), self.services(voice))
-                .await?;
+        let build = self.build_container(voice.clone());
+        let services = self.services(voice, followed);
+        let ((), build, ()) = future::try_join3(network, build, services).await?;
         Ok(build)
     }
 
     async fn build_container(self: &Arc<Self>, voice: Voice) -> Result<Build, ExecutorError> {
         let plan = &self.plan.image;
+        let engine = self.engine.api_version();
+        if let Some(warning) = spec::ignored_mac_address(&self.runner.docker, engine) {
+            voice.warning(&warning);
+        }
         let image = self.image(&plan.name, &plan.policies, plan.platform.as_deref(), voice).await?;
         Build::new(Arc::clone(self), image).await
     }
 
-    async fn services(&self, voice: Voice) -> Result<(), ExecutorError> {
+    async fn services(
+        &self,
+        voice: Voice,
+        followed: Option<&Followed>,
+    ) -> Result<(), ExecutorError> {
         let mut starts = Vec::new();
         for service in &self.plan.services {
-            starts.push(self.start_service(service, voice.clone()).boxed());
+            starts.push(self.start_service(service, voice.clone(), followed).boxed());
         }
         let started = future::try_join_all(starts).await?;
         if started.is_empty() {
@@ -56,35 +71,72 @@ impl Docker {
             let hosts = started
                 .iter()
                 .zip(&self.plan.services)
-                .flat_map(|(started, service)| started.hosts(&service.aliases))
+                .flat_map(|((started, _), service)| started.hosts(&service.aliases))
                 .collect();
             self.hosts.send_replace(Some(hosts));
         }
-        let Some(limit) = self.runner.docker.wait_for_services else { return Ok(()) };
+        let (daemons, others): (Vec<_>, Vec<_>) =
+            started.into_iter().partition(|(_, daemon)| daemon.is_some());
+        let daemons = daemons.iter().filter_map(|(s, daemon)| Some((s, daemon.as_ref()?)));
+        let daemons = future::try_join_all(
+            daemons.map(|(started, daemon)| self.wait_for_daemon(daemon, started, &voice)),
+        );
+        let others = others.into_iter().map(|(started, _)| started).collect();
+        let others = async {
+            self.wait_for_services(others, &voice).await;
+            Ok(())
+        };
+        future::try_join(daemons, others).await.map(|_| ())
+    }
+
+    async fn wait_for_daemon(
+        &self,
+        daemon: &Daemon<'_>,
+        started: &service::Started,
+        voice: &Voice,
+    ) -> Result<(), ExecutorError> {
+        daemon.ready(self, started, voice).await.map_err(|error| {
+            if let Some(log) = error.log() {
+                voice.warning(&format!("The Docker daemon's last lines:\n{log}"));
+            }
+            error.into()
+        })
+    }
+
+    async fn wait_for_services(&self, services: Vec<service::Started>, voice: &Voice) {
+        let Some(limit) = self.runner.docker.wait_for_services else { return };
+        if services.is_empty() {
+            return;
+        }
         voice.plain(&format!(
             "Waiting for services to be up and running (timeout {} seconds)...",
             limit.as_secs()
         ));
-        let waits = started.into_iter().map(|started| started.ready(self, limit));
+        let waits = services.into_iter().map(|started| started.ready(self, limit));
         for failed in future::join_all(waits).await.into_iter().filter_map(Result::err) {
             voice.warning(&format!(
                 "Service {} probably didn't start properly: {}\n\nService container logs:\n{}",
                 failed.name, failed.why, failed.log
             ));
         }
-        Ok(())
     }
 
-    async fn start_service(
-        &self,
+    async fn start_service<'a>(
+        &'a self,
         service: &ServicePlan,
         voice: Voice,
-    ) -> Result<service::Started, ExecutorError> {
+        followed: Option<&Followed>,
+    ) -> Result<(service::Started, Option<Daemon<'a>>), ExecutorError> {
+        let daemon = self.plan.access.sidecar_of(service).map(Daemon::new).transpose()?;
         let image = self
             .image(&service.image, &service.policies, service.platform.as_deref(), voice.clone())
             .await?;
         voice.plain(&format!("Starting service {}:{}...", service.name, service.version));
-        Ok(service::start(self, service, &image).await?)
+        let started = service::start(self, service, &image, daemon.as_ref()).await?;
+        if let Some(followed) = followed {
+            followed.add(&self.engine, service);
+        }
+        Ok((started, daemon))
     }
 
     async fn image(
@@ -127,8 +179,7 @@ impl Docker {
         }
         let mut helper = Helper::new(self.attach_and_start(&self.plan.names.helper).await?);
         let directories = &self.plan.directories;
-        let mut open: Vec<String> =
-            self.plan.mounts.volumes.iter().map(|volume| volume.destination.clone()).collect();
+        let mut open: Vec<String> = self.plan.mounts.made().map(str::to_owned).collect();
         open.extend([directories.project.clone(), directories.temp.clone()]);
         helper.run(&Task::OpenDirectories(open), curtain).await?;
         Ok(helper)

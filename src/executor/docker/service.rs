@@ -4,7 +4,11 @@
 //! when its process listens on any port, or does not within [`SETTLE`]: nothing says that it ever
 //! will, but if it does, a script that starts a moment too early would fail.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use bollard::{
     models::ContainerInspectResponse,
@@ -23,7 +27,7 @@ use crate::{
     plan::service::ServicePlan,
 };
 
-use super::{Docker, spec};
+use super::{Docker, ExecutorError, dind::Daemon, spec};
 
 /// How long a service without exposed ports may take until it listens.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -56,12 +60,13 @@ pub(super) struct NotReady {
     pub(super) log: String,
 }
 
-/// Creates and starts a service's container.
+/// Creates and starts a service's container; a Docker daemon's is given what it needs between.
 pub(super) async fn start(
     docker: &Docker,
     service: &ServicePlan,
     image: &Image,
-) -> Result<Started, docker::Error> {
+    daemon: Option<&Daemon<'_>>,
+) -> Result<Started, ExecutorError> {
     let body = spec::service(&docker.plan, &docker.runner, service, image.reference());
     let mut options = CreateContainerOptionsBuilder::new().name(&service.container);
     if let Some(platform) = &service.platform {
@@ -72,6 +77,9 @@ pub(super) async fn start(
         .create_container(Some(options.build()), body)
         .await
         .map_err(docker::Error::of("create the service", &service.container))?;
+    if let Some(daemon) = daemon {
+        daemon.furnish(docker).await?;
+    }
     docker.network_ready().await?;
     client
         .start_container(&service.container, None)
@@ -114,6 +122,11 @@ impl Started {
             .chain(id.get(..12))
             .map(|name| format!("{name}:{address}"))
             .collect()
+    }
+
+    /// Addresses of its container.
+    pub(super) fn ip_addresses(&self) -> Vec<IpAddr> {
+        self.addresses().iter().filter_map(|address| address.parse().ok()).collect()
     }
 
     fn addresses(&self) -> Vec<String> {
@@ -161,9 +174,8 @@ impl Started {
     /// Waits until a port takes a connection.
     async fn connects(&self, docker: &Docker) -> Result<(), String> {
         let targets: Vec<SocketAddr> = self
-            .addresses()
-            .iter()
-            .filter_map(|address| address.parse().ok())
+            .ip_addresses()
+            .into_iter()
             .flat_map(|address| self.ports.iter().map(move |port| SocketAddr::new(address, *port)))
             .collect();
         let pid = self.state.state.as_ref().and_then(|s| s.pid).unwrap_or_default();
@@ -261,7 +273,43 @@ fn listening(line: &str) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    fn started(state: serde_json::Value) -> Started {
+        Started {
+            container: "c".to_owned(),
+            name: "redis:7".to_owned(),
+            state: serde_json::from_value(state).unwrap(),
+            ports: vec![],
+        }
+    }
+
+    #[test]
+    fn docker_87_a_service_is_known_by_its_aliases_and_its_short_id() {
+        let id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+        let service = started(json!({
+            "Id": id,
+            "NetworkSettings": {"Networks": {"bridge": {"IPAddress": "172.17.0.3"}}},
+        }));
+        let aliases = ["redis", "db"].map(str::to_owned);
+        let hosts = ["redis:172.17.0.3", "db:172.17.0.3", "0123456789ab:172.17.0.3"];
+        assert_eq!(service.hosts(&aliases), hosts);
+        let without = started(json!({
+            "Id": id, "NetworkSettings": {"Networks": {"host": {"IPAddress": ""}}},
+        }));
+        assert_eq!(without.hosts(&aliases), Vec::<String>::new());
+    }
+
+    #[test]
+    fn docker_90_a_service_may_declare_its_port() {
+        let of = |env: &[&str]| declared_port(&started(json!({"Config": {"Env": env}})).state);
+        assert_eq!(of(&["A=1", "HEALTHCHECK_TCP_PORT=8080"]), Some(8080));
+        assert_eq!(of(&["healthcheck_tcp_port= 8080 "]), Some(8080));
+        assert_eq!(of(&["HEALTHCHECK_TCP_PORT=http"]), None);
+        assert_eq!(of(&["A=1"]), None);
+    }
 
     #[test]
     fn listening_sockets_are_told_from_others() {

@@ -10,8 +10,12 @@ use bollard::models::{
 
 use crate::{
     config::{Device, DockerConfig, Resources, RunnerConfig},
-    plan::{NetworkPlan, Plan, names, policy, script, service::ServicePlan},
+    docker::ApiVersion,
+    plan::{NetworkPlan, Plan, mount::VolumePlan, names, policy, script, service::ServicePlan},
 };
+
+/// The first API in which an endpoint has its MAC address (Docker Engine API: version history).
+const MAC_ADDRESS_API: ApiVersion = ApiVersion { major: 1, minor: 44 };
 
 /// The build container: a shell that waits for its script on stdin.
 #[must_use]
@@ -24,16 +28,17 @@ pub fn build(
     let docker = &runner.docker;
     let mut body = job_container(plan, runner, image, hosts, "build");
     body.cmd = Some(words(&["sh", "-c", script::SHELL_DETECTION]));
-    body.entrypoint =
-        plan.image.entrypoint.clone().filter(|_| !docker.disable_entrypoint_overwrite);
+    body.entrypoint.clone_from(&plan.image.entrypoint);
     body.user.clone_from(&plan.image.user);
     if let Some(host) = &mut body.host_config {
         host.privileged = Some(plan.image.privileged);
         host.pid_mode.clone_from(&docker.pid_mode);
         host.init = plan.flags.on("FF_USE_INIT_WITH_DOCKER_EXECUTOR").then_some(true);
     }
-    body.networking_config =
-        endpoint(plan, docker, vec!["build".to_owned(), plan.names.build.clone()]);
+    // Of the job's containers at once only one can have the address.
+    let mac_address = docker.mac_address.clone();
+    let aliases = vec!["build".to_owned(), plan.names.build.clone()];
+    body.networking_config = endpoint(plan, mac_address, aliases);
     body
 }
 
@@ -65,7 +70,7 @@ pub fn helper(
         host.privileged = Some(docker.privileged && docker.allowed_privileged_images.is_empty());
         host.log_config = Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None });
     }
-    body.networking_config = endpoint(plan, docker, vec![plan.names.helper.clone()]);
+    body.networking_config = endpoint(plan, None, vec![plan.names.helper.clone()]);
     body
 }
 
@@ -100,6 +105,14 @@ pub fn service(
     host.privileged = Some(service.privileged);
     host.extra_hosts = some(&docker.extra_hosts);
     host.init = plan.flags.on("FF_USE_INIT_WITH_DOCKER_EXECUTOR").then_some(true);
+    if service.unconfined {
+        unconfine(&mut host);
+    }
+    if plan.access.sidecar_of(service).is_some()
+        && let Some(root) = &plan.mounts.daemon
+    {
+        host.mounts.get_or_insert_default().push(mount(root, docker));
+    }
     ContainerCreateBody {
         image: Some(image.to_owned()),
         env: Some(service.environment.clone()),
@@ -107,7 +120,7 @@ pub fn service(
         entrypoint: some(&service.entrypoint),
         labels: Some(labels.into_iter().collect()),
         host_config: Some(host),
-        networking_config: endpoint(plan, docker, service.aliases.clone()),
+        networking_config: endpoint(plan, None, service.aliases.clone()),
         ..ContainerCreateBody::default()
     }
 }
@@ -171,9 +184,9 @@ fn job_container(
     let mut extra: Vec<String> = docker.extra_hosts.clone();
     extra.extend_from_slice(hosts);
     host.extra_hosts = some(&extra);
-    // A container in another's or the host's network cannot have a host name of its own.
-    let own_name = !matches!(&plan.network, NetworkPlan::Given(mode)
-        if mode == "host" || mode.starts_with("container:"));
+    // A container in another's network cannot have a host name of its own.
+    let own_name =
+        !matches!(&plan.network, NetworkPlan::Given(mode) if mode.starts_with("container:"));
     ContainerCreateBody {
         image: Some(image.to_owned()),
         hostname: own_name
@@ -217,26 +230,40 @@ fn shared_host(plan: &Plan, docker: &DockerConfig) -> HostConfig {
 /// Volumes of longshore's: the engine makes those that do not exist, with their labels, when it
 /// makes a container that mounts them.
 fn mounts(plan: &Plan, docker: &DockerConfig) -> Vec<Mount> {
-    plan.mounts
-        .volumes
-        .iter()
-        .map(|volume| Mount {
-            typ: Some(MountType::VOLUME),
-            source: Some(volume.name.clone()),
-            target: Some(volume.destination.clone()),
-            volume_options: Some(MountVolumeOptions {
-                labels: Some(volume.labels.clone().into_iter().collect()),
-                driver_config: docker.volume_driver.clone().map(|name| {
-                    MountVolumeOptionsDriverConfig {
-                        name: Some(name),
-                        options: Some(docker.volume_driver_ops.clone()),
-                    }
-                }),
-                ..MountVolumeOptions::default()
+    plan.mounts.volumes.iter().map(|volume| mount(volume, docker)).collect()
+}
+
+fn mount(volume: &VolumePlan, docker: &DockerConfig) -> Mount {
+    Mount {
+        typ: Some(MountType::VOLUME),
+        source: Some(volume.name.clone()),
+        target: Some(volume.destination.clone()),
+        volume_options: Some(MountVolumeOptions {
+            labels: Some(volume.labels.clone().into_iter().collect()),
+            driver_config: docker.volume_driver.clone().map(|name| {
+                MountVolumeOptionsDriverConfig {
+                    name: Some(name),
+                    options: Some(docker.volume_driver_ops.clone()),
+                }
             }),
-            ..Mount::default()
-        })
-        .collect()
+            ..MountVolumeOptions::default()
+        }),
+        ..Mount::default()
+    }
+}
+
+/// What a daemon without root needs in a container without privileges: user namespaces, mounts in
+/// them, and a device for its network (docs.docker.com, "Rootless Docker in Docker").
+fn unconfine(host: &mut HostConfig) {
+    let options = host.security_opt.get_or_insert_default();
+    options.extend(words(&["seccomp=unconfined", "apparmor=unconfined"]));
+    host.masked_paths = Some(Vec::new());
+    host.readonly_paths = Some(Vec::new());
+    host.devices.get_or_insert_default().push(DeviceMapping {
+        path_on_host: Some("/dev/net/tun".to_owned()),
+        path_in_container: Some("/dev/net/tun".to_owned()),
+        cgroup_permissions: Some("rwm".to_owned()),
+    });
 }
 
 fn limit(host: &mut HostConfig, resources: &Resources) {
@@ -284,13 +311,29 @@ fn gpus(text: &str) -> Option<Vec<DeviceRequest>> {
     Some(vec![request])
 }
 
-fn endpoint(plan: &Plan, docker: &DockerConfig, aliases: Vec<String>) -> Option<NetworkingConfig> {
-    if !plan.network.has_aliases() && docker.mac_address.is_none() {
+/// What to tell of a `mac_address` that this engine does not take with an endpoint.
+#[must_use]
+pub fn ignored_mac_address(docker: &DockerConfig, engine: ApiVersion) -> Option<String> {
+    let address = docker.mac_address.as_ref()?;
+    (engine < MAC_ADDRESS_API).then(|| {
+        format!(
+            "mac_address {address} is not used: it needs API {MAC_ADDRESS_API}, the engine has \
+             {engine}"
+        )
+    })
+}
+
+fn endpoint(
+    plan: &Plan,
+    mac_address: Option<String>,
+    aliases: Vec<String>,
+) -> Option<NetworkingConfig> {
+    if !plan.network.has_aliases() && mac_address.is_none() {
         return None;
     }
     let settings = EndpointSettings {
         aliases: plan.network.has_aliases().then_some(aliases),
-        mac_address: docker.mac_address.clone(),
+        mac_address,
         ..EndpointSettings::default()
     };
     Some(NetworkingConfig {
@@ -312,3 +355,6 @@ pub fn label_filter(labels: &BTreeMap<&str, &str>) -> HashMap<String, Vec<String
     let wanted = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
     HashMap::from([("label".to_owned(), wanted)])
 }
+
+#[cfg(test)]
+mod tests;

@@ -308,6 +308,38 @@ async fn docker_144_large_files_are_pulled_after_the_checkout_where_there_is_lfs
     }
 }
 
+#[tokio::test]
+async fn what_a_killed_job_left_for_its_later_stages_is_not_for_the_next_job() {
+    let host = Host::start();
+    let repository = host.repository("app");
+    let sha = host.commit(&repository, &[("a", "1")]);
+    let mut task = host.task(&repository, &sha);
+    let left = Path::new(&task.temp_dir).join("gitlab_runner_env");
+    for strategy in [Strategy::Fetch, Strategy::None] {
+        task.strategy = strategy;
+        fs::create_dir_all(&task.temp_dir).unwrap();
+        fs::write(&left, "PATH=/elsewhere\n").unwrap();
+        succeed(&task).await;
+        assert!(!left.exists(), "{strategy:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_clean_flags_the_job_cleanup_only_resets() {
+    let host = Host::start();
+    let repository = host.repository("app");
+    let sha = host.commit(&repository, &[("a", "1")]);
+    let task = host.task(&repository, &sha);
+    succeed(&task).await;
+    fs::write(project(&task).join("a"), "changed").unwrap();
+    fs::write(project(&task).join("untracked"), "x").unwrap();
+    let worktree = Some((Strategy::Fetch, Vec::new()));
+    let (frames, _sent) = tokio::sync::mpsc::channel(64);
+    clean_up(&CleanUp { worktree, ..after(&task) }, &Trace::new(frames)).await.unwrap();
+    assert_eq!(read(&task, "a"), "1");
+    assert!(project(&task).join("untracked").exists());
+}
+
 fn after(task: &Sources) -> CleanUp {
     CleanUp {
         project_dir: task.project_dir.clone(),

@@ -44,6 +44,19 @@ impl Repositories {
         git(&work, &["rev-parse", "HEAD"])
     }
 
+    /// Notes a submodule for the next commit to `path`, where there must have been one.
+    pub(super) fn add_submodule(&self, path: &str, module: &str, url: &str, wanted: &str) {
+        let work = self.directory.join("work").join(path);
+        let section = format!("[submodule \"{module}\"]\n\tpath = {module}\n\turl = {url}\n");
+        let modules = work.join(".gitmodules");
+        let before = std::fs::read_to_string(&modules).unwrap_or_default();
+        std::fs::write(modules, before + &section).unwrap();
+        // Without a directory, git would take it for removed.
+        std::fs::create_dir_all(work.join(module)).unwrap();
+        let entry = format!("160000,{wanted},{module}");
+        git(&work, &["update-index", "--add", "--cacheinfo", &entry]);
+    }
+
     /// Answers one request of git's smart protocol (git-http-backend(1)).
     pub(super) async fn serve(&self, head: &Parts, body: Bytes) -> Response<Body> {
         let header = |name: &str| text(&head.headers, name);

@@ -10,7 +10,10 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::{Endpoint, Fault, JobState, RUNNER_TOKEN, Shared, State, Upload, git};
+use super::{
+    Endpoint, Fault, JobState, LEGACY_TOKEN, REGISTRATION_TOKEN, RUNNER_TOKEN, Shared, State,
+    Upload, git,
+};
 
 /// The 31 keys of `info.features` (gitlab-job-api.md §3.4).
 pub(super) const FEATURES: [&str; 31] = [
@@ -79,6 +82,9 @@ async fn serve(Extract(shared): Extract<Arc<Shared>>, request: Request) -> Respo
 }
 
 async fn serve_git(shared: &Shared, head: &Parts, body: Bytes) -> Response<Body> {
+    if let Some(fault) = shared.lock().take_fault(Endpoint::Git) {
+        return fault.response();
+    }
     let known = git::password(&head.headers).is_some_and(|password| {
         shared.lock().jobs.values().any(|job| job.token == password && job.executing())
     });
@@ -173,12 +179,17 @@ fn answer(state: &mut State, head: &Parts, body: &[u8]) -> Response<Body> {
         };
     }
     let query: Value = serde_json::from_slice(body).unwrap_or_default();
-    let known = query["token"] == RUNNER_TOKEN;
+    let known = query["token"] == RUNNER_TOKEN || query["token"] == LEGACY_TOKEN;
     match (&head.method, path) {
         (&Method::POST, "runners/verify") => {
             check_token(state, head, "runner-token", &query);
-            let found = json!({"id": 1, "token": RUNNER_TOKEN, "token_expires_at": null});
+            let found = json!({"id": 1, "token": query["token"], "token_expires_at": null});
             if known { json_answer(200, found.to_string()) } else { message(403) }
+        }
+        (&Method::POST, "runners") if query["token"] == REGISTRATION_TOKEN => {
+            check_info(state, head.uri.path(), &query);
+            let made = json!({"id": 2, "token": LEGACY_TOKEN, "token_expires_at": null});
+            json_answer(201, made.to_string())
         }
         (&Method::DELETE, "runners" | "runners/managers") => {
             if known {

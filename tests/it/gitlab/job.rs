@@ -8,6 +8,10 @@ pub(crate) struct JobSpec {
     pub(super) payload: Value,
     pub(super) variables: Vec<Value>,
     pub(super) sources: Option<(String, String)>,
+    pub(super) depth: u32,
+    pub(super) protected: bool,
+    /// A last change to the payload as it is sent.
+    pub(super) bend: Option<fn(&mut Value)>,
 }
 
 /// A job with this script on `busybox:latest`, without sources.
@@ -33,6 +37,9 @@ pub(crate) fn job(script: &[&str]) -> JobSpec {
         }),
         variables: Vec::new(),
         sources: None,
+        depth: 20,
+        protected: true,
+        bend: None,
     }
 }
 
@@ -94,13 +101,37 @@ impl JobSpec {
         self
     }
 
+    /// How many commits are fetched; 0 for all.
+    pub(crate) fn depth(mut self, depth: u32) -> Self {
+        self.depth = depth;
+        self
+    }
+
+    /// Of a ref that is not protected.
+    pub(crate) fn unprotected(mut self) -> Self {
+        self.protected = false;
+        self
+    }
+
     pub(crate) fn timeout(self, seconds: u64) -> Self {
         self.set("/runner_info", json!({"timeout": seconds}))
+    }
+
+    /// A field of the payload.
+    pub(crate) fn with(mut self, key: &str, value: Value) -> Self {
+        self.payload[key] = value;
+        self
     }
 
     /// Replaces what stands at `pointer` (JSON Pointer, RFC 6901).
     pub(crate) fn set(mut self, pointer: &str, value: Value) -> Self {
         *self.payload.pointer_mut(pointer).unwrap() = value;
+        self
+    }
+
+    /// Changes the payload at the very last, into anything.
+    pub(crate) fn bent(mut self, bend: fn(&mut Value)) -> Self {
+        self.bend = Some(bend);
         self
     }
 

@@ -24,6 +24,12 @@ pub(crate) use job::{Ended, JobSpec, Upload, job};
 /// The token of the one runner there is.
 pub(crate) const RUNNER_TOKEN: &str = "glrt-integration0000000000";
 
+/// A token that makes runners, as they were registered before GitLab 16.
+pub(crate) const REGISTRATION_TOKEN: &str = "GR1348941integration00000000";
+
+/// The token of the runner that is made with it.
+pub(crate) const LEGACY_TOKEN: &str = "integrationLegacy000";
+
 /// How long a test waits for anything before it fails.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -42,6 +48,8 @@ pub(crate) enum Endpoint {
     Upload,
     /// `GET jobs/:id/artifacts`
     Download,
+    /// Git over HTTP
+    Git,
 }
 
 /// An answer given in place of the ordinary one, once.
@@ -205,6 +213,18 @@ impl Gitlab {
         self.shared.repositories.commit(path, files)
     }
 
+    /// As [`Gitlab::commit`], with the commit `wanted` of `url` as the submodule `path/module`.
+    pub(crate) fn commit_submodule(
+        &self,
+        path: &str,
+        module: &str,
+        url: &str,
+        wanted: &str,
+    ) -> String {
+        self.shared.repositories.add_submodule(path, module, url, wanted);
+        self.commit(path, &[])
+    }
+
     /// Answers the next request at `endpoint` with `fault`; several wait in line.
     pub(crate) fn fault(&self, endpoint: Endpoint, fault: Fault) {
         self.with(|state| state.faults.entry(endpoint).or_default().push_back(fault));
@@ -212,7 +232,7 @@ impl Gitlab {
 
     /// Queues a job; its id.
     pub(crate) fn submit(&self, spec: JobSpec) -> i64 {
-        let JobSpec { mut payload, mut variables, sources } = spec;
+        let JobSpec { mut payload, mut variables, sources, depth, protected, bend } = spec;
         let (path, sha) = sources.clone().unwrap_or(("group/none".into(), "0".repeat(40)));
         let host = self.url.trim_start_matches("http://");
         self.with(|state| {
@@ -252,8 +272,11 @@ impl Gitlab {
                 "repo_url": format!("http://gitlab-ci-token:{token}@{host}/{path}.git"),
                 "ref": "main", "sha": sha, "before_sha": "0".repeat(40), "ref_type": "branch",
                 "refspecs": ["+refs/heads/main:refs/remotes/origin/main"],
-                "depth": 20, "repo_object_format": "sha1", "protected": true,
+                "depth": depth, "repo_object_format": "sha1", "protected": protected,
             });
+            if let Some(bend) = bend {
+                bend(&mut payload);
+            }
             let job = JobState {
                 token,
                 status: "pending".to_owned(),
@@ -293,6 +316,11 @@ impl Gitlab {
             shared.lock().runner_end = Some(status);
             shared.changed();
         }
+    }
+
+    /// Takes back the faults that have not been met yet.
+    pub(crate) fn clear_faults(&self, endpoint: Endpoint) {
+        self.with(|state| state.faults.remove(&endpoint));
     }
 
     /// Waits until `look` finds what it looks for.

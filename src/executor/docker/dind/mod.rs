@@ -1,0 +1,314 @@
+//! A job's own Docker daemon, from its certificates to its first answer. What it is like is
+//! `plan::access`'s; how its container is made and started is every service's (`service`).
+
+mod certificates;
+mod probe;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bollard::query_parameters::{
+    InspectContainerOptions, LogsOptionsBuilder, UploadToContainerOptions,
+    WaitContainerOptionsBuilder,
+};
+use futures_util::StreamExt;
+use rustls::ClientConfig;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::{config::values, docker, plan::access::Sidecar, trace::Voice};
+
+use self::{
+    certificates::Certificates,
+    probe::{About, Silence},
+};
+pub use certificates::CertificateError;
+
+use super::{Docker, service::Started};
+
+/// Pause between two questions. Short, as a refused connection costs microseconds.
+const ASK_AGAIN: Duration = Duration::from_millis(25);
+
+/// The same where only its log can tell.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// How many lines of its log the job's author is shown.
+const LOG_LINES: &str = "30";
+
+/// What a daemon's log says when it answers on TCP (dockerd: `API listen on`).
+const LISTENS: &str = "API listen on";
+
+/// A job whose daemon did not become ready.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Certificates could not be made.
+    #[error(transparent)]
+    Certificates(#[from] CertificateError),
+    /// The engine refused or failed.
+    #[error(transparent)]
+    Engine(#[from] docker::Error),
+    /// It ended.
+    #[error("the job's Docker daemon ({service}) ended with exit code {code} before it was ready")]
+    Ended {
+        /// The service.
+        service: String,
+        /// Exit code of its container.
+        code: i64,
+        /// The end of its log.
+        log: String,
+    },
+    /// It did not answer in time.
+    #[error(
+        "the job's Docker daemon ({service}) was not ready in {} ([runners.docker.dind] \
+         ready_timeout): {why}",
+        values::format_duration(*limit)
+    )]
+    Late {
+        /// The service.
+        service: String,
+        /// The deadline.
+        limit: Duration,
+        /// What happened last.
+        why: String,
+        /// The end of its log.
+        log: String,
+    },
+}
+
+impl DaemonError {
+    /// What its log says of why.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Ended { log, .. } | Self::Late { log, .. } => hint(log),
+            Self::Certificates(_) | Self::Engine(_) => None,
+        }
+    }
+
+    /// The end of the daemon's log.
+    #[must_use]
+    pub fn log(&self) -> Option<&str> {
+        match self {
+            Self::Ended { log, .. } | Self::Late { log, .. } => Some(log),
+            Self::Certificates(_) | Self::Engine(_) => None,
+        }
+    }
+}
+
+/// The usual reasons, the most telling words first.
+fn hint(log: &str) -> Option<&'static str> {
+    let log = log.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| log.contains(word));
+    if has(&["unknown flag", "unable to configure the docker daemon"]) {
+        Some("a flag is wrong: look at the service's command and [runners.docker.dind]")
+    } else if has(&["iptables", "nf_tables", "ip6tables"]) {
+        Some(
+            "the host's kernel lacks what the image's iptables needs (modules ip_tables, nf_nat); \
+             the service variable DOCKER_IPTABLES_LEGACY: \"1\" chooses the older one",
+        )
+    } else if has(&["graphdriver", "storage driver", "storage-driver", "overlay"]) {
+        Some("the daemon cannot use the storage driver here: try another with its --storage-driver")
+    } else if has(&["cgroup"]) {
+        Some("the daemon cannot use the host's control groups: a newer dind image may")
+    } else if has(&[
+        "operation not permitted",
+        "permission denied",
+        "needs to be started with root",
+    ]) {
+        Some(
+            "the daemon lacks privileges: does the engine run rootless, in a container or with a \
+             runtime or user namespace that takes them away?",
+        )
+    } else {
+        None
+    }
+}
+
+/// A daemon that is to be started: what it needs, and how it is asked.
+pub(super) struct Daemon<'a> {
+    plan: &'a Sidecar,
+    certificates: Option<Certificates>,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+impl<'a> Daemon<'a> {
+    pub(super) fn new(plan: &'a Sidecar) -> Result<Self, DaemonError> {
+        let certificates =
+            plan.certificates.as_ref().map(|c| Certificates::mint(&c.names)).transpose()?;
+        let tls = certificates.as_ref().map(Certificates::client).transpose()?;
+        Ok(Self { plan, certificates, tls })
+    }
+
+    /// Gives the created container what must be in it when it starts.
+    pub(super) async fn furnish(&self, docker: &Docker) -> Result<(), DaemonError> {
+        let (Some(plan), Some(certificates)) = (&self.plan.certificates, &self.certificates) else {
+            return Ok(());
+        };
+        let archive = certificates.archive(plan)?;
+        let container = &self.plan.container;
+        let options = UploadToContainerOptions { path: "/".into(), ..Default::default() };
+        docker
+            .engine
+            .client()
+            .upload_to_container(container, Some(options), bollard::body_full(archive.into()))
+            .await
+            .map_err(docker::Error::of("put certificates into the container", container))?;
+        Ok(())
+    }
+
+    /// Waits until the daemon answers as the job will ask it.
+    pub(super) async fn ready(
+        &self,
+        docker: &Docker,
+        started: &Started,
+        voice: &Voice,
+    ) -> Result<(), DaemonError> {
+        let since = Instant::now();
+        let limit = docker.runner.docker.dind.ready_timeout;
+        let mut addresses = started.ip_addresses();
+        if addresses.is_empty() && self.plan.host == "127.0.0.1" {
+            addresses.push([127, 0, 0, 1].into());
+        }
+        let addresses: Vec<SocketAddr> =
+            addresses.into_iter().map(|ip| SocketAddr::new(ip, self.plan.port)).collect();
+        let mut last = "it never listened".to_owned();
+        let answer = tokio::select! {
+            about = self.answers(docker, &addresses, &mut last) => Some(about),
+            code = ended(docker, &self.plan.container) => {
+                let service = self.plan.service.clone();
+                return Err(DaemonError::Ended { service, code: code?, log: last_lines(docker, &self.plan.container).await });
+            }
+            () = sleep_until(since + limit) => None,
+        };
+        match answer {
+            Some(about) => self.say(&about, since.elapsed(), voice),
+            None if self.plan.is_understood => {
+                return Err(DaemonError::Late {
+                    service: self.plan.service.clone(),
+                    limit,
+                    why: last,
+                    log: last_lines(docker, &self.plan.container).await,
+                });
+            }
+            // Its command is the job's own, and so is where it listens.
+            None => voice.warning(&format!(
+                "The Docker daemon {} does not answer at tcp://{}:{}: {last}",
+                self.plan.service, self.plan.host, self.plan.port
+            )),
+        }
+        Ok(())
+    }
+
+    async fn answers(&self, docker: &Docker, addresses: &[SocketAddr], last: &mut String) -> About {
+        loop {
+            let mut pause = ASK_AGAIN;
+            for address in addresses {
+                match probe::ask(*address, self.tls.as_ref()).await {
+                    Ok(about) => return about,
+                    Err(Silence::Not(why)) => *last = why,
+                    Err(Silence::Unreachable) => {
+                        *last = format!("{address} cannot be reached from here");
+                        pause = LOOK_AGAIN;
+                    }
+                }
+            }
+            // An engine on another host, or longshore in a container: the log is all there is.
+            if (pause == LOOK_AGAIN || addresses.is_empty())
+                && last_lines(docker, &self.plan.container)
+                    .await
+                    .lines()
+                    .any(|l| l.contains(LISTENS) && !l.contains(".sock"))
+            {
+                return About::default();
+            }
+            sleep(pause).await;
+        }
+    }
+
+    fn say(&self, about: &About, after: Duration, voice: &Voice) {
+        let service = &self.plan.service;
+        let About { server_version, driver } = about;
+        let what = if server_version.is_empty() {
+            String::new()
+        } else {
+            format!(": Docker {server_version}, storage driver {driver}")
+        };
+        voice.plain(&format!(
+            "Docker daemon {service} is ready after {:.1} s{what}",
+            after.as_secs_f32()
+        ));
+        if driver == "vfs" {
+            voice.warning(&format!(
+                "The Docker daemon {service} copies every layer (storage driver vfs), which is \
+                 slow and takes much space: the host's kernel or the file system of its volumes \
+                 does not let it use overlay2"
+            ));
+        }
+    }
+}
+
+/// What there is to say when a script has failed: that the daemon it used had ended meanwhile.
+pub(super) async fn lost(docker: &Docker) -> Option<String> {
+    let Sidecar { service, container, .. } = docker.plan.access.sidecar()?;
+    let state = docker
+        .engine
+        .client()
+        .inspect_container(container, None::<InspectContainerOptions>)
+        .await
+        .ok()?
+        .state?;
+    if state.running != Some(false) {
+        return None;
+    }
+    let code = state.exit_code.unwrap_or_default();
+    let memory = if state.oom_killed == Some(true) {
+        " (out of memory; [runners.docker] service_memory limits it)"
+    } else {
+        ""
+    };
+    let log = last_lines(docker, container).await;
+    Some(format!(
+        "The job's Docker daemon ({service}) ended with exit code {code}{memory} while the script \
+         ran. Its last lines:\n{log}"
+    ))
+}
+
+async fn last_lines(docker: &Docker, container: &str) -> String {
+    let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail(LOG_LINES).build();
+    let mut log = String::new();
+    let mut pieces = docker.engine.client().logs(container, Some(options));
+    while let Some(Ok(piece)) = pieces.next().await {
+        log.push_str(&piece.to_string());
+    }
+    log
+}
+
+/// Waits for the container's end; its exit code.
+async fn ended(docker: &Docker, container: &str) -> Result<i64, docker::Error> {
+    let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
+    let mut end = docker.engine.client().wait_container(container, Some(options));
+    match end.next().await {
+        Some(Ok(end)) => Ok(end.status_code),
+        Some(Err(bollard::errors::Error::DockerContainerWaitError { code, .. })) => Ok(code),
+        Some(Err(error)) => Err(docker::Error::of("wait for the container", container)(error)),
+        // The engine said nothing of it; the deadline will.
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemons_log_says_what_to_do() {
+        for (log, words) in [
+            ("unknown flag: --mtuu\nSee 'dockerd --help'.", "a flag is wrong"),
+            ("failed to create NAT chain DOCKER: iptables failed: Permission denied", "iptables"),
+            ("error initializing graphdriver: driver not supported: overlay2", "storage driver"),
+            ("failed to start daemon: Devices cgroup isn't mounted", "control groups"),
+            ("mount: permission denied (are you root?)", "privileges"),
+        ] {
+            assert!(hint(log).is_some_and(|hint| hint.contains(words)), "{log}");
+        }
+        assert_eq!(hint("something else"), None);
+    }
+}

@@ -1,0 +1,538 @@
+//! What Docker a job gets: none, a daemon of its own (a service such as `docker:dind`), or the
+//! engine's own socket. Decided here alone, from the job's services and variables and the runner's
+//! settings, with a reason that can be printed. Pure; nothing is made, and nothing is put off: a
+//! job that cannot have its daemon is told why before anything starts.
+//!
+//! The official image and those made like it are understood (docker-library/docker,
+//! `dockerd-entrypoint.sh`): `DOCKER_TLS_CERTDIR` decides whether the daemon listens with TLS on
+//! 2376 or without on 2375, and flags in the service's `command` are the daemon's.
+
+use std::fmt;
+
+use crate::{
+    config::{DindMode, DockerConfig, volume::Volume},
+    job::variable::Expanded,
+};
+
+use super::{NetworkPlan, policy, service::ServicePlan};
+
+/// Ports of a daemon without and with TLS (IANA: `docker`, `docker-s`).
+const PLAIN_PORT: u16 = 2375;
+const TLS_PORT: u16 = 2376;
+
+/// The name under which jobs expect their daemon.
+const NAME: &str = "docker";
+
+/// Where the image has its certificates when nobody says otherwise (`ENV DOCKER_TLS_CERTDIR`).
+const CERTIFICATES: &str = "/certs";
+
+/// The image's program that turns its environment into flags.
+const ENTRYPOINT: &str = "dockerd-entrypoint.sh";
+
+/// Range of the daemon's default bridge where the job's network has IPv6 (RFC 4193).
+const BRIDGE_IPV6: &str = "fd6c:6f6e:6773::/64";
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// The job asks for none.
+    None,
+    /// A daemon in a container beside the job's.
+    Sidecar(Box<Sidecar>),
+    /// The engine's own socket.
+    Socket(Socket),
+}
+
+/// A daemon of the job's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sidecar {
+    /// The container of its service.
+    pub container: String,
+    /// The service as the job writes it.
+    pub service: String,
+    /// Host name in the job's variables.
+    pub host: String,
+    /// Port that the job's tools use.
+    pub port: u16,
+    /// Certificates that it is given; `None` without TLS.
+    pub certificates: Option<CertificatePlan>,
+    /// Its data root in the container.
+    pub data_root: String,
+    /// Whether its command is the image's own, so that it must listen where it is expected to.
+    pub is_understood: bool,
+    /// Whether it gets all privileges.
+    pub privileged: bool,
+    /// A daemon without root in a container without privileges: it needs the engine's filters off.
+    pub unconfined: bool,
+    /// Names of its container in the job's network.
+    pub aliases: Vec<String>,
+    /// Flags that are added to its own.
+    pub flags: Vec<String>,
+    /// Its environment, where it differs from that of other services; `None` removes a name.
+    pub environment: Vec<(&'static str, Option<String>)>,
+    /// Variables for the job, which it does not set itself.
+    pub variables: Vec<(&'static str, String)>,
+    /// Contradictions between the job's variables, one line each.
+    pub notes: Vec<String>,
+    /// Why it is reached as it is; empty when that is the usual way.
+    because: &'static str,
+}
+
+/// Certificates for a daemon and its job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificatePlan {
+    /// `DOCKER_TLS_CERTDIR`.
+    pub directory: String,
+    /// Names that the daemon is reached by, and those that the job adds (`DOCKER_TLS_SAN`).
+    pub names: Vec<String>,
+    /// User that the daemon runs as.
+    pub owner: u64,
+}
+
+impl CertificatePlan {
+    /// What the job has of them.
+    #[must_use]
+    pub fn client(&self) -> String {
+        format!("{}/client", self.directory)
+    }
+}
+
+/// The engine's own socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Socket {
+    /// Where it is in the job's containers.
+    pub path: String,
+}
+
+/// Why a job cannot have its daemon. The job's author reads this.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AccessError {
+    /// The runner gives none.
+    #[error(
+        "the service {service} is a Docker daemon, and this runner gives jobs none \
+         ([runners.docker.dind] mode = \"refuse\")"
+    )]
+    Refused {
+        /// The service.
+        service: String,
+    },
+    /// It would need what the runner forbids.
+    #[error(
+        "the service {service} is a Docker daemon, which needs a privileged container, and {key} \
+         forbids it; a rootless image or a runtime such as sysbox-runc needs none"
+    )]
+    Forbidden {
+        /// The service.
+        service: String,
+        /// The key.
+        key: &'static str,
+    },
+}
+
+impl fmt::Display for Access {
+    /// One line for the job's author; nothing for a job that has no Docker.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => Ok(()),
+            Self::Sidecar(sidecar) => {
+                let Sidecar { service, host, port, because, .. } = &**sidecar;
+                let tls = if sidecar.certificates.is_some() { "with" } else { "without" };
+                write!(f, "Docker for this job: a daemon of its own ({service}) at ")?;
+                write!(f, "tcp://{host}:{port}, {tls} TLS{because}")
+            }
+            Self::Socket(socket) => {
+                write!(f, "Docker for this job: the engine's own socket at {}, ", socket.path)?;
+                f.write_str("mounted by the runner's configuration")
+            }
+        }
+    }
+}
+
+impl Access {
+    /// The daemon, if `service` is its container's plan.
+    #[must_use]
+    pub fn sidecar_of(&self, service: &ServicePlan) -> Option<&Sidecar> {
+        match self {
+            Self::Sidecar(sidecar) if sidecar.container == service.container => Some(sidecar),
+            Self::Sidecar(_) | Self::None | Self::Socket(_) => None,
+        }
+    }
+
+    /// The daemon, if there is one.
+    #[must_use]
+    pub fn sidecar(&self) -> Option<&Sidecar> {
+        match self {
+            Self::Sidecar(sidecar) => Some(sidecar),
+            Self::None | Self::Socket(_) => None,
+        }
+    }
+}
+
+/// Decides, and makes the job's services and variables what they must be.
+///
+/// # Errors
+/// When the runner's settings forbid what the job asks for.
+pub(super) fn plan(
+    docker: &DockerConfig,
+    network: &NetworkPlan,
+    services: &mut [ServicePlan],
+    variables: &mut Expanded,
+    warnings: &mut Vec<String>,
+) -> Result<Access, AccessError> {
+    let access = decide(&Asked { services, variables, network, docker })?;
+    if let Some(sidecar) = access.sidecar() {
+        sidecar.apply(services);
+        for (name, value) in &sidecar.variables {
+            variables.set_own(name, value);
+        }
+        warnings.extend(sidecar.notes.iter().cloned());
+    }
+    Ok(access)
+}
+
+/// What the decision is made of.
+struct Asked<'a> {
+    services: &'a [ServicePlan],
+    variables: &'a Expanded,
+    network: &'a NetworkPlan,
+    docker: &'a DockerConfig,
+}
+
+fn decide(asked: &Asked<'_>) -> Result<Access, AccessError> {
+    let dind = &asked.docker.dind;
+    let is_daemon = |s: &&ServicePlan| {
+        policy::matches_any(&dind.images, &s.written) || policy::matches_any(&dind.images, &s.image)
+    };
+    let Some(service) = asked.services.iter().find(is_daemon) else {
+        return Ok(asked.socket().map_or(Access::None, Access::Socket));
+    };
+    match dind.mode {
+        DindMode::Refuse => Err(AccessError::Refused { service: service.written.clone() }),
+        DindMode::Sidecar => Ok(Access::Sidecar(Box::new(asked.sidecar(service)?))),
+    }
+}
+
+/// An address in `DOCKER_HOST`.
+#[derive(Debug, PartialEq, Eq)]
+enum Address {
+    Unset,
+    Tcp { host: String, port: u16 },
+    Other(String),
+}
+
+impl Asked<'_> {
+    fn socket(&self) -> Option<Socket> {
+        let volumes = self.docker.volumes.iter().filter_map(|text| Volume::parse(text).ok());
+        volumes
+            .filter(|volume| volume.source.as_deref().is_some_and(|s| s.ends_with("docker.sock")))
+            .map(|volume| Socket { path: volume.destination })
+            .next()
+    }
+
+    /// A variable of the job that says something: an empty one does not.
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.value(name).filter(|value| !value.is_empty())
+    }
+
+    fn address(&self) -> Address {
+        let Some(text) = self.variable("DOCKER_HOST") else { return Address::Unset };
+        let Some(rest) = text.strip_prefix("tcp://") else {
+            return Address::Other(text.to_owned());
+        };
+        let place = rest.split('/').next().unwrap_or_default();
+        let implied =
+            if self.variable("DOCKER_TLS_VERIFY").is_some() { TLS_PORT } else { PLAIN_PORT };
+        match place.rsplit_once(':') {
+            None => Address::Tcp { host: place.to_owned(), port: implied },
+            Some((host, port)) => match port.parse() {
+                Ok(port) => Address::Tcp { host: host.to_owned(), port },
+                Err(_) => Address::Other(text.to_owned()),
+            },
+        }
+    }
+
+    fn sidecar(&self, service: &ServicePlan) -> Result<Sidecar, AccessError> {
+        let rootless = service.image.contains("rootless");
+        let privileged = self.privileged(service, rootless)?;
+        let command = Command::of(service);
+        let aliases = self.aliases(service);
+        // Without a network of its own it has no name: all containers have the same address.
+        let host = match self.network {
+            NetworkPlan::Given(mode) if mode == "host" || mode.starts_with("container:") => {
+                "127.0.0.1"
+            }
+            _ if aliases.iter().any(|alias| alias == NAME) => NAME,
+            _ => aliases.first().map_or(NAME, String::as_str),
+        };
+        let address = self.address();
+        let asked_port = match &address {
+            Address::Tcp { host: asked, port } if asked == host || aliases.contains(asked) => {
+                Some(*port)
+            }
+            Address::Unset | Address::Other(_) | Address::Tcp { .. } => None,
+        };
+        let verify = self.variable("DOCKER_TLS_VERIFY").is_some();
+        let written = service.variable("DOCKER_TLS_CERTDIR").or_else(|| {
+            // It is no secret, and without it the two sides disagree.
+            self.variables.value("DOCKER_TLS_CERTDIR")
+        });
+        let plain_port = asked_port == Some(PLAIN_PORT) && !verify;
+        let (directory, because) = match written {
+            Some("") => (None, ""),
+            Some(directory) => (Some(directory), ""),
+            None if plain_port => (None, ", as DOCKER_HOST has the port without it"),
+            None if command.turns_tls_off => (None, ", as the service's command says"),
+            None => (Some(CERTIFICATES), ""),
+        };
+        let directory = directory.map(|d| d.trim_end_matches('/').to_owned());
+        let mut sidecar = Sidecar {
+            container: service.container.clone(),
+            service: service.written.clone(),
+            port: asked_port.unwrap_or(if directory.is_some() { TLS_PORT } else { PLAIN_PORT }),
+            certificates: directory.as_ref().map(|directory| CertificatePlan {
+                directory: directory.clone(),
+                names: certificate_names(service, host, &aliases),
+                owner: if rootless { 1000 } else { 0 },
+            }),
+            data_root: if rootless {
+                "/home/rootless/.local/share/docker".to_owned()
+            } else {
+                "/var/lib/docker".to_owned()
+            },
+            host: host.to_owned(),
+            is_understood: command.takes_flags,
+            privileged,
+            unconfined: rootless && !privileged,
+            aliases,
+            flags: Vec::new(),
+            environment: vec![("DOCKER_TLS_CERTDIR", Some(directory.unwrap_or_default()))],
+            variables: Vec::new(),
+            notes: Vec::new(),
+            because,
+        };
+        self.complete_variables(&mut sidecar, &address, asked_port);
+        self.note_contradictions(&mut sidecar, plain_port && written.is_some());
+        if sidecar.certificates.is_none() {
+            // The daemon itself reads it, and would ask for certificates (dockerd: `--tlsverify`).
+            sidecar.environment.push(("DOCKER_TLS_VERIFY", None));
+        }
+        if command.takes_flags {
+            self.add_flags(&mut sidecar, &command, service);
+        }
+        Ok(sidecar)
+    }
+
+    fn privileged(&self, service: &ServicePlan, rootless: bool) -> Result<bool, AccessError> {
+        let docker = self.docker;
+        if docker.runtime.as_deref().is_some_and(|runtime| runtime.starts_with("sysbox")) {
+            return Ok(false);
+        }
+        if rootless {
+            return Ok(service.privileged);
+        }
+        let forbidden = |key| Err(AccessError::Forbidden { service: service.written.clone(), key });
+        if docker.services_privileged == Some(false) {
+            return forbidden("[runners.docker] services_privileged = false");
+        }
+        if !policy::is_privileged(&service.written, &docker.allowed_privileged_services) {
+            return forbidden("[runners.docker] allowed_privileged_services");
+        }
+        Ok(true)
+    }
+
+    /// Its own names, and the usual one unless another service has it.
+    fn aliases(&self, service: &ServicePlan) -> Vec<String> {
+        let mut aliases = service.aliases.clone();
+        if !self.services.iter().any(|s| s.aliases.iter().any(|alias| alias == NAME)) {
+            aliases.push(NAME.to_owned());
+        }
+        aliases
+    }
+
+    fn complete_variables(&self, sidecar: &mut Sidecar, address: &Address, port: Option<u16>) {
+        match address {
+            Address::Unset => {
+                let address = format!("tcp://{}:{}", sidecar.host, sidecar.port);
+                sidecar.variables.push(("DOCKER_HOST", address));
+            }
+            Address::Tcp { .. } if port.is_some() => {}
+            Address::Tcp { .. } | Address::Other(_) => {
+                sidecar.notes.push(format!(
+                    "DOCKER_HOST is {}, which is not the job's daemon: that is at tcp://{}:{}; \
+                     without the variable it is found",
+                    self.variable("DOCKER_HOST").unwrap_or_default(),
+                    sidecar.host,
+                    sidecar.port,
+                ));
+                return;
+            }
+        }
+        let Some(certificates) = &sidecar.certificates else { return };
+        let client = certificates.client();
+        for (name, value) in [("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", &client)] {
+            if self.variable(name).is_none() {
+                sidecar.variables.push((name, value.to_owned()));
+            }
+        }
+    }
+
+    fn note_contradictions(&self, sidecar: &mut Sidecar, plain_port_with_a_directory: bool) {
+        let Some(certificates) = &sidecar.certificates else {
+            if self.variable("DOCKER_TLS_VERIFY").is_some() {
+                sidecar.notes.push(
+                    "DOCKER_TLS_VERIFY is set, but DOCKER_TLS_CERTDIR is empty, and so the job's \
+                     daemon has no TLS: remove one of the two"
+                        .to_owned(),
+                );
+            }
+            return;
+        };
+        let client = certificates.client();
+        let path = self.variable("DOCKER_CERT_PATH").map(|path| path.trim_end_matches('/'));
+        if let Some(path) = path.filter(|path| *path != client) {
+            sidecar.notes.push(format!(
+                "DOCKER_CERT_PATH is {path}, but DOCKER_TLS_CERTDIR has the job's certificates in \
+                 {client}"
+            ));
+        }
+        if plain_port_with_a_directory {
+            sidecar.notes.push(format!(
+                "DOCKER_HOST has the port without TLS, but DOCKER_TLS_CERTDIR is set: the job's \
+                 daemon has TLS on port {PLAIN_PORT} too, and DOCKER_TLS_VERIFY is set for it"
+            ));
+        }
+    }
+
+    /// Flags that the job's own do not say already.
+    fn add_flags(&self, sidecar: &mut Sidecar, command: &Command<'_>, service: &ServicePlan) {
+        let mut flags = Vec::new();
+        let usual = if sidecar.certificates.is_some() {
+            TLS_PORT
+        } else {
+            // Else it waits for 15 seconds, to show that it should not be so (dockerd:
+            // `loadListeners`).
+            if !command.has("--tls") && !command.has("--tlsverify") {
+                flags.push("--tls=false".to_owned());
+            }
+            PLAIN_PORT
+        };
+        // With TLS another port costs nothing, and scripts may set DOCKER_HOST themselves.
+        let ports: &[u16] = if sidecar.certificates.is_some() { &[PLAIN_PORT] } else { &[] };
+        for port in std::iter::once(sidecar.port).chain(ports.iter().copied()) {
+            let is_new =
+                port != usual && !flags.iter().any(|f: &String| f.ends_with(&format!(":{port}")));
+            if is_new && !command.words.iter().any(|word| word.contains(&format!(":{port}"))) {
+                flags.push(format!("--host=tcp://0.0.0.0:{port}"));
+                if service.image.contains("rootless") {
+                    let own = service.variable(ROOTLESSKIT).unwrap_or_default();
+                    let all = format!("{own} -p 0.0.0.0:{port}:{port}/tcp");
+                    sidecar.environment.push((ROOTLESSKIT, Some(all.trim().to_owned())));
+                }
+            }
+        }
+        // A file that says the same as a flag keeps the daemon from starting.
+        let has_file = self
+            .docker
+            .volumes
+            .iter()
+            .filter_map(|text| Volume::parse(text).ok())
+            .any(|volume| volume.destination.starts_with("/etc/docker"));
+        if !has_file && !command.has("--config-file") {
+            let mtu = self.docker.network_mtu;
+            if mtu != 0 && !command.has("--mtu") {
+                flags.push(format!("--mtu={mtu}"));
+            }
+            let mirrors = &self.docker.dind.registry_mirrors;
+            flags.extend(mirrors.iter().map(|mirror| format!("--registry-mirror={mirror}")));
+            let ipv6 = matches!(self.network, NetworkPlan::Own { ipv6: true, .. });
+            if ipv6 && !command.has("--ipv6") {
+                flags.extend(["--ipv6".to_owned(), format!("--fixed-cidr-v6={BRIDGE_IPV6}")]);
+            }
+        }
+        sidecar.flags = flags;
+    }
+}
+
+/// Where the rootless image's entrypoint takes further ports from.
+const ROOTLESSKIT: &str = "DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS";
+
+/// Names in the daemon's certificate.
+fn certificate_names(service: &ServicePlan, host: &str, aliases: &[String]) -> Vec<String> {
+    let mut names: Vec<String> = [NAME, "localhost", "127.0.0.1", "::1", host]
+        .into_iter()
+        .map(str::to_owned)
+        .chain(aliases.iter().cloned())
+        .chain([service.container.clone()])
+        .collect();
+    let own = service.variable("DOCKER_TLS_SAN").unwrap_or_default();
+    let own = own.split(',').filter_map(|entry| entry.trim().split_once(':'));
+    names.extend(own.filter(|(kind, _)| matches!(*kind, "DNS" | "IP")).map(|(_, n)| n.to_owned()));
+    let mut seen = Vec::new();
+    names.retain(|name| {
+        let is_new = !name.is_empty() && !seen.contains(name);
+        seen.push(name.clone());
+        is_new
+    });
+    names
+}
+
+/// What a daemon's container runs.
+struct Command<'a> {
+    /// Words after the image's entrypoint.
+    words: Vec<&'a str>,
+    /// Whether these are flags of the daemon, so that others may follow.
+    takes_flags: bool,
+    turns_tls_off: bool,
+}
+
+impl<'a> Command<'a> {
+    fn of(service: &'a ServicePlan) -> Self {
+        let words = |list: &'a [String]| list.iter().map(String::as_str).filter(|w| !w.is_empty());
+        let mut all: Vec<&str> =
+            words(&service.entrypoint).chain(words(&service.command)).collect();
+        // As GitLab's documentation has it: `env -u DOCKER_HOST dockerd-entrypoint.sh`.
+        let is_entrypoint = |word: &&str| word.rsplit('/').next() == Some(ENTRYPOINT);
+        let position = all.iter().position(is_entrypoint);
+        let (found, before) = match position {
+            Some(position) => (true, all.drain(..=position).collect()),
+            None => (service.entrypoint.is_empty(), Vec::new()),
+        };
+        let is_flags = all.first().is_none_or(|word| word.starts_with('-'));
+        Self {
+            takes_flags: found && is_flags && !before.contains(&"-c"),
+            turns_tls_off: all.iter().any(|w| matches!(*w, "--tls=false" | "--tlsverify=false")),
+            words: all,
+        }
+    }
+
+    fn has(&self, flag: &str) -> bool {
+        let given = |word: &&str| {
+            word.strip_prefix(flag).is_some_and(|r| r.is_empty() || r.starts_with('='))
+        };
+        self.words.iter().any(given)
+    }
+}
+
+impl Sidecar {
+    /// Makes its service's plan what it must be.
+    fn apply(&self, services: &mut [ServicePlan]) {
+        let Some(service) = services.iter_mut().find(|s| s.container == self.container) else {
+            return;
+        };
+        service.privileged = self.privileged;
+        service.unconfined = self.unconfined;
+        service.aliases.clone_from(&self.aliases);
+        service.command.extend_from_slice(&self.flags);
+        for (name, value) in &self.environment {
+            let is_it = |line: &str| line.split_once('=').is_some_and(|(key, _)| key == *name);
+            service.environment.retain(|line| !is_it(line));
+            if let Some(value) = value {
+                service.environment.push(format!("{name}={value}"));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "access_tests.rs"]
+mod tests;

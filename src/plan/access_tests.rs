@@ -1,0 +1,331 @@
+use super::*;
+use crate::{
+    api::wire::Variable,
+    config::{DindConfig, testing::docker_config},
+    job::variable::Variables,
+};
+
+/// A job's services and variables, and what the runner says.
+struct Case {
+    services: Vec<ServicePlan>,
+    variables: Variables,
+    network: NetworkPlan,
+    docker: DockerConfig,
+}
+
+fn service(name: &str, aliases: &[&str]) -> ServicePlan {
+    ServicePlan {
+        container: format!("c-{name}"),
+        written: name.to_owned(),
+        image: name.to_owned(),
+        name: name.to_owned(),
+        version: String::new(),
+        aliases: aliases.iter().map(|a| (*a).to_owned()).collect(),
+        policies: Vec::new(),
+        platform: None,
+        command: Vec::new(),
+        entrypoint: Vec::new(),
+        environment: Vec::new(),
+        privileged: false,
+        unconfined: false,
+    }
+}
+
+fn words(list: &[&str]) -> Vec<String> {
+    list.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// A job with `services: [docker:dind]` and these variables, which services see.
+fn dind(variables: &[(&str, &str)]) -> Case {
+    let mut case = Case {
+        services: vec![service("docker:dind", &["docker"])],
+        variables: Variables::default(),
+        network: NetworkPlan::Own { name: "n".to_owned(), mtu: 0, ipv6: false },
+        docker: docker_config(),
+    };
+    for (key, value) in variables {
+        let (key, value) = ((*key).to_owned(), (*value).to_owned());
+        case.services[0].environment.push(format!("{key}={value}"));
+        case.variables.push(Variable { key, value, ..Variable::default() });
+    }
+    case
+}
+
+impl Case {
+    fn decide(&self) -> Result<Access, AccessError> {
+        let variables = self.variables.expand("");
+        decide(&Asked {
+            services: &self.services,
+            variables: &variables,
+            network: &self.network,
+            docker: &self.docker,
+        })
+    }
+
+    fn sidecar(&self) -> Sidecar {
+        match self.decide() {
+            Ok(Access::Sidecar(sidecar)) => *sidecar,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The service as it will run.
+    fn applied(&self) -> ServicePlan {
+        let mut services = self.services.clone();
+        self.sidecar().apply(&mut services);
+        services.remove(0)
+    }
+}
+
+fn variables(sidecar: &Sidecar) -> Vec<String> {
+    sidecar.variables.iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+#[test]
+fn a_job_that_says_nothing_more_gets_a_daemon_with_tls_under_the_usual_name() {
+    let case = dind(&[]);
+    let sidecar = case.sidecar();
+    assert_eq!(
+        variables(&sidecar),
+        ["DOCKER_HOST=tcp://docker:2376", "DOCKER_TLS_VERIFY=1", "DOCKER_CERT_PATH=/certs/client"]
+    );
+    assert_eq!(sidecar.notes, [""; 0]);
+    let service = case.applied();
+    assert!(service.privileged && !service.unconfined);
+    assert_eq!(service.variable("DOCKER_TLS_CERTDIR"), Some("/certs"));
+    assert_eq!(service.command, ["--host=tcp://0.0.0.0:2375"]);
+    assert_eq!(
+        case.decide().unwrap().to_string(),
+        "Docker for this job: a daemon of its own (docker:dind) at tcp://docker:2376, with TLS"
+    );
+}
+
+#[test]
+fn docker_100_the_documented_variables_are_taken_as_they_are() {
+    let sidecar = dind(&[
+        ("DOCKER_HOST", "tcp://docker:2376"),
+        ("DOCKER_TLS_CERTDIR", "/certs"),
+        ("DOCKER_TLS_VERIFY", "1"),
+        ("DOCKER_CERT_PATH", "/certs/client"),
+    ])
+    .sidecar();
+    assert_eq!((sidecar.port, variables(&sidecar), sidecar.notes.len()), (2376, vec![], 0));
+    let names = sidecar.certificates.unwrap().names;
+    assert_eq!(names, ["docker", "localhost", "127.0.0.1", "::1", "c-docker:dind"]);
+}
+
+#[test]
+fn docker_101_an_empty_directory_of_certificates_turns_tls_off_without_a_wait() {
+    for given in [
+        &[("DOCKER_TLS_CERTDIR", "")][..],
+        &[("DOCKER_TLS_CERTDIR", ""), ("DOCKER_HOST", "tcp://docker:2375")],
+    ] {
+        let case = dind(given);
+        let sidecar = case.sidecar();
+        assert_eq!((sidecar.port, sidecar.certificates.is_none()), (2375, true));
+        assert_eq!(case.applied().command, ["--tls=false"]);
+        assert_eq!(sidecar.notes, [""; 0]);
+    }
+    assert_eq!(
+        variables(&dind(&[("DOCKER_TLS_CERTDIR", "")]).sidecar()),
+        ["DOCKER_HOST=tcp://docker:2375"]
+    );
+}
+
+#[test]
+fn the_port_without_tls_is_believed_where_nothing_says_more() {
+    let case = dind(&[("DOCKER_HOST", "tcp://docker:2375")]);
+    let access = case.decide().unwrap();
+    assert_eq!(
+        access.to_string(),
+        "Docker for this job: a daemon of its own (docker:dind) at tcp://docker:2375, without \
+         TLS, as DOCKER_HOST has the port without it"
+    );
+    assert_eq!(case.applied().variable("DOCKER_TLS_CERTDIR"), Some(""));
+    // The daemon reads it too, and would want certificates that nobody has.
+    let off = dind(&[("DOCKER_TLS_CERTDIR", ""), ("DOCKER_TLS_VERIFY", "1")]);
+    assert_eq!(off.applied().variable("DOCKER_TLS_VERIFY"), None);
+    assert_eq!(
+        off.sidecar().notes,
+        ["DOCKER_TLS_VERIFY is set, but DOCKER_TLS_CERTDIR is empty, and so the job's daemon has \
+          no TLS: remove one of the two"]
+    );
+}
+
+#[test]
+fn the_port_without_tls_has_it_where_the_job_turns_it_on() {
+    let case = dind(&[("DOCKER_HOST", "tcp://docker:2375"), ("DOCKER_TLS_CERTDIR", "/c/")]);
+    let sidecar = case.sidecar();
+    assert_eq!(sidecar.port, 2375);
+    assert_eq!(case.applied().command, ["--host=tcp://0.0.0.0:2375"]);
+    assert_eq!(variables(&sidecar), ["DOCKER_TLS_VERIFY=1", "DOCKER_CERT_PATH=/c/client"]);
+    assert_eq!(
+        sidecar.notes,
+        ["DOCKER_HOST has the port without TLS, but DOCKER_TLS_CERTDIR is set: the job's daemon \
+          has TLS on port 2375 too, and DOCKER_TLS_VERIFY is set for it"]
+    );
+}
+
+#[test]
+fn a_port_that_nobody_expects_is_listened_on_too() {
+    let case = dind(&[("DOCKER_HOST", "tcp://docker:2376"), ("DOCKER_TLS_CERTDIR", "")]);
+    assert_eq!(case.applied().command, ["--tls=false", "--host=tcp://0.0.0.0:2376"]);
+}
+
+#[test]
+fn an_address_that_is_not_the_daemons_is_said_with_the_variables_name() {
+    for host in ["tcp://localhost:2375", "unix:///var/run/docker.sock", "tcp://docker:x"] {
+        let sidecar = dind(&[("DOCKER_HOST", host)]).sidecar();
+        assert_eq!(variables(&sidecar), [""; 0]);
+        let wanted = format!(
+            "DOCKER_HOST is {host}, which is not the job's daemon: that is at tcp://docker:2376; \
+             without the variable it is found"
+        );
+        assert_eq!(sidecar.notes, [wanted]);
+    }
+    let sidecar = dind(&[("DOCKER_CERT_PATH", "/elsewhere")]).sidecar();
+    assert_eq!(sidecar.notes.len(), 1);
+    assert!(sidecar.notes[0].starts_with("DOCKER_CERT_PATH is /elsewhere, but"));
+}
+
+#[test]
+fn its_own_aliases_are_names_of_the_daemon_too() {
+    let mut case = dind(&[("DOCKER_HOST", "tcp://builder:2376")]);
+    case.services[0] = service("reg.example/docker:24-dind", &["reg.example__docker", "builder"]);
+    let sidecar = case.sidecar();
+    assert_eq!(sidecar.aliases, ["reg.example__docker", "builder", "docker"]);
+    assert_eq!((sidecar.port, sidecar.notes.len()), (2376, 0));
+    assert!(sidecar.certificates.unwrap().names.contains(&"builder".to_owned()));
+    // Another service may have the usual name.
+    case.services.push(service("other", &["docker"]));
+    assert_eq!(case.sidecar().aliases, ["reg.example__docker", "builder"]);
+    assert_eq!(case.sidecar().host, "reg.example__docker");
+}
+
+#[test]
+fn the_settings_say_which_images_are_daemons_and_what_becomes_of_them() {
+    let is_daemon = |name: &str| {
+        let mut case = dind(&[]);
+        case.services[0] = service(name, &["x"]);
+        case.decide().unwrap() != Access::None
+    };
+    for name in [
+        "docker:dind",
+        "docker:29-dind",
+        "docker:28.5.1-dind-alpine3.22",
+        "docker:dind-rootless",
+        "docker.io/library/docker:dind",
+        "gitlab.example:443/group/dependency_proxy/containers/docker:29-dind",
+        "docker:dind@sha256:0123",
+    ] {
+        assert!(is_daemon(name), "{name}");
+    }
+    for name in ["docker:latest", "docker:29-cli", "redis", "my/dind", "postgres:dind"] {
+        assert!(!is_daemon(name), "{name}");
+    }
+    let mut case = dind(&[]);
+    case.docker.dind = DindConfig { mode: DindMode::Refuse, ..DindConfig::default() };
+    assert_eq!(
+        case.decide().unwrap_err().to_string(),
+        "the service docker:dind is a Docker daemon, and this runner gives jobs none \
+         ([runners.docker.dind] mode = \"refuse\")"
+    );
+}
+
+#[test]
+fn docker_98_99_what_forbids_privileged_services_forbids_the_daemon() {
+    let mut case = dind(&[]);
+    case.docker.allowed_privileged_services = words(&["docker:29-dind"]);
+    let error = case.decide().unwrap_err().to_string();
+    assert!(error.contains("[runners.docker] allowed_privileged_services forbids it"), "{error}");
+    case.docker.allowed_privileged_services = words(&["docker:*"]);
+    assert!(case.sidecar().privileged);
+    case.docker.services_privileged = Some(false);
+    let error = case.decide().unwrap_err().to_string();
+    assert!(error.contains("services_privileged = false forbids it"), "{error}");
+    // Neither is needed here.
+    case.docker.runtime = Some("sysbox-runc".to_owned());
+    assert!(!case.sidecar().privileged);
+}
+
+#[test]
+fn a_rootless_daemon_is_privileged_only_where_services_are() {
+    let mut case = dind(&[]);
+    case.services[0] = service("docker:dind-rootless", &["docker"]);
+    let sidecar = case.sidecar();
+    assert!(sidecar.unconfined && !sidecar.privileged);
+    assert_eq!(sidecar.data_root, "/home/rootless/.local/share/docker");
+    assert_eq!(sidecar.certificates.as_ref().unwrap().owner, 1000);
+    assert_eq!(case.applied().variable(ROOTLESSKIT), Some("-p 0.0.0.0:2375:2375/tcp"));
+    case.services[0].privileged = true;
+    assert!(case.sidecar().privileged && !case.sidecar().unconfined);
+}
+
+#[test]
+fn docker_94_the_jobs_command_is_kept_and_flags_follow_it() {
+    let command = |entrypoint: &[&str], command: &[&str]| {
+        let mut case = dind(&[("DOCKER_TLS_CERTDIR", "")]);
+        case.services[0].entrypoint = words(entrypoint);
+        case.services[0].command = words(command);
+        (case.sidecar().is_understood, case.applied().command)
+    };
+    assert_eq!(command(&[], &["--mtu=1400"]), (true, words(&["--mtu=1400", "--tls=false"])));
+    assert_eq!(command(&[], &["--tls=false"]), (true, words(&["--tls=false"])));
+    let documented = command(&["env", "-u", "DOCKER_HOST"], &["dockerd-entrypoint.sh", "--debug"]);
+    assert_eq!(documented, (true, words(&["dockerd-entrypoint.sh", "--debug", "--tls=false"])));
+    assert_eq!(command(&["dockerd-entrypoint.sh"], &[]), (true, words(&["--tls=false"])));
+    for own in [&["dockerd", "--host=fd://"][..], &["sh", "-c", "dockerd-entrypoint.sh"]] {
+        assert_eq!(command(&[], own), (false, words(own)));
+    }
+    assert_eq!(command(&["/my/start"], &[]), (false, vec![]));
+}
+
+#[test]
+fn a_command_that_turns_tls_off_is_believed() {
+    let mut case = dind(&[]);
+    case.services[0].command = words(&["--tls=false"]);
+    assert!(case.sidecar().certificates.is_none());
+    assert_eq!(case.applied().variable("DOCKER_TLS_CERTDIR"), Some(""));
+}
+
+#[test]
+fn mtu_mirrors_and_ipv6_are_passed_on_where_nothing_says_otherwise() {
+    let mut case = dind(&[]);
+    case.docker.network_mtu = 1400;
+    case.docker.dind.registry_mirrors = words(&["https://m.example"]);
+    case.network = NetworkPlan::Own { name: "n".to_owned(), mtu: 1400, ipv6: true };
+    let all = [
+        "--host=tcp://0.0.0.0:2375",
+        "--mtu=1400",
+        "--registry-mirror=https://m.example",
+        "--ipv6",
+        "--fixed-cidr-v6=fd6c:6f6e:6773::/64",
+    ];
+    assert_eq!(case.applied().command, all);
+    case.services[0].command = words(&["--mtu", "1300", "--host=tcp://0.0.0.0:2375", "--ipv6"]);
+    let own = &case.applied().command[4..];
+    assert_eq!(own, ["--registry-mirror=https://m.example"]);
+    // The daemon does not start when a file and a flag say the same.
+    case.docker.volumes = words(&["/srv/daemon.json:/etc/docker/daemon.json:ro"]);
+    assert_eq!(case.applied().command.len(), 4);
+}
+
+#[test]
+fn in_the_hosts_network_the_daemon_is_at_the_hosts_own_address() {
+    let mut case = dind(&[]);
+    case.network = NetworkPlan::Given("host".to_owned());
+    assert_eq!(variables(&case.sidecar())[0], "DOCKER_HOST=tcp://127.0.0.1:2376");
+}
+
+#[test]
+fn docker_102_a_socket_that_volumes_mounts_is_said() {
+    let mut case = dind(&[]);
+    case.services.clear();
+    assert_eq!(case.decide().unwrap(), Access::None);
+    case.docker.volumes = words(&["/cache", "/run/docker.sock:/var/run/docker.sock"]);
+    assert_eq!(
+        case.decide().unwrap().to_string(),
+        "Docker for this job: the engine's own socket at /var/run/docker.sock, mounted by the \
+         runner's configuration"
+    );
+}

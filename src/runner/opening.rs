@@ -1,0 +1,173 @@
+//! What comes before a job's first stage: its plan, its entry in the ledger, the first lines of its
+//! trace; and what is said of a job for which that cannot be had.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    api::wire::JobPayload,
+    config::flags,
+    executor::docker::clean_up,
+    job::{self, InvalidJob, Job},
+    ledger::{Entry, JobRecord},
+    plan::{self, Place, Plan},
+    secret::Secret,
+    trace::{self, Delivery, Greeting, Limits, Masks, Trace, Voice},
+};
+
+use super::{
+    Runner,
+    channel::Channel,
+    ending::{self, SystemFailure, log_end},
+    slots::Slot,
+};
+
+/// Flag that must be known before there is a plan.
+pub(super) const INTERPOLATION: &str = "FF_ENABLE_JOB_INPUTS_INTERPOLATION";
+
+/// How long the server may be asked to take a job's end, beyond the job's own time: its token is no
+/// good for longer.
+pub(super) const TOKEN_GRACE: Duration = Duration::from_hours(1);
+
+/// A job with its plan, or why there is none.
+pub(super) type Planned = Result<(Job, Arc<Plan>), SystemFailure>;
+
+/// Makes the job and its plan.
+pub(super) fn plan_job(
+    runner: &Arc<Runner>,
+    payload: &JobPayload,
+    slot: &Slot,
+    correlation_id: Option<String>,
+) -> Planned {
+    let mut payload = payload.clone();
+    let written = payload.variables.iter().rev().find(|v| v.key == INTERPOLATION);
+    let interpolates = flags::find(INTERPOLATION).is_none_or(|flag| {
+        let written = written.map(|variable| variable.value.as_str());
+        flags::resolve(flag, &runner.config.feature_flags, written).on
+    });
+    if interpolates {
+        job::input::interpolate(&mut payload).map_err(InvalidJob::from)?;
+    }
+    let job = Job::try_from(payload)?;
+    let place = Place {
+        system_id: runner.shared.system_id.clone(),
+        instance: runner.shared.state.instance().to_owned(),
+        slot: slot.runner,
+        project_slot: slot.project,
+        random: format!("{:016x}", rand::random::<u64>()),
+        architecture: std::env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64"),
+        correlation_id,
+        server_ca: runner.client.server_ca(),
+        client_certificate: runner.client.client_certificate(),
+    };
+    let plan = plan::plan(&job, &runner.config, &place)?;
+    Ok((job, Arc::new(plan)))
+}
+
+/// Notes the job and all it will make, on disk, before anything is made.
+pub(super) async fn begin(
+    runner: &Arc<Runner>,
+    payload: &JobPayload,
+    planned: &Planned,
+) -> Result<JobRecord, SystemFailure> {
+    let entry = Entry {
+        job: payload.id,
+        token: payload.token.clone(),
+        url: runner.config.url.clone(),
+        runner: runner.config.name.clone(),
+        failure_reasons: payload.features.failure_reasons.clone(),
+        engine: runner.config.docker.host.clone(),
+        things: planned.as_ref().map(|(_, plan)| clean_up::things(plan)).unwrap_or_default(),
+    };
+    let key = format!("{}-{}", runner.config.short_token(), payload.id);
+    let shared = Arc::clone(&runner.shared);
+    match tokio::task::spawn_blocking(move || shared.state.begin(&key, &entry)).await {
+        Ok(record) => Ok(record?),
+        Err(panicked) => Err(SystemFailure::panicked(&panicked)),
+    }
+}
+
+pub(super) fn timeout_of(payload: &JobPayload) -> Duration {
+    Duration::from_secs(u64::try_from(payload.runner_info.timeout).unwrap_or_default())
+}
+
+pub(super) fn trace_settings(
+    payload: &JobPayload,
+    runner: &Runner,
+    planned: &Planned,
+) -> trace::Settings {
+    let phrases: Vec<String> = match planned {
+        Ok((_, plan)) => plan.masks.clone(),
+        Err(_) => payload
+            .variables
+            .iter()
+            .filter(|variable| variable.masked)
+            .map(|variable| variable.value.clone())
+            .collect(),
+    };
+    let flag = |name: &str| planned.as_ref().map_or(true, |(_, plan)| plan.flags.on(name));
+    trace::Settings {
+        limit: runner.config.output_limit,
+        timestamps: flag("FF_TIMESTAMPS"),
+        sections: payload.features.trace_sections,
+        masks: Masks {
+            phrases: phrases.into_iter().map(Secret::new).collect(),
+            prefixes: payload.features.token_mask_prefixes.clone(),
+            all_default_prefixes: flag("FF_MASK_ALL_DEFAULT_TOKENS"),
+        },
+    }
+}
+
+pub(super) fn greet(voice: &Voice, runner: &Runner, planned: &Planned) {
+    let flags = planned.as_ref().map(|(_, plan)| plan.flags.changed()).unwrap_or_default();
+    voice.greet(&Greeting {
+        name: "longshore",
+        version: env!("CARGO_PKG_VERSION"),
+        revision: crate::REVISION,
+        runner: &runner.config.name,
+        token: &runner.config.short_token(),
+        system_id: &runner.shared.system_id,
+        flags: &flags,
+    });
+    let Ok((job, plan)) = planned else { return };
+    for warning in &plan.warnings {
+        voice.warning(warning);
+    }
+    if plan.flags.on("FF_LOG_IMAGES_CONFIGURED_FOR_JOB") {
+        let services: Vec<&str> = plan.services.iter().map(|s| s.image.as_str()).collect();
+        tracing::info!(image = plan.image.name, ?services, "images of the job");
+    }
+    if let Some(notice) = job::notice::policy(&job.payload.policy_options) {
+        for line in notice.lines() {
+            voice.plain(line);
+        }
+    }
+}
+
+/// A job of which nothing has begun.
+pub(super) fn forget(noted: Result<JobRecord, SystemFailure>) {
+    if let Ok(record) = noted
+        && let Err(error) = record.close()
+    {
+        tracing::warn!(%error, "job's directory could not be removed");
+    }
+}
+
+/// A job for which there is no place on disk: its end and the reason are said all the same. True
+/// when the server has them.
+pub(super) async fn refuse(
+    runner: &Runner,
+    channel: &Channel,
+    payload: &JobPayload,
+    planned: &Planned,
+    failure: SystemFailure,
+) -> bool {
+    let trace = Trace::in_memory(trace_settings(payload, runner, planned));
+    greet(&trace.voice(), runner, planned);
+    let ending = Err(failure);
+    ending::show(&ending, &trace.voice());
+    let last_word = ending::last_word(&ending, &payload.features.failure_reasons);
+    let limits = Limits { passes: runner.config.final_update_retry_limit, until: None };
+    let delivered = trace::finish(&trace, channel, &Delivery::default(), &last_word, limits).await;
+    log_end(&ending, &delivered);
+    delivered.is_ok()
+}

@@ -1,0 +1,108 @@
+//! What comes after a job's end: what it made is removed, and the ledger forgets it.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{task::JoinHandle, time::timeout};
+
+use crate::{
+    docker::{self, Engine},
+    executor::docker::clean_up::{self, Anonymous},
+    ids::JobId,
+    ledger::JobRecord,
+    plan::Plan,
+};
+
+use super::{Runner, slots::Slot};
+
+/// How long a job's removal may take before it is left to the next start.
+const REMOVAL_DEADLINE: Duration = Duration::from_mins(5);
+
+/// How long an engine that went away is left alone before the removal is tried again.
+const REMOVAL_PAUSE: Duration = Duration::from_secs(2);
+
+/// What a job has made, as far as its removal must know.
+#[derive(Default)]
+pub(super) struct Made {
+    /// Set once something may be there.
+    pub(super) engine: Option<Engine>,
+    /// Something may have been under way when the job was stopped.
+    pub(super) uncertain: bool,
+}
+
+/// Removes what a job made. True when nothing is left; the job's numbers are free after it.
+pub(super) async fn remove(
+    runner: Arc<Runner>,
+    plan: Option<Arc<Plan>>,
+    made: Made,
+    job: JobId,
+    slot: Slot,
+) -> bool {
+    let (Some(plan), Some(engine)) = (plan, made.engine) else { return true };
+    let mut slot = Some(slot);
+    let mut known = false;
+    loop {
+        let late_of = made.uncertain.then_some(job);
+        let removal = remove_once(&runner, &engine, &plan, late_of, &mut slot);
+        let Ok(errors) = timeout(REMOVAL_DEADLINE, removal).await else {
+            tracing::warn!("removal of the job's containers took too long; the next start goes on");
+            return false;
+        };
+        // The last tries are made when the daemon ends; the next start goes on.
+        let waits =
+            errors.iter().any(docker::Error::is_gone) && !runner.shared.removals.is_closed();
+        if !waits {
+            log_errors(&errors);
+            return errors.is_empty();
+        }
+        if !known {
+            log_errors(&errors);
+            tracing::warn!("engine went away; removal goes on when it is back");
+            known = true;
+        }
+        tokio::time::sleep(REMOVAL_PAUSE).await;
+    }
+}
+
+/// Removes all that is planned, and what came late of a job that was stopped. The job's numbers are
+/// free once its containers are gone.
+async fn remove_once(
+    runner: &Runner,
+    engine: &Engine,
+    plan: &Plan,
+    late_of: Option<JobId>,
+    slot: &mut Option<Slot>,
+) -> Vec<docker::Error> {
+    let anonymous = Anonymous { remove: !runner.config.docker.volume_keep };
+    let things = clean_up::things(plan);
+    let mut errors = clean_up::remove_containers(engine, &things, anonymous).await;
+    if errors.is_empty() {
+        drop(slot.take());
+    }
+    if let Some(job) = late_of {
+        // Before the volumes, which what comes late may use.
+        let instance = runner.shared.state.instance();
+        errors.extend(clean_up::remove_late(engine, instance, job, anonymous).await);
+    }
+    errors.extend(clean_up::remove_rest(engine, &things).await);
+    errors
+}
+
+/// Forgets the job once its server has its end and nothing of it is left.
+pub(super) async fn close(record: JobRecord, delivered: bool, removal: JoinHandle<bool>) {
+    let removed = removal.await.unwrap_or(false);
+    if delivered && removed {
+        close_record(record);
+    }
+}
+
+pub(super) fn close_record(record: JobRecord) {
+    if let Err(error) = record.close() {
+        tracing::warn!(%error, "job's directory could not be removed");
+    }
+}
+
+pub(super) fn log_errors(errors: &[docker::Error]) {
+    for error in errors {
+        tracing::warn!(error = docker::chain(error), "something of the job is left");
+    }
+}

@@ -1,0 +1,232 @@
+//! Artifacts: those of other jobs fetched before the script, this job's uploaded after it.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use futures_util::TryStreamExt;
+use tokio::{
+    fs::File,
+    io::{AsyncWriteExt, BufWriter},
+    time::sleep,
+};
+use tokio_util::io::ReaderStream;
+
+use crate::{
+    api::{ArtifactUpload, DownloadError, UploadOutcome},
+    docker::chain as causes,
+    ids::{JobId, ShortToken},
+    job::outcome::Outcome,
+    plan::cache::ArtifactPlan,
+    protocol::{Archive, Extract, Task},
+    secret::Secret,
+    transfer::artifact,
+};
+
+use super::{
+    super::{ending::Ending, provenance},
+    BUFFER, Spooled, Stages, ending,
+};
+
+/// Pauses between tries of an upload.
+const UPLOAD_PAUSES: [u64; 5] = [1, 2, 4, 5, 5];
+
+/// Tries of a download, and the pause between them.
+const DOWNLOAD_TRIES: u32 = 3;
+const DOWNLOAD_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why artifacts of another job could not be fetched.
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error(transparent)]
+    Download(#[from] DownloadError),
+    #[error("cannot keep them in {}", path.display())]
+    Keep { path: PathBuf, source: io::Error },
+}
+
+impl FetchError {
+    fn is_retriable(&self) -> bool {
+        match self {
+            Self::Download(error) => error.is_retriable(),
+            Self::Keep { .. } => false,
+        }
+    }
+}
+
+impl Stages<'_> {
+    pub(super) async fn download_artifacts(&mut self) -> Ending {
+        const NAME: &str = "download_artifacts";
+        if self.plan.dependencies.is_empty() {
+            return Ok(Outcome::Success);
+        }
+        let mut attempts = self.attempts(self.plan.settings.attempts.artifacts);
+        loop {
+            let section = self.curtain.section(NAME, "Downloading artifacts");
+            let mut outcome = Outcome::Success;
+            for &index in &self.plan.dependencies {
+                let dependency = self.job.payload.dependencies[index].clone();
+                self.plain(format!(
+                    "Downloading artifacts for {} ({})...",
+                    dependency.name, dependency.id
+                ));
+                outcome = self.download(dependency.id, &dependency.token).await?;
+                if outcome != Outcome::Success {
+                    break;
+                }
+            }
+            drop(section);
+            if outcome == Outcome::Success || !attempts.again().await {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    async fn download(&mut self, id: JobId, token: &Secret) -> Ending {
+        let spooled = self.spool_file("artifacts");
+        let mut direct = self.plan.flags.on("FF_USE_DIRECT_DOWNLOAD");
+        let mut tries = 1;
+        let short = ShortToken::of(token.expose());
+        loop {
+            let error = match self.download_once(id, token, direct, &spooled.0).await {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            let line = format!(
+                "Downloading artifacts from coordinator... failed: {}  id={id} token={short}",
+                causes(&error)
+            );
+            if !error.is_retriable() || tries == DOWNLOAD_TRIES {
+                self.error(line);
+                return Ok(Outcome::ScriptFailed { exit_code: 1 });
+            }
+            self.warn(line);
+            direct = false;
+            tries += 1;
+            sleep(DOWNLOAD_PAUSE).await;
+        }
+        self.plain(format!("Downloading artifacts from coordinator... ok  id={id} token={short}"));
+        let archive = format!("{}/artifacts-{id}", self.plan.directories.temp);
+        let given = self.give_file(&spooled.0, &archive, None).await?;
+        if given.exit_code != 0 {
+            return Ok(ending(&given));
+        }
+        let into = self.plan.directories.project.clone();
+        let done = self.ask(&Task::Extract(Extract { archive, into, remove: true })).await?;
+        Ok(ending(&done))
+    }
+
+    async fn download_once(
+        &mut self,
+        id: JobId,
+        token: &Secret,
+        direct: bool,
+        to: &std::path::Path,
+    ) -> Result<(), FetchError> {
+        let download = self.client.download_artifact(id, token, direct).await?;
+        let mut pieces = std::pin::pin!(download.into_stream());
+        let keep = |source| FetchError::Keep { path: to.to_owned(), source };
+        let mut file = BufWriter::with_capacity(BUFFER, File::create(to).await.map_err(keep)?);
+        while let Some(piece) = pieces.try_next().await.map_err(DownloadError::from)? {
+            file.write_all(&piece).await.map_err(keep)?;
+        }
+        file.flush().await.map_err(keep)
+    }
+
+    /// Uploads what is to be uploaded after a script that ended so.
+    pub(in crate::runner) async fn upload_artifacts(&mut self, succeeded: bool) -> Ending {
+        let artifacts: Vec<ArtifactPlan> =
+            self.plan.artifacts.iter().filter(|a| a.when.matches(succeeded)).cloned().collect();
+        if artifacts.is_empty() {
+            return Ok(Outcome::Success);
+        }
+        let (name, title) = if succeeded {
+            ("upload_artifacts_on_success", "Uploading artifacts for successful job")
+        } else {
+            ("upload_artifacts_on_failure", "Uploading artifacts for failed job")
+        };
+        let _section = self.curtain.section(name, title);
+        let mut outcome = Outcome::Success;
+        for artifact in &artifacts {
+            self.plain("Uploading artifacts...");
+            outcome = self.upload(artifact).await?;
+            if outcome != Outcome::Success {
+                break;
+            }
+        }
+        Ok(outcome)
+    }
+
+    async fn upload(&mut self, plan: &ArtifactPlan) -> Ending {
+        let name = if plan.name.is_empty() { "artifacts" } else { &plan.name };
+        let task = Task::Archive(Box::new(Archive {
+            name: name.to_owned(),
+            paths: plan.paths.clone(),
+            exclude: plan.exclude.clone(),
+            untracked: plan.untracked,
+            format: plan.format,
+            level: self.plan.settings.artifact_level,
+            metadata: provenance::statement(plan, self.plan, self.job, self.runner),
+            ..self.archive()
+        }));
+        let spooled = self.spool_file("artifacts");
+        let (done, written) = self.take_file(&task, &spooled.0).await?;
+        if let Some(error) = &done.error {
+            self.error(error);
+        }
+        if done.exit_code != 0 {
+            return Ok(ending(&done));
+        }
+        if done.empty {
+            self.error("No files to upload");
+            return Ok(Outcome::Success);
+        }
+        if let Some(error) = written {
+            self.error(format!("cannot keep the archive for its upload: {error}"));
+            return Ok(Outcome::ScriptFailed { exit_code: 1 });
+        }
+        let stem = done.name.unwrap_or_else(|| "artifacts".to_owned());
+        let upload = ArtifactUpload {
+            file_name: artifact::file_name(&stem, plan.format),
+            format: plan.written_format.clone(),
+            kind: plan.kind.clone(),
+            expire_in: plan.expire_in.clone(),
+            upload_timeout: self.runner.artifact.upload_timeout,
+            response_header_timeout: self.runner.artifact.response_header_timeout,
+        };
+        self.send_archive(&upload, &spooled).await
+    }
+
+    async fn send_archive(&mut self, upload: &ArtifactUpload, spooled: &Spooled) -> Ending {
+        let kind =
+            if upload.kind.is_empty() { String::new() } else { format!(" as \"{}\"", upload.kind) };
+        let short = ShortToken::of(self.job.token.expose());
+        let mut tries = 1;
+        loop {
+            let content = || {
+                let file = std::fs::File::open(&spooled.0).ok()?;
+                let stream = ReaderStream::with_capacity(File::from_std(file), BUFFER);
+                Some(reqwest::Body::wrap_stream(stream))
+            };
+            let reply =
+                self.client.upload_artifact(self.job.id, &self.job.token, upload, content).await;
+            let answer = reply
+                .problem
+                .or_else(|| reply.status.map(|status| format!("{status} Created")))
+                .unwrap_or_default();
+            let line = format!(
+                "Uploading artifacts{kind} to coordinator... {answer}  id={} token={short}",
+                self.job.id
+            );
+            if reply.outcome == UploadOutcome::Stored {
+                self.plain(line);
+                return Ok(Outcome::Success);
+            }
+            if tries >= reply.outcome.tries() {
+                self.error(line);
+                return Ok(Outcome::ScriptFailed { exit_code: 1 });
+            }
+            self.warn(line);
+            let pause = UPLOAD_PAUSES.get(tries as usize - 1).copied().unwrap_or(5);
+            sleep(Duration::from_secs(pause)).await;
+            tries += 1;
+        }
+    }
+}
