@@ -77,6 +77,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod plan;
 pub mod protocol;
+pub mod proxy;
 pub mod runner;
 pub mod secret;
 pub mod trace;

@@ -22,6 +22,7 @@ mod files;
 mod gitlab;
 mod images;
 mod longshore;
+mod proxy;
 mod reload;
 mod scripts;
 mod shells;

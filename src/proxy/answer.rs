@@ -1,0 +1,596 @@
+//! What the engine answers: passed on, cut down, or listened to for what it says was made.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http_body_util::{BodyExt as _, BodyStream, StreamBody};
+use hyper::{
+    Method, Response, StatusCode,
+    body::{Frame, Incoming},
+    header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, UPGRADE},
+    upgrade::OnUpgrade,
+};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+
+use super::{
+    Refusal,
+    engine::{Body, Broken, full, whole},
+    exchange::{Ready, answer_json, only_id, unreachable},
+    filter,
+    image::{Reference, is_id},
+    ownership::Container,
+    policy::{Filter, Forward, Then},
+    serve::Shared,
+};
+
+/// The longest line of a stream that is looked at; longer ones are not the engine's.
+const LINE: usize = 1 << 20;
+/// How long the watch waits before it asks again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+type Slot = Arc<tokio::sync::OwnedSemaphorePermit>;
+
+impl Shared {
+    /// Turns the engine's answer into the client's.
+    pub(super) async fn answered(
+        self: &Arc<Self>,
+        ready: Ready,
+        answer: Response<Incoming>,
+        upgrade: Option<OnUpgrade>,
+        slot: Slot,
+    ) -> Result<Response<Body>, Refusal> {
+        let status = answer.status();
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            return self.hijacked(answer, upgrade, slot);
+        }
+        if status.is_client_error() || status.is_server_error() {
+            return Ok(self.failed(&ready, answer).await);
+        }
+        let then = ready.forward.then.clone();
+        match then {
+            Then::Pass | Then::Hijack => Ok(passed(answer)),
+            Then::Filter(what) => self.filtered(what, answer).await,
+            Then::Events => Ok(self.events(answer)),
+            Then::Pulled(_) | Then::Built(_) | Then::Loaded | Then::Made(_)
+                if status == StatusCode::OK =>
+            {
+                Ok(self.listened(then, &ready.forward, answer))
+            }
+            _ => self.registered(ready, answer).await,
+        }
+    }
+
+    /// The connection becomes a stream, in both directions (G-28, G-29).
+    fn hijacked(
+        self: &Arc<Self>,
+        mut answer: Response<Incoming>,
+        upgrade: Option<OnUpgrade>,
+        slot: Slot,
+    ) -> Result<Response<Body>, Refusal> {
+        let client =
+            upgrade.ok_or_else(|| Refusal::failed(502, "the engine switched protocols"))?;
+        let engine = hyper::upgrade::on(&mut answer);
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            let _slot = slot;
+            let relay = async {
+                let (client, engine) = tokio::try_join!(client, engine)?;
+                let (mut client, mut engine) = (TokioIo::new(client), TokioIo::new(engine));
+                // The end of one direction is passed on; the other goes on.
+                tokio::io::copy_bidirectional(&mut client, &mut engine).await?;
+                Ok::<_, Broken>(())
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                result = relay => if let Err(error) = result {
+                    tracing::debug!(%error, "a hijacked stream broke off");
+                },
+            }
+        });
+        let mut response = Response::new(full(Bytes::new()));
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let kind = answer.headers().get(CONTENT_TYPE).cloned();
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("tcp"));
+        headers.insert(
+            CONTENT_TYPE,
+            kind.unwrap_or_else(|| HeaderValue::from_static("application/vnd.docker.raw-stream")),
+        );
+        Ok(response)
+    }
+
+    /// The engine's refusal, without what it says of others.
+    async fn failed(&self, ready: &Ready, answer: Response<Incoming>) -> Response<Body> {
+        let status = answer.status();
+        if ready.forward.method == Method::HEAD {
+            let mut response = Response::new(full(Bytes::new()));
+            *response.status_mut() = status;
+            return response;
+        }
+        let value = whole(answer.into_body()).await.unwrap_or_default();
+        let mut message =
+            value["message"].as_str().unwrap_or("the engine gave no reason").to_owned();
+        if status == StatusCode::NOT_FOUND {
+            self.gone(&ready.forward);
+        }
+        if status == StatusCode::CONFLICT && message.contains("is already in use by container") {
+            let name = ready.forward.query.iter().find(|(name, _)| name == "name");
+            let name = name.map_or("", |(_, name)| name.as_str());
+            message = format!(
+                "Conflict. The container name \"/{name}\" is already in use. \
+                 You have to remove (or rename) that container to be able to reuse that name."
+            );
+        }
+        answer_json(status, &json!({ "message": filter::message(&message, &self.world()) }))
+    }
+
+    /// The engine does not have what the registry has (G-50).
+    fn gone(&self, forward: &Forward) {
+        match &forward.then {
+            Then::Removed(id) => drop(self.change(|owned| owned.forget_container(id))),
+            Then::VolumeRemoved(name) => self.change(|owned| owned.forget_volume(name)),
+            Then::NetworkRemoved(id) => self.change(|owned| owned.forget_network(id)),
+            _ => {}
+        }
+    }
+
+    async fn filtered(
+        &self,
+        what: Filter,
+        answer: Response<Incoming>,
+    ) -> Result<Response<Body>, Refusal> {
+        let value = whole(answer.into_body()).await.map_err(unreachable)?;
+        let world = self.world();
+        let cut = match what {
+            Filter::Version => Some(filter::version(&value, &world)),
+            Filter::Info => Some(filter::info(&value, &world)),
+            Filter::Usage => Some(filter::usage(value, &world)),
+            Filter::Container => Some(filter::container(value, &world)),
+            Filter::Containers => Some(filter::containers(value, &world)),
+            Filter::Image => filter::image(value, &world),
+            Filter::Images => Some(filter::images(value, &world)),
+            Filter::History => Some(filter::history(value, &world)),
+            Filter::Network => filter::network(value, &world),
+            Filter::Networks => Some(filter::networks(value, &world)),
+            Filter::Volume => Some(filter::volume(value)),
+            Filter::Volumes => Some(filter::volumes(value, &world)),
+        };
+        let cut = cut.ok_or_else(|| Refusal::missing("page not found".to_owned()))?;
+        Ok(answer_json(StatusCode::OK, &cut))
+    }
+
+    /// Enters what was made or removed, and passes the answer on.
+    async fn registered(
+        self: &Arc<Self>,
+        ready: Ready,
+        answer: Response<Incoming>,
+    ) -> Result<Response<Body>, Refusal> {
+        let status = answer.status();
+        let value = whole(answer.into_body()).await.map_err(unreachable)?;
+        let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
+        let mut shown = value.clone();
+        match ready.forward.then {
+            Then::Created { image } => {
+                let id = text("Id");
+                let details = self
+                    .engine
+                    .get(&format!("/containers/{id}/json"))
+                    .await
+                    .map_err(unreachable)?;
+                let details = details.unwrap_or_default();
+                let name =
+                    details["Name"].as_str().unwrap_or_default().trim_start_matches('/').to_owned();
+                let container = Container { name, image, is_self: false, binds: ready.binds };
+                // Anonymous volumes have no name before.
+                for mount in details["Mounts"].as_array().into_iter().flatten() {
+                    if mount["Type"] == "volume" {
+                        let volume = mount["Name"].as_str().unwrap_or_default();
+                        self.change(|owned| owned.add_volume(volume));
+                    }
+                }
+                self.change(|owned| owned.add_container(id, container));
+                if let Some(Value::Array(warnings)) = shown.get_mut("Warnings") {
+                    let world = self.world();
+                    for warning in warnings {
+                        *warning =
+                            json!(filter::message(warning.as_str().unwrap_or_default(), &world));
+                    }
+                }
+            }
+            Then::Removed(id) => drop(self.change(|owned| owned.forget_container(&id))),
+            Then::Renamed(id, name) => self.change(|owned| owned.rename(&id, &name)),
+            Then::Exec(container) => self.change(|owned| owned.add_exec(text("Id"), &container)),
+            Then::Volume => {
+                if !self.owned().has_volume(&text("Name")) && !self.is_own(&value) {
+                    return Err(Refusal::conflict("a volume with this name is in use"));
+                }
+                self.change(|owned| owned.add_volume(&text("Name")));
+                shown = filter::volume(shown);
+            }
+            Then::VolumeRemoved(name) => self.change(|owned| owned.forget_volume(&name)),
+            Then::Network(name) => {
+                self.change(|owned| owned.add_network(text("Id"), &name));
+            }
+            Then::NetworkRemoved(id) => self.change(|owned| owned.forget_network(&id)),
+            Then::Tagged(reference) => {
+                self.tagged(&reference).await;
+            }
+            Then::Made(reference) => self.made(&text("Id"), reference.as_ref()),
+            Then::Pruned(list) => {
+                for name in value[list].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                    self.change(|owned| match list {
+                        "ContainersDeleted" => drop(owned.forget_container(name)),
+                        "NetworksDeleted" => owned.forget_network(name),
+                        _ => owned.forget_volume(name),
+                    });
+                }
+            }
+            _ => {}
+        }
+        if status == StatusCode::NO_CONTENT || value.is_null() {
+            let mut response = Response::new(full(Bytes::new()));
+            *response.status_mut() = status;
+            return Ok(response);
+        }
+        Ok(answer_json(status, &shown))
+    }
+
+    fn made(&self, id: &str, reference: Option<&Reference>) {
+        self.change(|owned| {
+            owned.add_image(id);
+            if let Some(reference) = reference.filter(|_| is_id(id)) {
+                owned.add_tag(reference.canonical(), id, true);
+            }
+        });
+    }
+
+    /// Enters a tag that was just made, by what the engine has under it.
+    async fn tagged(&self, reference: &Reference) -> Option<String> {
+        let path = format!("/images/{}/json", reference.canonical());
+        let details = self.engine.get(&path).await.ok()??;
+        let id = details["Id"].as_str()?.to_owned();
+        self.made(&id, Some(reference));
+        Some(id)
+    }
+
+    /// Passes a stream of progress on, and listens to it for images (G-67, G-74).
+    fn listened(
+        self: &Arc<Self>,
+        then: Then,
+        forward: &Forward,
+        answer: Response<Incoming>,
+    ) -> Response<Body> {
+        let quiet = forward.query.iter().any(|(name, value)| name == "q" && value == "1");
+        let words = match then {
+            Then::Built(_) if quiet => Words::QuietBuild,
+            Then::Loaded => Words::Load,
+            Then::Made(_) => Words::Import,
+            _ => Words::Others,
+        };
+        let progress = Progress {
+            body: BodyStream::new(answer.into_body()),
+            lines: Lines::default(),
+            heard: Heard::default(),
+            done: false,
+        };
+        let shared = Arc::clone(self);
+        let pieces = stream::unfold(progress, move |mut progress| {
+            let (shared, then) = (Arc::clone(&shared), then.clone());
+            async move {
+                if progress.done {
+                    return None;
+                }
+                match progress.body.next().await {
+                    Some(Ok(frame)) => {
+                        if let Some(data) = frame.data_ref() {
+                            for line in progress.lines.feed(data) {
+                                progress.heard.line(&line, words);
+                            }
+                        }
+                        Some((Ok(frame), progress))
+                    }
+                    Some(Err(error)) => {
+                        progress.done = true;
+                        Some((Err(error.into()), progress))
+                    }
+                    None => {
+                        progress.done = true;
+                        for line in progress.lines.rest() {
+                            progress.heard.line(&line, words);
+                        }
+                        shared.heard(then, &progress.heard).await;
+                        // An empty piece, so that the end comes after this.
+                        Some((Ok(Frame::data(Bytes::new())), progress))
+                    }
+                }
+            }
+        });
+        streamed(pieces)
+    }
+
+    /// A stream of progress came to its end.
+    async fn heard(&self, then: Then, heard: &Heard) {
+        if heard.failed {
+            return;
+        }
+        match then {
+            Then::Pulled(reference) => {
+                let path = format!("/images/{}/json", reference.canonical());
+                if let Ok(Some(details)) = self.engine.get(&path).await {
+                    let id = details["Id"].as_str().unwrap_or_default().to_owned();
+                    self.change(|owned| owned.add_tag(reference.canonical(), &id, false));
+                }
+            }
+            Then::Built(tags) => {
+                for id in &heard.ids {
+                    self.made(id, None);
+                }
+                for tag in tags {
+                    self.tagged(&tag).await;
+                }
+            }
+            Then::Made(reference) => {
+                if let Some(id) = heard.ids.last() {
+                    self.made(id, reference.as_ref());
+                }
+            }
+            Then::Loaded => {
+                for id in &heard.ids {
+                    self.made(id, None);
+                }
+                for tag in &heard.tags {
+                    self.tagged(tag).await;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Events that are the job's, one by one as they come.
+    fn events(self: &Arc<Self>, answer: Response<Incoming>) -> Response<Body> {
+        let shared = Arc::clone(self);
+        let start = (BodyStream::new(answer.into_body()), Lines::default());
+        let pieces = stream::unfold(start, move |(mut body, mut lines)| {
+            let shared = Arc::clone(&shared);
+            async move {
+                loop {
+                    let frame = body.next().await?;
+                    let frame: Frame<Bytes> = match frame {
+                        Ok(frame) => frame,
+                        Err(error) => return Some((Err(Broken::from(error)), (body, lines))),
+                    };
+                    let Some(data) = frame.data_ref() else { continue };
+                    let world = shared.world();
+                    let mut out = Vec::new();
+                    for line in lines.feed(data) {
+                        let event = serde_json::from_slice(&line).ok();
+                        if let Some(event) = event.and_then(|event| filter::event(event, &world)) {
+                            out.extend_from_slice(event.to_string().as_bytes());
+                            out.push(b'\n');
+                        }
+                    }
+                    if !out.is_empty() {
+                        return Some((Ok(Frame::data(Bytes::from(out))), (body, lines)));
+                    }
+                }
+            }
+        });
+        streamed(pieces)
+    }
+
+    /// `DELETE /images/{name}` (G-62, G-68).
+    pub(super) async fn remove_image(
+        &self,
+        name: &str,
+        forward: &Forward,
+    ) -> Result<Response<Body>, Refusal> {
+        let found = self.image(name).await?;
+        let owned = self.owned();
+        let tag = found.reference.as_ref().map(Reference::canonical).filter(|_| !only_id(name));
+        let shared = |text: &str| {
+            Refusal::because(
+                &format!("the image {text} is used by other jobs and cannot be removed"),
+                "G-68",
+            )
+        };
+        let path = match &tag {
+            Some(canonical) => match owned.tag(canonical) {
+                None => return Err(shared(name)),
+                Some(tag) if !tag.made => {
+                    // Others may use it: the job's own use of it ends.
+                    self.change(|owned| owned.forget_tag(canonical));
+                    let untagged = found.reference.as_ref().map(Reference::short);
+                    return Ok(answer_json(StatusCode::OK, &json!([{ "Untagged": untagged }])));
+                }
+                Some(_) => canonical.clone(),
+            },
+            None => {
+                let tags = found.details["RepoTags"].as_array();
+                let all_made = tags.into_iter().flatten().filter_map(Value::as_str).all(|tag| {
+                    Reference::parse(tag)
+                        .and_then(|reference| owned.tag(&reference.canonical()))
+                        .is_some_and(|tag| tag.made)
+                });
+                if !owned.has_image(&found.id) || !all_made {
+                    return Err(shared(name));
+                }
+                found.id.clone()
+            }
+        };
+        let query: Vec<(&str, &str)> =
+            forward.query.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let sent =
+            self.engine.json(&Method::DELETE, &format!("/images/{path}"), &query, None).await;
+        let (status, value) = sent.map_err(unreachable)?;
+        if !status.is_success() {
+            let message = value["message"].as_str().unwrap_or_default();
+            let message = filter::message(message, &self.world());
+            return Ok(answer_json(status, &json!({ "message": message })));
+        }
+        self.change(|owned| {
+            if let Some(canonical) = &tag {
+                owned.forget_tag(canonical);
+            }
+            for deleted in value.as_array().into_iter().flatten() {
+                if let Some(id) = deleted["Deleted"].as_str() {
+                    owned.forget_image(id);
+                }
+            }
+        });
+        Ok(answer_json(status, &value))
+    }
+}
+
+/// Follows the engine's events, so that containers that go by themselves are gone here (G-50),
+/// until the guard stops.
+pub(super) async fn watch(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = follow(&shared) => {}
+        }
+        // The engine went away; what it removes meanwhile is told by its 404s.
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = tokio::time::sleep(AGAIN) => {}
+        }
+    }
+}
+
+async fn follow(shared: &Shared) {
+    let (key, value) = &shared.settings.identity;
+    let filters = json!({
+        "type": ["container"], "event": ["destroy"], "label": [format!("{key}={value}")],
+    });
+    let query = [("filters".to_owned(), filters.to_string())];
+    let outgoing = super::engine::Outgoing {
+        method: &Method::GET,
+        path: "/events",
+        query: &query,
+        content_type: None,
+        headers: Vec::new(),
+        body: full(Bytes::new()),
+        upgrade: false,
+    };
+    let Ok(answer) = shared.engine.send(outgoing).await else { return };
+    let mut body = BodyStream::new(answer.into_body());
+    let mut lines = Lines::default();
+    while let Some(Ok(frame)) = body.next().await {
+        for line in frame.data_ref().map(|data| lines.feed(data)).unwrap_or_default() {
+            let event: Value = serde_json::from_slice(&line).unwrap_or_default();
+            if let Some(id) = event["Actor"]["ID"].as_str() {
+                drop(shared.change(|owned| owned.forget_container(id)));
+            }
+        }
+    }
+}
+
+/// The answer as it comes.
+fn passed(answer: Response<Incoming>) -> Response<Body> {
+    let (parts, body) = answer.into_parts();
+    let mut response = Response::new(body.map_err(Broken::from).boxed_unsync());
+    *response.status_mut() = parts.status;
+    for name in [CONTENT_TYPE, HeaderName::from_static("x-docker-container-path-stat")] {
+        if let Some(value) = parts.headers.get(&name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    response
+}
+
+fn streamed(
+    pieces: impl stream::Stream<Item = Result<Frame<Bytes>, Broken>> + Send + 'static,
+) -> Response<Body> {
+    let pieces: Pin<Box<dyn stream::Stream<Item = _> + Send>> = Box::pin(pieces);
+    let mut response = Response::new(StreamBody::new(pieces).boxed_unsync());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+struct Progress {
+    body: BodyStream<Incoming>,
+    lines: Lines,
+    heard: Heard,
+    done: bool,
+}
+
+/// Cuts a stream into lines.
+#[derive(Debug, Default)]
+struct Lines {
+    open: Vec<u8>,
+    too_long: bool,
+}
+
+impl Lines {
+    /// The lines that `data` completes.
+    fn feed(&mut self, data: &[u8]) -> Vec<Vec<u8>> {
+        let mut out = Vec::new();
+        for piece in data.split_inclusive(|byte| *byte == b'\n') {
+            if self.open.len() + piece.len() > LINE {
+                self.too_long = true;
+                self.open.clear();
+            } else if !self.too_long {
+                self.open.extend_from_slice(piece);
+            }
+            if piece.ends_with(b"\n") {
+                if !self.too_long {
+                    out.push(std::mem::take(&mut self.open));
+                }
+                self.too_long = false;
+            }
+        }
+        out
+    }
+
+    /// What is left at the end.
+    fn rest(&mut self) -> Vec<Vec<u8>> {
+        vec![std::mem::take(&mut self.open)]
+    }
+}
+
+/// What a stream of progress said.
+#[derive(Debug, Default)]
+struct Heard {
+    ids: Vec<String>,
+    tags: Vec<Reference>,
+    failed: bool,
+}
+
+/// Which words of a stream are the engine's own. What steps of a build print is in the same
+/// fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Words {
+    QuietBuild,
+    Load,
+    Import,
+    Others,
+}
+
+impl Heard {
+    fn line(&mut self, line: &[u8], words: Words) {
+        let Ok(value) = serde_json::from_slice::<Value>(line) else { return };
+        if value.get("error").is_some() || value.get("errorDetail").is_some() {
+            self.failed = true;
+        }
+        let said = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().trim();
+        let id = match words {
+            Words::Load => said("stream").strip_prefix("Loaded image ID: ").unwrap_or_default(),
+            Words::Import => said("status"),
+            // Steps are not heard there.
+            Words::QuietBuild => said("stream"),
+            Words::Others => "",
+        };
+        for id in [id, value["aux"]["ID"].as_str().unwrap_or_default()] {
+            if is_id(id) {
+                self.ids.push(id.to_owned());
+            }
+        }
+        if words == Words::Load {
+            let tag = said("stream").strip_prefix("Loaded image: ").and_then(Reference::parse);
+            self.tags.extend(tag);
+        }
+    }
+}

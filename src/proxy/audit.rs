@@ -1,0 +1,96 @@
+//! One event per request, for whoever asked for them (section 14). Never bodies, environment,
+//! credentials or query strings.
+
+use std::{io, path::Path};
+
+use serde::Serialize;
+use tokio::{fs::OpenOptions, io::AsyncWriteExt as _, sync::mpsc::Receiver};
+
+/// What became of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AuditEvent {
+    /// When it was done, in UTC.
+    pub time: String,
+    /// The job.
+    pub job: String,
+    /// The connection's number.
+    pub connection: u64,
+    /// The method.
+    pub method: String,
+    /// The route's template.
+    pub route: String,
+    /// What was decided.
+    pub decision: Decision,
+    /// The rule that refused it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<&'static str>,
+    /// What the client was told, of a refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The answer's status.
+    pub status: u16,
+    /// How long it took to the answer's head.
+    pub milliseconds: u64,
+}
+
+/// What was decided about a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// It was sent on.
+    Forwarded,
+    /// The guard answered it.
+    Answered,
+    /// It was refused.
+    Refused,
+}
+
+/// Appends events to a file, one a line, until no guard is left to send any.
+///
+/// # Errors
+/// When the file cannot be written.
+pub async fn write(mut events: Receiver<AuditEvent>, path: &Path) -> io::Result<()> {
+    let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path).await?;
+    while let Some(event) = events.recv().await {
+        let mut line = serde_json::to_vec(&event)?;
+        line.push(b'\n');
+        file.write_all(&line).await?;
+        if events.is_empty() {
+            file.flush().await?;
+        }
+    }
+    file.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn events_are_lines_of_json_that_leave_out_what_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        let event = AuditEvent {
+            time: "2026-01-01T00:00:00Z".into(),
+            job: "7".into(),
+            connection: 1,
+            method: "GET".into(),
+            route: "/info".into(),
+            decision: Decision::Forwarded,
+            rule: None,
+            message: None,
+            status: 200,
+            milliseconds: 3,
+        };
+        sender.send(event).await.unwrap();
+        drop(sender);
+        write(receiver, &path).await.unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        assert_eq!(
+            text,
+            "{\"time\":\"2026-01-01T00:00:00Z\",\"job\":\"7\",\"connection\":1,\"method\":\"GET\",\
+             \"route\":\"/info\",\"decision\":\"forwarded\",\"status\":200,\"milliseconds\":3}\n"
+        );
+    }
+}

@@ -1,0 +1,273 @@
+//! Archives that are read before the engine gets them: spooled to a file without a name, scanned,
+//! and sent as they were scanned (G-64, G-72 … G-75).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{Seek as _, SeekFrom, Write as _},
+    time::Duration,
+};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE};
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::{
+    Method,
+    body::{Frame, Incoming},
+};
+use serde_json::{Map, Value, json};
+use tokio_util::io::ReaderStream;
+
+use super::{
+    Refusal, archive, dockerfile,
+    engine::{Body, Broken, Outgoing, full},
+    exchange::{Resolved, unreachable},
+    image::Reference,
+    json as strict,
+    policy::{Forward, Sent, registry_host},
+    serve::Shared,
+};
+
+/// How long the next piece may take (G-86).
+const PROGRESS: Duration = Duration::from_mins(1);
+/// How many images a build may need.
+const IMAGES: usize = 100;
+/// How much larger than what was sent an archive may be, unpacked.
+const UNPACKED: u64 = 8;
+
+impl Shared {
+    /// Reads the client's archive to its end, and judges it.
+    pub(super) async fn read_archive(
+        &self,
+        forward: &mut Forward,
+        archive: &mut Option<Incoming>,
+    ) -> Result<File, Refusal> {
+        let body =
+            archive.take().ok_or_else(|| Refusal::malformed("there is no archive", "G-26"))?;
+        let mut spool = self.spool(body).await?;
+        let most = self.settings.limits.upload.saturating_mul(UNPACKED);
+        if forward.body == Sent::Images {
+            let (tags, spool) = blocking(move || {
+                let tags = archive::images(&spool, most)?;
+                Ok((tags, rewound(spool)?))
+            })
+            .await?;
+            for tag in tags {
+                self.free_tag(&tag).await?;
+            }
+            return Ok(spool);
+        }
+        let name = parameter(forward, "dockerfile").to_owned();
+        let arguments = arguments(parameter(forward, "buildargs"))?;
+        let needed;
+        (needed, spool) = blocking(move || {
+            let source = archive::dockerfile(&spool, &name, most)?;
+            Ok((dockerfile::images(&source, &arguments)?, rewound(spool)?))
+        })
+        .await?;
+        self.need_images(needed, forward).await?;
+        Ok(spool)
+    }
+
+    /// Writes a body to a file that nobody can name.
+    async fn spool(&self, mut body: Incoming) -> Result<File, Refusal> {
+        let failed = |_| Refusal::failed(500, "the archive cannot be kept");
+        let directory = self.settings.private.join("spool");
+        let mut file = tempfile::tempfile_in(directory).map_err(failed)?;
+        let mut size = 0_u64;
+        loop {
+            let frame =
+                tokio::time::timeout(PROGRESS, body.frame()).await.map_err(|_| Refusal {
+                    status: 408,
+                    message: "guard: the body took too long (G-86)".to_owned(),
+                    rule: "G-86",
+                })?;
+            let Some(frame) = frame else { break };
+            let frame = frame.map_err(|_| Refusal::malformed("the body broke off", "G-22"))?;
+            let Ok(data) = frame.into_data() else { continue };
+            size += data.len() as u64;
+            if size > self.settings.limits.upload {
+                return Err(Refusal {
+                    status: 413,
+                    message: "guard: the archive is too large (G-86)".to_owned(),
+                    rule: "G-86",
+                });
+            }
+            file = blocking(move || {
+                file.write_all(&data).map_err(failed)?;
+                Ok(file)
+            })
+            .await?;
+        }
+        rewound(file)
+    }
+
+    /// Sees to it that all images of a build are there and may be used (G-73).
+    async fn need_images(&self, needed: Vec<String>, forward: &mut Forward) -> Result<(), Refusal> {
+        // The engine would pull what others share; the guard knows what to pull.
+        let pull = parameter(forward, "pull") == "1";
+        forward.query.retain(|(name, _)| name != "pull");
+        let credentials = self.allowed_credentials(forward)?;
+        let mut open = needed;
+        let mut seen = BTreeSet::new();
+        while let Some(name) = open.pop() {
+            if !seen.insert(name.clone()) {
+                continue;
+            }
+            if seen.len() > IMAGES {
+                return Err(Refusal::because("Dockerfile: too many images", "G-73"));
+            }
+            let found = self.base_image(&name, pull, &credentials).await?;
+            let lines: Vec<String> = found.details["Config"]["OnBuild"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|line| Some(line.as_str()?.to_owned()))
+                .collect();
+            open.extend(dockerfile::triggers(&lines)?);
+        }
+        Ok(())
+    }
+
+    async fn base_image(
+        &self,
+        name: &str,
+        pull: bool,
+        credentials: &Map<String, Value>,
+    ) -> Result<Resolved, Refusal> {
+        // By an id the engine would find any image: only names are taken.
+        let reference = Reference::parse(name).ok_or_else(|| {
+            Refusal::because(&format!("Dockerfile: {name} is no name of an image"), "G-73")
+        })?;
+        let is_pulled = !reference.is_shared(&self.settings.images)
+            && !self.owned().tag(&reference.canonical()).is_some_and(|tag| tag.made);
+        let found = self.image(name).await;
+        if !(is_pulled && (pull || found.is_err())) {
+            return self.same_image(&reference, found?).await;
+        }
+        reference.may_ask(&self.settings.images)?;
+        self.pull(&reference, credentials).await?;
+        self.image(name).await
+    }
+
+    /// The engine resolves a name by itself; it must find what the job sees under it.
+    async fn same_image(
+        &self,
+        reference: &Reference,
+        found: Resolved,
+    ) -> Result<Resolved, Refusal> {
+        let path = format!("/images/{}/json", reference.canonical());
+        let now = self.engine.get(&path).await.map_err(unreachable)?.unwrap_or_default();
+        if now["Id"].as_str() == Some(&found.id) {
+            return Ok(found);
+        }
+        Err(Refusal::because(
+            &format!(
+                "Dockerfile: {} is not the image that this job has any more",
+                reference.short()
+            ),
+            "G-73",
+        ))
+    }
+
+    async fn pull(
+        &self,
+        reference: &Reference,
+        credentials: &Map<String, Value>,
+    ) -> Result<(), Refusal> {
+        let tag = reference.digest.clone().or_else(|| reference.tag.clone()).unwrap_or_default();
+        let query = [("fromImage".to_owned(), reference.repository()), ("tag".to_owned(), tag)];
+        let own =
+            credentials.iter().find(|(server, _)| registry_host(server) == reference.registry);
+        let headers = own
+            .map(|(_, auth)| ("x-registry-auth", BASE64_URL_SAFE.encode(auth.to_string())))
+            .into_iter()
+            .collect();
+        let answer = self
+            .engine
+            .send(Outgoing {
+                method: &Method::POST,
+                path: "/images/create",
+                query: &query,
+                content_type: None,
+                headers,
+                body: full(Bytes::new()),
+                upgrade: false,
+            })
+            .await
+            .map_err(unreachable)?;
+        let failed = || {
+            Refusal::missing(format!(
+                "pull access denied for {}, or it does not exist",
+                reference.short()
+            ))
+        };
+        if !answer.status().is_success() {
+            return Err(failed());
+        }
+        let mut body = answer.into_body();
+        let mut text = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| unreachable(error.into()))?;
+            text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            if text.len() > 16 << 20 {
+                return Err(Refusal::failed(502, "the pull says too much"));
+            }
+        }
+        // The status is 200 even when it failed (G-67).
+        let bad = text.split(|byte| *byte == b'\n').any(|line| {
+            serde_json::from_slice::<Value>(line).is_ok_and(|line| line.get("error").is_some())
+        });
+        if bad {
+            return Err(failed());
+        }
+        let path = format!("/images/{}/json", reference.canonical());
+        let details = self.engine.get(&path).await.map_err(unreachable)?.ok_or_else(failed)?;
+        let id = details["Id"].as_str().unwrap_or_default().to_owned();
+        self.change(|owned| owned.add_tag(reference.canonical(), &id, false));
+        Ok(())
+    }
+
+    /// The credentials that came along, of registries that may be asked; they are what is sent on.
+    fn allowed_credentials(&self, forward: &mut Forward) -> Result<Map<String, Value>, Refusal> {
+        let Some(header) = &forward.registries else { return Ok(Map::new()) };
+        let odd = || Refusal::malformed("the registry's credentials are not base64", "G-66");
+        let mut map = strict::object(&BASE64_URL_SAFE.decode(header).map_err(|_| odd())?)?;
+        let allowed = &self.settings.images.registries;
+        map.retain(|server, _| allowed.iter().any(|host| host == registry_host(server)));
+        forward.registries = Some(BASE64_URL_SAFE.encode(json!(map).to_string()));
+        Ok(map)
+    }
+}
+
+/// The spooled file as a body.
+pub(super) fn spooled(file: File) -> Body {
+    let reader = ReaderStream::with_capacity(tokio::fs::File::from_std(file), 1 << 16);
+    StreamBody::new(reader.map_ok(Frame::data).map_err(Broken::from)).boxed_unsync()
+}
+
+fn parameter<'a>(forward: &'a Forward, name: &str) -> &'a str {
+    forward.query.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+}
+
+fn arguments(text: &str) -> Result<BTreeMap<String, String>, Refusal> {
+    let arguments = strict::object(text.as_bytes())?;
+    Ok(arguments
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.as_str()?.to_owned())))
+        .collect())
+}
+
+fn rewound(mut file: File) -> Result<File, Refusal> {
+    file.seek(SeekFrom::Start(0))
+        .map_err(|_| Refusal::failed(500, "the archive cannot be read"))?;
+    Ok(file)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(Refusal::failed(500, "the archive cannot be read")))
+}

@@ -1,0 +1,448 @@
+//! Answers of the engine without what is not the job's (G-6, G-58, section 5). Pure.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    body::World,
+    image::{Reference, is_id},
+};
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn pick(value: &Value, names: &[&str]) -> Map<String, Value> {
+    let found =
+        names.iter().filter_map(|name| Some(((*name).to_owned(), value.get(*name)?.clone())));
+    found.collect()
+}
+
+/// `GET /version`.
+#[must_use]
+pub fn version(value: &Value, world: &World) -> Value {
+    let mut out = pick(
+        value,
+        &[
+            "Version",
+            "Os",
+            "Arch",
+            "KernelVersion",
+            "GoVersion",
+            "GitCommit",
+            "BuildTime",
+            "Platform",
+        ],
+    );
+    let (major, minor) = world.ground.version;
+    out.insert("ApiVersion".to_owned(), json!(format!("{major}.{minor}")));
+    out.insert("MinAPIVersion".to_owned(), json!("1.24"));
+    out.insert(
+        "Components".to_owned(),
+        json!([{
+            "Name": "Engine",
+            "Version": text(value, "Version"),
+            "Details": {
+                "ApiVersion": format!("{major}.{minor}"),
+                "MinAPIVersion": "1.24",
+                "Arch": text(value, "Arch"),
+                "Os": text(value, "Os"),
+                "BuildTime": text(value, "BuildTime"),
+                "Experimental": "false",
+                "GitCommit": text(value, "GitCommit"),
+                "GoVersion": text(value, "GoVersion"),
+                "KernelVersion": text(value, "KernelVersion"),
+            },
+        }]),
+    );
+    Value::Object(out)
+}
+
+/// `GET /info`: counts are the job's; what describes the host stays out.
+#[must_use]
+pub fn info(value: &Value, world: &World) -> Value {
+    let mut out = pick(
+        value,
+        &[
+            "OSType",
+            "Architecture",
+            "ServerVersion",
+            "OperatingSystem",
+            "OSVersion",
+            "KernelVersion",
+            "Driver",
+            "CgroupDriver",
+            "CgroupVersion",
+            "IndexServerAddress",
+            "SecurityOptions",
+            "MemoryLimit",
+            "SwapLimit",
+            "KernelMemory",
+            "KernelMemoryTCP",
+            "CpuCfsPeriod",
+            "CpuCfsQuota",
+            "CPUShares",
+            "CPUSet",
+            "PidsLimit",
+            "IPv4Forwarding",
+            "BridgeNfIptables",
+            "BridgeNfIp6tables",
+            "OomKillDisable",
+            "LoggingDriver",
+            "DefaultRuntime",
+            "InitBinary",
+            "ContainerdCommit",
+            "RuncCommit",
+            "InitCommit",
+            "SystemTime",
+        ],
+    );
+    let limits = &world.settings.limits;
+    let memory = value.get("MemTotal").and_then(Value::as_i64).unwrap_or(limits.memory);
+    let cpus = limits.nano_cpus.min(world.ground.nano_cpus).max(1).cast_unsigned();
+    let own = world.owned.container_count();
+    let fixed = json!({
+        "Containers": own, "ContainersRunning": own, "ContainersPaused": 0, "ContainersStopped": 0,
+        "Images": world.owned.image_count(),
+        "NCPU": cpus.div_ceil(1_000_000_000),
+        "MemTotal": memory.min(limits.memory),
+        "Debug": false, "ExperimentalBuild": false, "LiveRestoreEnabled": false,
+        "ID": "", "Name": "", "DockerRootDir": "", "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
+        "Labels": [], "Warnings": null, "DriverStatus": [], "GenericResources": null,
+        "NFd": 0, "NGoroutines": 0, "NEventsListener": 0,
+        "Runtimes": { world.ground.runtime.clone(): { "path": "" } },
+        "Plugins": {
+            "Volume": ["local"], "Network": ["bridge", "null"], "Authorization": null,
+            "Log": ["json-file", "local"],
+        },
+        "RegistryConfig": {
+            "InsecureRegistryCIDRs": [], "IndexConfigs": {}, "Mirrors": [],
+            "AllowNondistributableArtifactsCIDRs": [],
+            "AllowNondistributableArtifactsHostnames": [],
+        },
+        "Swarm": {
+            "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false,
+            "Error": "", "RemoteManagers": null,
+        },
+        "Isolation": "",
+    });
+    if let Value::Object(fixed) = fixed {
+        out.extend(fixed);
+    }
+    Value::Object(out)
+}
+
+/// The job's name of a network's id or name.
+fn network_name(name: &str, world: &World) -> String {
+    if name == world.ground.network || name == world.ground.network_id {
+        return "bridge".to_owned();
+    }
+    world.owned.network(name).map_or_else(|_| name.to_owned(), |(_, name)| name.to_owned())
+}
+
+fn networks_of(settings: &mut Value, world: &World) {
+    let Some(Value::Object(networks)) = settings.get_mut("Networks") else { return };
+    *networks = std::mem::take(networks)
+        .into_iter()
+        .map(|(name, value)| (network_name(&name, world), value))
+        .collect();
+}
+
+/// The job's name of what a container mounts; empty where there is none.
+fn source_of(source: &str, id: &str, world: &World) -> String {
+    world
+        .owned
+        .container(id)
+        .ok()
+        .and_then(|(_, c)| c.binds.iter().find(|bind| bind.source == source))
+        .map(|bind| bind.job.clone())
+        .unwrap_or_default()
+}
+
+fn mounts_of(value: &mut Value, id: &str, world: &World) {
+    let Some(Value::Array(mounts)) = value.get_mut("Mounts") else { return };
+    for mount in mounts {
+        let source = source_of(text(mount, "Source"), id, world);
+        if let Some(Value::String(shown)) = mount.get_mut("Source") {
+            *shown = source;
+        }
+    }
+}
+
+/// `GET /containers/{id}/json`.
+#[must_use]
+pub fn container(mut value: Value, world: &World) -> Value {
+    let id = text(&value, "Id").to_owned();
+    let Ok((_, own)) = world.owned.container(&id) else { return json!({}) };
+    let (image, is_self) = (own.image.clone(), own.is_self);
+    mounts_of(&mut value, &id, world);
+    for name in ["ResolvConfPath", "HostnamePath", "HostsPath", "LogPath"] {
+        value[name] = json!("");
+    }
+    value["GraphDriver"] = json!({ "Name": value["GraphDriver"]["Name"], "Data": null });
+    if !image.is_empty() {
+        value["Config"]["Image"] = json!(image);
+    }
+    networks_of(&mut value["NetworkSettings"], world);
+    if let Some(settings) = value["NetworkSettings"].as_object_mut() {
+        settings.remove("SandboxKey");
+    }
+    if let Some(execs) = value.get_mut("ExecIDs").and_then(Value::as_array_mut) {
+        execs.retain(|id| world.owned.exec(id.as_str().unwrap_or_default()).is_ok());
+    }
+    let Some(host) = value["HostConfig"].as_object_mut() else { return value };
+    host.insert("CgroupParent".to_owned(), json!(""));
+    host.insert("ContainerIDFile".to_owned(), json!(""));
+    if is_self {
+        // The runner's own mounts and options are nobody's business.
+        for name in ["Binds", "Mounts", "Devices", "VolumesFrom"] {
+            host.remove(name);
+        }
+    }
+    if let Some(Value::String(mode)) = host.get_mut("NetworkMode") {
+        *mode = network_name(mode, world);
+    }
+    if let Some(Value::Array(binds)) = host.get_mut("Binds") {
+        for bind in binds {
+            let whole = bind.as_str().unwrap_or_default();
+            if let Some((source, rest)) = whole.split_once(':').filter(|(s, _)| s.starts_with('/'))
+            {
+                *bind = json!(format!("{}:{rest}", source_of(source, &id, world)));
+            }
+        }
+    }
+    if let Some(Value::Array(mounts)) = host.get_mut("Mounts") {
+        for mount in mounts.iter_mut().filter(|mount| mount["Type"] == "bind") {
+            mount["Source"] = json!(source_of(text(mount, "Source"), &id, world));
+        }
+    }
+    value
+}
+
+/// `GET /containers/json`.
+#[must_use]
+pub fn containers(value: Value, world: &World) -> Value {
+    let Value::Array(list) = value else { return json!([]) };
+    let own = list.into_iter().filter_map(|mut entry| {
+        let id = text(&entry, "Id").to_owned();
+        let (_, container) = world.owned.container(&id).ok().filter(|(known, _)| *known == id)?;
+        if !container.image.is_empty() {
+            entry["Image"] = json!(container.image);
+        }
+        mounts_of(&mut entry, &id, world);
+        networks_of(&mut entry["NetworkSettings"], world);
+        if let Some(Value::String(mode)) = entry["HostConfig"].get_mut("NetworkMode") {
+            *mode = network_name(mode, world);
+        }
+        Some(entry)
+    });
+    Value::Array(own.collect())
+}
+
+/// Whether the job sees a tag or digest that the engine lists, and the image by it.
+fn sees_tag(tag: &str, world: &World) -> bool {
+    Reference::parse(tag).is_some_and(|reference| {
+        reference.is_shared(&world.settings.images)
+            || world.owned.tag(&reference.canonical()).is_some()
+    })
+}
+
+/// An image as the job sees it; `None` when it does not (G-60).
+#[must_use]
+pub fn image(mut value: Value, world: &World) -> Option<Value> {
+    let id = text(&value, "Id").to_owned();
+    let own = world.owned.has_image(&id);
+    let mut repositories = Vec::new();
+    let mut visible = own;
+    if let Some(Value::Array(tags)) = value.get_mut("RepoTags") {
+        tags.retain(|tag| sees_tag(tag.as_str().unwrap_or_default(), world));
+        visible |= !tags.is_empty();
+        repositories = tags
+            .iter()
+            .filter_map(|tag| Some(Reference::parse(tag.as_str()?)?.repository()))
+            .collect();
+    }
+    if let Some(Value::Array(digests)) = value.get_mut("RepoDigests") {
+        digests.retain(|digest| {
+            Reference::parse(digest.as_str().unwrap_or_default())
+                .is_some_and(|digest| repositories.contains(&digest.repository()))
+        });
+    }
+    if value.get("GraphDriver").is_some() {
+        value["GraphDriver"] = json!({ "Name": value["GraphDriver"]["Name"], "Data": null });
+    }
+    if let Some(Value::String(parent)) = value.get_mut("Parent")
+        && !world.owned.has_image(parent)
+    {
+        parent.clear();
+    }
+    if let Some(Value::Number(_)) = value.get("Containers") {
+        value["Containers"] = json!(-1);
+    }
+    visible.then_some(value)
+}
+
+/// `GET /images/json`.
+#[must_use]
+pub fn images(value: Value, world: &World) -> Value {
+    let Value::Array(list) = value else { return json!([]) };
+    Value::Array(list.into_iter().filter_map(|entry| image(entry, world)).collect())
+}
+
+/// `GET /images/{name}/history`: layers of others have no names here.
+#[must_use]
+pub fn history(value: Value, world: &World) -> Value {
+    let Value::Array(mut list) = value else { return json!([]) };
+    for (number, layer) in list.iter_mut().enumerate() {
+        if let Some(Value::Array(tags)) = layer.get_mut("Tags") {
+            tags.retain(|tag| sees_tag(tag.as_str().unwrap_or_default(), world));
+        }
+        let id = text(layer, "Id").to_owned();
+        if number > 0 && is_id(&id) && !world.owned.has_image(&id) {
+            layer["Id"] = json!("<missing>");
+        }
+    }
+    Value::Array(list)
+}
+
+/// A network as the job sees it; `None` when it does not.
+#[must_use]
+pub fn network(mut value: Value, world: &World) -> Option<Value> {
+    let id = text(&value, "Id").to_owned();
+    if id == world.ground.network_id {
+        value["Name"] = json!("bridge");
+    } else if !world.owned.networks().any(|(own, _)| own == id) && text(&value, "Name") != "none" {
+        return None;
+    }
+    if let Some(Value::Object(containers)) = value.get_mut("Containers") {
+        containers.retain(|id, _| world.owned.container(id).is_ok_and(|(own, _)| own == id));
+    }
+    Some(value)
+}
+
+/// `GET /networks`.
+#[must_use]
+pub fn networks(value: Value, world: &World) -> Value {
+    let Value::Array(list) = value else { return json!([]) };
+    Value::Array(list.into_iter().filter_map(|entry| network(entry, world)).collect())
+}
+
+/// A volume as the job sees it.
+#[must_use]
+pub fn volume(mut value: Value) -> Value {
+    value["Mountpoint"] = json!("");
+    value
+}
+
+/// `GET /volumes`.
+#[must_use]
+pub fn volumes(mut value: Value, world: &World) -> Value {
+    let list = match value.get_mut("Volumes").map(Value::take) {
+        Some(Value::Array(list)) => list,
+        _ => Vec::new(),
+    };
+    let own: Vec<_> = list
+        .into_iter()
+        .filter(|entry| world.owned.has_volume(text(entry, "Name")))
+        .map(volume)
+        .collect();
+    json!({ "Volumes": own, "Warnings": null })
+}
+
+/// `GET /system/df`.
+#[must_use]
+pub fn usage(mut value: Value, world: &World) -> Value {
+    let mut take = |name: &str| value.get_mut(name).map_or(Value::Null, Value::take);
+    let list = volumes(json!({ "Volumes": take("Volumes") }), world);
+    let images = images(take("Images"), world);
+    let size = |image: &Value| image.get("Size").and_then(Value::as_i64).unwrap_or(0);
+    let layers: i64 = images.as_array().map_or(0, |list| list.iter().map(size).sum());
+    json!({
+        "LayersSize": layers,
+        "Images": images,
+        "Containers": containers(take("Containers"), world),
+        "Volumes": list["Volumes"],
+        "BuildCache": [],
+        "BuilderSize": 0,
+    })
+}
+
+/// One event, when it is the job's.
+#[must_use]
+pub fn event(mut value: Value, world: &World) -> Option<Value> {
+    let id = value["Actor"]["ID"].as_str().unwrap_or_default().to_owned();
+    let attributes = &value["Actor"]["Attributes"];
+    let marks = world.settings.all_labels();
+    let named = text(attributes, "name").to_owned();
+    let own = match text(&value, "Type") {
+        // The label is on containers before their id is known here.
+        "container" => {
+            marks.iter().all(|(key, mark)| text(attributes, key) == mark)
+                || world.owned.container(&id).is_ok_and(|(own, _)| own == id)
+        }
+        "network" => world.owned.knows(&id) || world.owned.is_creating_network(&named),
+        "volume" => world.owned.knows(&id),
+        "image" => {
+            world.owned.has_image(&id)
+                || Reference::parse(&id).is_some_and(|r| world.owned.tag(&r.canonical()).is_some())
+        }
+        _ => false,
+    };
+    if !own {
+        return None;
+    }
+    // Of a network's or volume's event, the container must be own as well.
+    if let Some(Value::String(container)) = value["Actor"]["Attributes"].get("container")
+        && !world.owned.knows(container)
+    {
+        value["Actor"]["Attributes"]["container"] = json!("");
+    }
+    if let Ok((_, container)) = world.owned.container(&id)
+        && !container.image.is_empty()
+    {
+        let image = json!(container.image);
+        value["Actor"]["Attributes"]["image"] = image.clone();
+        value["from"] = image;
+    }
+    Some(value)
+}
+
+/// An error text of the engine, without paths of the host, and ids that are not the job's.
+#[must_use]
+pub fn message(text: &str, world: &World) -> String {
+    let mut out = text.to_owned();
+    for (_, container) in world.owned.containers() {
+        for bind in &container.binds {
+            out = out.replace(&bind.source, &bind.job);
+        }
+    }
+    let private = world.settings.private.display().to_string();
+    let hosts = world.settings.workspace.iter().map(|m| m.host.display().to_string());
+    for path in hosts.chain([private]) {
+        out = out.replace(&path, "<workspace>");
+    }
+    let mut clean = String::with_capacity(out.len());
+    let mut word = String::new();
+    for c in out.chars().chain(['\0']) {
+        if c.is_ascii_alphanumeric() {
+            word.push(c);
+            continue;
+        }
+        let is_foreign = word.len() == 64
+            && word.bytes().all(|b| b.is_ascii_hexdigit())
+            && !world.owned.knows(&word)
+            && !world.owned.knows(&format!("sha256:{word}"))
+            && world.owned.exec(&word).is_err();
+        clean.push_str(if is_foreign { "<id>" } else { &word });
+        word.clear();
+        if c != '\0' {
+            clean.push(c);
+        }
+    }
+    if clean.contains("/var/lib/") || clean.contains("/run/") && !clean.contains("docker.sock") {
+        let words = clean.split(' ').map(|word| {
+            if word.contains("/var/lib/") || word.contains("/run/") { "<path>" } else { word }
+        });
+        clean = words.collect::<Vec<_>>().join(" ");
+    }
+    clean
+}

@@ -1,0 +1,326 @@
+//! One job's guard: its socket, its connections, its beginning and its end.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::{Method, StatusCode, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    body::{Ground, World},
+    clean_up,
+    engine::Engine,
+    head::Strict,
+    ownership::Owned,
+    paths,
+    settings::GuardSettings,
+};
+
+/// How long the next request's head may take, idle time included (G-86): the server's timer knows
+/// no difference, and a client that is slow on purpose holds up its own job alone.
+const HEAD: Duration = Duration::from_mins(5);
+/// How many headers a request may have (G-21).
+const HEADERS: usize = 100;
+/// How large a request's head may be (G-21).
+const HEAD_SIZE: usize = 64 << 10;
+/// The highest version whose tables were read (G-41).
+const HIGHEST: (u32, u32) = (1, 47);
+/// How long cut connections may take to end.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// A running guard. It must be stopped; dropped, it leaves the job's objects to a sweep by label.
+#[derive(Debug)]
+pub struct Guard {
+    shared: Arc<Shared>,
+}
+
+/// What a guard did, and could not remove.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Requests in all.
+    pub requests: u64,
+    /// Refusals by rule.
+    pub refused: BTreeMap<String, u64>,
+    /// The first refusals' texts, each once.
+    pub messages: Vec<String>,
+    /// What could not be removed, and why.
+    pub left: Vec<String>,
+}
+
+/// What all requests of a guard share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) settings: Arc<GuardSettings>,
+    pub(super) ground: Arc<Ground>,
+    pub(super) engine: Engine,
+    /// Whether binds can be pinned.
+    pub(super) can_pin: bool,
+    /// Whether the default network is the guard's own.
+    pub(super) made_network: bool,
+    owned: Mutex<Arc<Owned>>,
+    counters: Mutex<Summary>,
+    pub(super) numbers: AtomicU64,
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+}
+
+impl Shared {
+    /// What the job owns now.
+    pub(super) fn owned(&self) -> Arc<Owned> {
+        Arc::clone(&self.owned.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes what the job owns.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Owned) -> T) -> T {
+        let mut owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut owned))
+    }
+
+    /// All that a decision is made from.
+    pub(super) fn world(&self) -> World {
+        World {
+            settings: Arc::clone(&self.settings),
+            ground: Arc::clone(&self.ground),
+            owned: self.owned(),
+        }
+    }
+
+    /// Counts a request.
+    pub(super) fn count(&self, refusal: Option<&super::Refusal>) {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        counters.requests += 1;
+        // What is missing is no refusal of the guard's.
+        if let Some(refusal) = refusal.filter(|refusal| refusal.rule != "-") {
+            *counters.refused.entry(refusal.rule.to_owned()).or_default() += 1;
+            if counters.messages.len() < 20 && !counters.messages.contains(&refusal.message) {
+                counters.messages.push(refusal.message.clone());
+            }
+        }
+    }
+
+    fn pins(&self) -> PathBuf {
+        self.settings.private.join("pins")
+    }
+
+    /// A place for the next pin.
+    pub(super) fn next_pin(&self) -> PathBuf {
+        self.pins().join(self.numbers.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+}
+
+impl Guard {
+    /// Starts a guard before the engine at `engine` (`unix://PATH` or `tcp://HOST:PORT`). Its
+    /// socket answers when this returns.
+    ///
+    /// # Errors
+    /// When the engine cannot be reached, or the socket or the directory not be made.
+    pub async fn start(engine: &str, settings: GuardSettings) -> io::Result<Self> {
+        let tasks = TaskTracker::new();
+        let mut engine = Engine::new(engine, tasks.clone())?;
+        for directory in [settings.private.join("pins"), settings.private.join("spool")] {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        }
+        paths::clear(&settings.private.join("pins"));
+        let (ground, made_network) =
+            survey(&mut engine, &settings).await.map_err(io::Error::other)?;
+        let can_pin = engine.shares_mounts().await;
+        // The socket comes last: who sees it can use it.
+        let listener = listen(&settings)?;
+        let shared = Arc::new(Shared {
+            settings: Arc::new(settings),
+            ground: Arc::new(ground),
+            engine,
+            can_pin,
+            made_network,
+            owned: Mutex::default(),
+            counters: Mutex::default(),
+            numbers: AtomicU64::new(0),
+            tasks: tasks.clone(),
+            stop: CancellationToken::new(),
+        });
+        tasks.spawn(accept(listener, Arc::clone(&shared)));
+        tasks.spawn(super::answer::watch(Arc::clone(&shared)));
+        Ok(Self { shared })
+    }
+
+    /// The guarded socket's file, on the engine's host.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.shared.settings.socket
+    }
+
+    /// The job's default network: its name, and the address of its gateway where ports are
+    /// published.
+    #[must_use]
+    pub fn network(&self) -> (&str, &str) {
+        (&self.shared.ground.network, &self.shared.ground.gateway)
+    }
+
+    /// Shows the job one of the runner's own containers, with restricted rights (G-51).
+    pub fn adopt(&self, id: &str, name: &str) {
+        self.shared.change(|owned| owned.adopt(id.to_owned(), name.to_owned()));
+    }
+
+    /// Takes no more requests, cuts those that run, and removes all that the job made.
+    pub async fn stop(self) -> Summary {
+        let shared = self.shared;
+        shared.stop.cancel();
+        drop(std::fs::remove_file(&shared.settings.socket));
+        shared.tasks.close();
+        // A creation in flight comes to its end, and its object is found by its label.
+        drop(tokio::time::timeout(DRAIN, shared.tasks.wait()).await);
+        let left = clean_up::all(&shared).await;
+        paths::clear(&shared.pins());
+        for directory in ["pins", "spool"] {
+            drop(std::fs::remove_dir(shared.settings.private.join(directory)));
+        }
+        let mut summary = shared.counters.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        summary.left = left;
+        summary
+    }
+}
+
+/// Learns what the engine is, and finds or makes the default network.
+async fn survey(
+    engine: &mut Engine,
+    settings: &GuardSettings,
+) -> Result<(Ground, bool), super::engine::Broken> {
+    let about = engine.get("/version").await?.unwrap_or_default();
+    let version = about["ApiVersion"].as_str().and_then(|text| {
+        let (major, minor) = text.split_once('.')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    });
+    let version = version.ok_or("the engine does not say its version")?.min(HIGHEST);
+    engine.version = format!("/v{}.{}", version.0, version.1);
+    let info = engine.get("/info").await?.unwrap_or_default();
+    let path = format!("/networks/{}", super::target::encode(&settings.network));
+    let mut made = false;
+    let network = match engine.get(&path).await? {
+        Some(network) => network,
+        None => {
+            // Without the identity, so that no prune takes it.
+            let body = json!({
+                "Name": settings.network,
+                "CheckDuplicate": true,
+                "Driver": "bridge",
+                "Labels": settings.labels,
+            });
+            let (status, answer) =
+                engine.json(&Method::POST, "/networks/create", &[], Some(&body)).await?;
+            if status != StatusCode::CREATED {
+                return Err(format!("the engine answered {status} to the network: {answer}").into());
+            }
+            made = true;
+            engine.get(&path).await?.ok_or("the network that was just made is not there")?
+        }
+    };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let range = &network["IPAM"]["Config"][0];
+    let gateway = match &range["Gateway"] {
+        Value::String(gateway) => gateway.split('/').next().unwrap_or_default().to_owned(),
+        // Older engines leave it out: it is the first address.
+        _ => first_address(range["Subnet"].as_str().unwrap_or_default()).unwrap_or_default(),
+    };
+    let ground = Ground {
+        version,
+        network_id: text(&network["Id"]),
+        network: text(&network["Name"]),
+        gateway,
+        nano_cpus: info["NCPU"].as_i64().unwrap_or(0) * 1_000_000_000,
+        runtime: text(&info["DefaultRuntime"]),
+    };
+    if ground.network_id.is_empty() {
+        return Err("the network has no id".into());
+    }
+    Ok((ground, made))
+}
+
+fn first_address(subnet: &str) -> Option<String> {
+    let (address, prefix) = subnet.split_once('/')?;
+    let address: std::net::Ipv4Addr = address.parse().ok()?;
+    let mask = u32::MAX.checked_shl(32 - prefix.parse::<u32>().ok()?).unwrap_or(0);
+    Some(std::net::Ipv4Addr::from_bits((address.to_bits() & mask) + 1).to_string())
+}
+
+fn listen(settings: &GuardSettings) -> io::Result<UnixListener> {
+    match std::fs::remove_file(&settings.socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&settings.socket)?;
+    if settings.socket_group.is_some() {
+        std::os::unix::fs::chown(&settings.socket, None, settings.socket_group)?;
+    }
+    std::fs::set_permissions(&settings.socket, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+/// Takes connections until the guard stops. No client blocks it: one too many is closed.
+async fn accept(listener: UnixListener, shared: Arc<Shared>) {
+    let slots = Arc::new(Semaphore::new(shared.settings.limits.connections));
+    let mut number = 0;
+    loop {
+        let stream = tokio::select! {
+            () = shared.stop.cancelled() => return,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection to a guarded socket");
+                    // Out of descriptors, mostly: others must end first.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
+        number += 1;
+        let guard = Arc::clone(&shared);
+        shared.tasks.spawn(async move {
+            let stop = guard.stop.clone();
+            let slot = Arc::new(slot);
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = connection(stream, number, guard, Arc::clone(&slot)) => {}
+            }
+        });
+    }
+}
+
+async fn connection(
+    stream: UnixStream,
+    number: u64,
+    shared: Arc<Shared>,
+    slot: Arc<tokio::sync::OwnedSemaphorePermit>,
+) {
+    let service = service_fn(move |request| {
+        let (shared, slot) = (Arc::clone(&shared), Arc::clone(&slot));
+        async move { shared.answer(request, number, slot).await }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_headers(HEADERS)
+        .max_buf_size(HEAD_SIZE)
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(Strict::new(stream)), service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, connection = number, "a connection to a guarded socket ended early");
+    }
+}
