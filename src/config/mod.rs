@@ -288,8 +288,11 @@ impl Default for DindConfig {
     fn default() -> Self {
         Self {
             mode: DindMode::default(),
-            // Tags of the official image, and the same from mirrors and proxies.
-            images: ["docker:*dind*", "**/docker:*dind*"].map(str::to_owned).to_vec(),
+            // Tags of the official image alone: its container is privileged, and who may push an
+            // image to some other registry should not thereby be root on the build host.
+            images: ["docker:*dind*", "docker.io/library/docker:*dind*"]
+                .map(str::to_owned)
+                .to_vec(),
             registry_mirrors: Vec::new(),
             ready_timeout: Duration::from_mins(1),
         }

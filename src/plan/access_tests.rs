@@ -191,6 +191,7 @@ fn an_address_that_is_not_the_daemons_is_said_with_the_variables_name() {
 #[test]
 fn its_own_aliases_are_names_of_the_daemon_too() {
     let mut case = dind(&[("DOCKER_HOST", "tcp://builder:2376")]);
+    case.docker.dind.images = words(&["**/docker:*dind*"]);
     case.services[0] = service("reg.example/docker:24-dind", &["reg.example__docker", "builder"]);
     let sidecar = case.sidecar();
     assert_eq!(sidecar.aliases, ["reg.example__docker", "builder", "docker"]);
@@ -215,12 +216,13 @@ fn the_settings_say_which_images_are_daemons_and_what_becomes_of_them() {
         "docker:28.5.1-dind-alpine3.22",
         "docker:dind-rootless",
         "docker.io/library/docker:dind",
-        "gitlab.example:443/group/dependency_proxy/containers/docker:29-dind",
         "docker:dind@sha256:0123",
     ] {
         assert!(is_daemon(name), "{name}");
     }
-    for name in ["docker:latest", "docker:29-cli", "redis", "my/dind", "postgres:dind"] {
+    // What others push is no daemon of ours: it would be privileged.
+    let others = "gitlab.example:443/group/dependency_proxy/containers/docker:29-dind";
+    for name in ["docker:latest", "docker:29-cli", "redis", "my/dind", "postgres:dind", others] {
         assert!(!is_daemon(name), "{name}");
     }
     let mut case = dind(&[]);
