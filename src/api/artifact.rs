@@ -69,18 +69,6 @@ pub enum UploadOutcome {
     Failed,
 }
 
-impl UploadOutcome {
-    /// Tries in total that this outcome deserves (GitLab Runner: `artifacts_uploader.go`).
-    #[must_use]
-    pub fn tries(&self) -> u32 {
-        match self {
-            Self::Stored | Self::Forbidden | Self::TooLarge => 1,
-            Self::Redirected { .. } | Self::Failed => 3,
-            Self::Unavailable => 6,
-        }
-    }
-}
-
 /// An archive on its way in.
 pub struct Download {
     /// Bytes, if the server said.
@@ -132,17 +120,6 @@ pub enum DownloadError {
     /// Another attempt may help.
     #[error(transparent)]
     Transport(#[from] TransportError),
-}
-
-impl DownloadError {
-    /// Whether another attempt may help.
-    #[must_use]
-    pub fn is_retriable(&self) -> bool {
-        match self {
-            Self::Forbidden { .. } | Self::NotFound { .. } => false,
-            Self::Failed { .. } | Self::Transport(_) => true,
-        }
-    }
 }
 
 impl Client {

@@ -121,14 +121,6 @@ pub fn resolve(flag: &Flag, file: &BTreeMap<String, bool>, variable: Option<&str
     }
 }
 
-/// All flags with their values; `variable` looks a job's variable up.
-pub fn resolve_all<'v>(
-    file: &BTreeMap<String, bool>,
-    variable: impl Fn(&str) -> Option<&'v str>,
-) -> Vec<(&'static Flag, Resolved)> {
-    FLAGS.iter().map(|flag| (flag, resolve(flag, file, variable(flag.name)))).collect()
-}
-
 /// What to say about a flag of the file that does not do what it asks for.
 #[must_use]
 pub fn warning(name: &str, on: bool) -> Option<&'static str> {
@@ -164,9 +156,6 @@ mod tests {
         assert!(!resolve(flag, &none, Some("f")).on);
         assert!(!resolve(flag, &off, Some("true")).on);
         assert_eq!(resolve(flag, &none, Some("yes")), Resolved { on: false, malformed: true });
-        let all = resolve_all(&none, |name| (name == "FF_CONCRETE").then_some("1"));
-        let on = all.iter().filter(|(_, value)| value.on).count();
-        assert_eq!((all.len(), on), (FLAGS.len(), 13));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::error::{Error, chain};
 use super::trace::Trace;
 use crate::protocol::{Archive, ArchiveTo, Done, Frame};
 use crate::transfer::select::{Note, Severity, Wanted};
-use crate::transfer::{archive, expand, extract, provenance, save, select};
+use crate::transfer::{archive, artifact, expand, extract, provenance, save, select};
 
 /// Extracts an archive below a directory.
 pub(super) async fn extract(archive: PathBuf, into: PathBuf) -> Result<(), Error> {
@@ -128,7 +128,7 @@ fn choose(task: Archive) -> Result<Chosen, Error> {
     };
     // Artifacts have a file's name; caches have a key, which is one as it is.
     let name = match task.to {
-        ArchiveTo::Longshore => file_name(&name),
+        ArchiveTo::Longshore => artifact::stem(&name),
         ArchiveTo::File(_) => name,
     };
     let wanted = Wanted { paths: &task.paths, exclude: &task.exclude, untracked: task.untracked };
@@ -152,14 +152,6 @@ fn variables(task: &Archive) -> HashMap<String, String> {
         }
     }
     variables
-}
-
-/// The last element of a name (docker-executor.md §13.3).
-fn file_name(name: &str) -> String {
-    match name.trim_end_matches('/').rsplit('/').next() {
-        None | Some("" | "." | "..") => "default".to_owned(),
-        Some(last) => last.to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A stricter reading of HTTP/1 than the server's, before the server reads (G-20, G-21, G-22).
 //!
 //! [`Lexer`] goes along with the bytes of a connection: heads, and bodies by their length or
-//! chunks, as far as to know where the next head begins. It is pure. [`Strict`] is a connection
+//! chunks, as far as to know where the next head begins. It is pure. `Strict` is a connection
 //! that ends, with a 400, where the lexer finds something that could be read in two ways.
 
 use std::{

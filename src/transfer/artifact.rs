@@ -9,50 +9,11 @@ use url::Url;
 use super::select::{Note, Severity};
 use crate::{
     ids::{JobId, ShortToken},
-    protocol::{Format, Level},
+    protocol::Format,
 };
 
 /// The name of an artifact that has none.
 pub const DEFAULT_NAME: &str = "artifacts";
-
-/// A format this runner does not know.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown artifact format `{0}`")]
-pub struct UnknownFormat(pub String);
-
-/// Reads `artifact_format` of the payload.
-pub fn format(text: &str) -> Result<Format, UnknownFormat> {
-    match text {
-        "" | "zip" => Ok(Format::Zip),
-        "gzip" => Ok(Format::Gzip),
-        "raw" => Ok(Format::Raw),
-        "zipzstd" => Ok(Format::ZipZstd),
-        "tarzstd" => Ok(Format::TarZstd),
-        other => Err(UnknownFormat(other.to_owned())),
-    }
-}
-
-/// Reads `CACHE_COMPRESSION_FORMAT`: what is not known is zip.
-#[must_use]
-pub fn cache_format(text: &str) -> Format {
-    match text.to_ascii_lowercase().as_str() {
-        "zipzstd" => Format::ZipZstd,
-        "tarzstd" => Format::TarZstd,
-        _ => Format::Zip,
-    }
-}
-
-/// Reads `ARTIFACT_COMPRESSION_LEVEL` and `CACHE_COMPRESSION_LEVEL`: what is not known is the default.
-#[must_use]
-pub fn level(text: &str) -> Level {
-    match text.to_ascii_lowercase().as_str() {
-        "fastest" => Level::Fastest,
-        "fast" => Level::Fast,
-        "slow" => Level::Slow,
-        "slowest" => Level::Slowest,
-        _ => Level::Default,
-    }
-}
 
 /// The archive's name without its ending: the last element of the expanded name.
 #[must_use]
@@ -73,16 +34,6 @@ pub fn file_name(stem: &str, format: Format) -> String {
         Format::Raw => "",
     };
     format!("{stem}{ending}")
-}
-
-/// The query of an upload, in this order, without what is empty.
-#[must_use]
-pub fn upload_query(format: &str, kind: &str, expire_in: &str) -> Vec<(&'static str, String)> {
-    [("artifact_format", format), ("artifact_type", kind), ("expire_in", expire_in)]
-        .into_iter()
-        .filter(|(_, value)| !value.is_empty())
-        .map(|(name, value)| (name, value.to_owned()))
-        .collect()
 }
 
 /// What a request came to.
@@ -204,14 +155,6 @@ impl DownloadTries {
     }
 }
 
-/// The message in an error's body, if GitLab gave one.
-#[must_use]
-pub fn message_of(body: &[u8]) -> Option<String> {
-    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let message = ["message", "error"].into_iter().find_map(|name| body.get(name)?.as_str())?;
-    (!message.is_empty()).then(|| message.to_owned())
-}
-
 /// An answer as a line of the trace tells it.
 #[derive(Debug, Clone, Copy)]
 pub struct Told<'a> {
@@ -323,37 +266,17 @@ mod tests {
     }
 
     #[test]
-    fn docker_172_api_136_137_the_query_has_what_is_not_empty() {
-        let query = upload_query("zip", "archive", "1 week");
-        let text =
-            url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
-        assert_eq!(text, "artifact_format=zip&artifact_type=archive&expire_in=1+week");
-        assert_eq!(upload_query("", "junit", ""), [("artifact_type", "junit".to_owned())]);
-        assert_eq!(upload_query("", "", ""), []);
-    }
-
-    #[test]
     fn docker_167_api_136_137_names_are_the_last_element_with_the_formats_ending() {
-        let named = |name: &str, format_: &str| file_name(&stem(name), format(format_).unwrap());
-        assert_eq!(named(DEFAULT_NAME, ""), "artifacts.zip");
-        assert_eq!(named("a/b", "zip"), "b.zip");
-        assert_eq!(named("a/b/", "gzip"), "b.gz");
-        assert_eq!(named("report.xml", "raw"), "report.xml");
-        assert_eq!(named("x", "zipzstd"), "x.zip");
-        assert_eq!(named("x", "tarzstd"), "x.tar.zst");
+        let named = |name: &str, format| file_name(&stem(name), format);
+        assert_eq!(named(DEFAULT_NAME, Format::Zip), "artifacts.zip");
+        assert_eq!(named("a/b", Format::Zip), "b.zip");
+        assert_eq!(named("a/b/", Format::Gzip), "b.gz");
+        assert_eq!(named("report.xml", Format::Raw), "report.xml");
+        assert_eq!(named("x", Format::ZipZstd), "x.zip");
+        assert_eq!(named("x", Format::TarZstd), "x.tar.zst");
         for name in ["", ".", "/", "a/..", "./"] {
-            assert_eq!(named(name, ""), "default.zip", "{name}");
+            assert_eq!(named(name, Format::Zip), "default.zip", "{name}");
         }
-        assert_eq!(format("rar"), Err(UnknownFormat("rar".into())));
-    }
-
-    #[test]
-    fn formats_and_levels_of_variables_fall_back_to_the_defaults() {
-        assert_eq!(cache_format("TarZstd"), Format::TarZstd);
-        assert_eq!(cache_format("ZIPZSTD"), Format::ZipZstd);
-        assert_eq!(cache_format("gzip"), Format::Zip);
-        assert_eq!(level("Slowest"), Level::Slowest);
-        assert_eq!(level("best"), Level::Default);
     }
 
     #[test]
@@ -392,9 +315,9 @@ mod tests {
              id=6 responseStatus=201 Created token=64_Xokc_g"
         );
         let bad = told(Some((400, "Bad Request")));
-        let message = message_of(br#"{"message":"duplicate variables"}"#);
         assert_eq!(
-            upload_line("", &bad, message.as_deref(), &Next::GiveUp(Failure::Other)).to_string(),
+            upload_line("", &bad, Some("duplicate variables"), &Next::GiveUp(Failure::Other))
+                .to_string(),
             "ERROR: Uploading artifacts to coordinator... 400 duplicate variables  \
              correlation_id=01K id=6 responseStatus=400 Bad Request token=64_Xokc_g"
         );
@@ -409,7 +332,5 @@ mod tests {
             "WARNING: Downloading artifacts from coordinator... failed  correlation_id=01K id=6 \
              token=64_Xokc_g"
         );
-        assert_eq!(message_of(b"<html>"), None);
-        assert_eq!(message_of(br#"{"message":{"a":1},"error":"e"}"#).as_deref(), Some("e"));
     }
 }

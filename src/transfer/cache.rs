@@ -41,15 +41,6 @@ pub enum KeyError {
     Outside(String),
 }
 
-/// The key of a cache without one.
-#[must_use]
-pub fn default_key(job: &str, reference: &str) -> String {
-    match (job, reference) {
-        ("", one) | (one, "") => one.to_owned(),
-        (job, reference) => format!("{job}/{reference}"),
-    }
-}
-
 /// Makes a key of `raw`, which is expanded already. With `hash` (`FF_HASH_CACHE_KEYS`) it is the
 /// SHA-256 of it, and nothing must be changed. With `!hash` this gives the other name that the same
 /// cache may have from before the flag was switched.
@@ -143,10 +134,10 @@ fn is_protected(key: &str) -> bool {
         .any(|key| key.trim_end_matches(['.', ' ', '/']).ends_with("-protected"))
 }
 
-/// The local archive in the helper's container. `project` is `<namespace>/<project>`.
+/// The local archive in the helper's container; `directory` is that of the project's caches.
 #[must_use]
-pub fn local_path(cache_dir: &str, project: &str, key: &Key) -> String {
-    format!("{}/{}/{}/{ARCHIVE}", cache_dir.trim_end_matches('/'), clean(project), key.text)
+pub fn local_path(directory: &str, key: &Key) -> String {
+    format!("{}/{}/{ARCHIVE}", directory.trim_end_matches('/'), key.text)
 }
 
 /// The object in the store. No file name is appended to the key.
@@ -182,47 +173,6 @@ pub fn is_too_large(config: &CacheConfig, size: u64) -> bool {
 #[must_use]
 pub fn is_current(local: i64, remote: Option<i64>) -> bool {
     remote.is_some_and(|remote| local >= remote)
-}
-
-/// `policy` of a cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Policy {
-    /// Restores and saves.
-    #[default]
-    PullPush,
-    /// Only restores.
-    Pull,
-    /// Only saves.
-    Push,
-}
-
-/// A policy that is none.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown cache policy `{0}`")]
-pub struct UnknownPolicy(pub String);
-
-impl Policy {
-    /// Reads the expanded word.
-    pub fn parse(text: &str) -> Result<Self, UnknownPolicy> {
-        match text {
-            "" | "pull-push" => Ok(Self::PullPush),
-            "pull" => Ok(Self::Pull),
-            "push" => Ok(Self::Push),
-            other => Err(UnknownPolicy(other.to_owned())),
-        }
-    }
-
-    /// Whether it is restored before the script.
-    #[must_use]
-    pub fn restores(self) -> bool {
-        self != Self::Push
-    }
-
-    /// Whether it is saved after the script.
-    #[must_use]
-    pub fn saves(self) -> bool {
-        self != Self::Pull
-    }
 }
 
 #[cfg(test)]
@@ -277,16 +227,9 @@ mod tests {
     }
 
     #[test]
-    fn docker_151_without_a_key_it_is_job_and_ref() {
-        assert_eq!(default_key("build", "main"), "build/main");
-        assert_eq!(text(&default_key("build: [a, b]", "feature/x")), "build: [a, b]/feature/x");
-        assert_eq!(default_key("", "main"), "main");
-    }
-
-    #[test]
     fn docker_152_the_local_archive_is_below_the_project() {
         let key = key("main-1", false).unwrap();
-        let path = local_path("/cache/", "group/sub/project", &key);
+        let path = local_path("/cache/group/sub/project", &key);
         assert_eq!(path, "/cache/group/sub/project/main-1/cache.zip");
     }
 
@@ -323,20 +266,6 @@ mod tests {
             }
         }
         assert_eq!(chain(first(), &[], Some("x-protected-not"), false).keys.len(), 2);
-    }
-
-    #[test]
-    fn docker_156_the_policy_says_what_is_restored_and_saved() {
-        let directions = |text: &str| {
-            let policy = Policy::parse(text).unwrap();
-            (policy.restores(), policy.saves())
-        };
-        assert_eq!(directions(""), (true, true));
-        assert_eq!(directions("pull-push"), (true, true));
-        assert_eq!(directions("pull"), (true, false));
-        assert_eq!(directions("push"), (false, true));
-        let error = Policy::parse("pul").unwrap_err();
-        assert_eq!(error.to_string(), "unknown cache policy `pul`");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Choosing, packing and extracting files is blocking code and runs in the job's helper container
 //! ([`expand`], [`select`], [`archive`], [`extract`], [`fingerprint`], [`provenance`], [`save`]). What GitLab and the cache's
-//! store are asked for runs in longshore itself ([`artifact`], [`cache`], [`store`], [`when`]). Nothing here
+//! store are asked for runs in longshore itself ([`artifact`], [`cache`], [`store`]). Nothing here
 //! knows the job: what a function needs is an argument.
 
 pub mod archive;
@@ -15,4 +15,3 @@ pub mod provenance;
 pub mod save;
 pub mod select;
 pub mod store;
-pub mod when;

@@ -90,7 +90,7 @@ fn an_artifact_has_the_last_element_of_its_name() {
         ("..", "default"),
         ("/", "default"),
     ] {
-        assert_eq!(file_name(name), expected, "{name}");
+        assert_eq!(artifact::stem(name), expected, "{name}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Artifacts: those of other jobs fetched before the script, this job's uploaded after it.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf};
 
 use futures_util::TryStreamExt;
 use tokio::{
@@ -11,27 +11,23 @@ use tokio::{
 use tokio_util::io::ReaderStream;
 
 use crate::{
-    api::{ArtifactUpload, DownloadError, UploadOutcome},
+    api::{ArtifactUpload, DownloadError},
     docker::chain as causes,
     ids::{JobId, ShortToken},
     job::outcome::Outcome,
     plan::cache::ArtifactPlan,
     protocol::{Archive, Extract, Task},
     secret::Secret,
-    transfer::artifact,
+    transfer::{
+        artifact::{self, Answer, DownloadTries, Next, Told, UploadTries},
+        select::{self, Note, Severity},
+    },
 };
 
 use super::{
     super::{ending::Ending, provenance},
     BUFFER, Spooled, Stages, ending,
 };
-
-/// Pauses between tries of an upload.
-const UPLOAD_PAUSES: [u64; 5] = [1, 2, 4, 5, 5];
-
-/// Tries of a download, and the pause between them.
-const DOWNLOAD_TRIES: u32 = 3;
-const DOWNLOAD_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why artifacts of another job could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -43,10 +39,13 @@ enum FetchError {
 }
 
 impl FetchError {
-    fn is_retriable(&self) -> bool {
+    /// The server's answer, as far as there was one that counts.
+    fn status(&self) -> Option<u16> {
         match self {
-            Self::Download(error) => error.is_retriable(),
-            Self::Keep { .. } => false,
+            Self::Download(DownloadError::Forbidden { .. }) => Some(403),
+            Self::Download(DownloadError::NotFound { .. }) => Some(404),
+            Self::Download(DownloadError::Failed { .. } | DownloadError::Transport(_))
+            | Self::Keep { .. } => None,
         }
     }
 }
@@ -81,28 +80,29 @@ impl Stages<'_> {
 
     async fn download(&mut self, id: JobId, token: &Secret) -> Ending {
         let spooled = self.spool_file("artifacts");
-        let mut direct = self.plan.flags.on("FF_USE_DIRECT_DOWNLOAD");
-        let mut tries = 1;
+        let mut tries = DownloadTries::new(self.plan.flags.on("FF_USE_DIRECT_DOWNLOAD"));
         let short = ShortToken::of(token.expose());
         loop {
-            let error = match self.download_once(id, token, direct, &spooled.0).await {
-                Ok(()) => break,
-                Err(error) => error,
+            let got = self.download_once(id, token, tries.is_direct(), &spooled.0).await;
+            let status = match &got {
+                Ok(()) => Some(200),
+                Err(error) => error.status(),
             };
-            let line = format!(
-                "Downloading artifacts from coordinator... failed: {}  id={id} token={short}",
-                causes(&error)
-            );
-            if !error.is_retriable() || tries == DOWNLOAD_TRIES {
-                self.error(line);
-                return Ok(Outcome::ScriptFailed { exit_code: 1 });
+            let next = tries.next(&answer(status));
+            let told =
+                Told { job: id, token: &short, status: status.map(named), correlation_id: None };
+            self.note(artifact::download_line(&told, &next));
+            if let Err(error) = &got {
+                self.warn(causes(error));
             }
-            self.warn(line);
-            direct = false;
-            tries += 1;
-            sleep(DOWNLOAD_PAUSE).await;
+            match next {
+                Next::Done => break,
+                Next::Retry(pause) => sleep(pause).await,
+                Next::Follow(_) | Next::GiveUp(_) => {
+                    return Ok(Outcome::ScriptFailed { exit_code: 1 });
+                }
+            }
         }
-        self.plain(format!("Downloading artifacts from coordinator... ok  id={id} token={short}"));
         let archive = format!("{}/artifacts-{id}", self.plan.directories.temp);
         let given = self.give_file(&spooled.0, &archive, None).await?;
         if given.exit_code != 0 {
@@ -155,7 +155,7 @@ impl Stages<'_> {
     }
 
     async fn upload(&mut self, plan: &ArtifactPlan) -> Ending {
-        let name = if plan.name.is_empty() { "artifacts" } else { &plan.name };
+        let name = if plan.name.is_empty() { artifact::DEFAULT_NAME } else { &plan.name };
         let task = Task::Archive(Box::new(Archive {
             name: name.to_owned(),
             paths: plan.paths.clone(),
@@ -175,14 +175,14 @@ impl Stages<'_> {
             return Ok(ending(&done));
         }
         if done.empty {
-            self.error("No files to upload");
+            self.error(select::NO_FILES_TO_UPLOAD);
             return Ok(Outcome::Success);
         }
         if let Some(error) = written {
             self.error(format!("cannot keep the archive for its upload: {error}"));
             return Ok(Outcome::ScriptFailed { exit_code: 1 });
         }
-        let stem = done.name.unwrap_or_else(|| "artifacts".to_owned());
+        let stem = done.name.unwrap_or_else(|| artifact::DEFAULT_NAME.to_owned());
         let upload = ArtifactUpload {
             file_name: artifact::file_name(&stem, plan.format),
             format: plan.written_format.clone(),
@@ -195,10 +195,8 @@ impl Stages<'_> {
     }
 
     async fn send_archive(&mut self, upload: &ArtifactUpload, spooled: &Spooled) -> Ending {
-        let kind =
-            if upload.kind.is_empty() { String::new() } else { format!(" as \"{}\"", upload.kind) };
         let short = ShortToken::of(self.job.token.expose());
-        let mut tries = 1;
+        let mut tries = UploadTries::default();
         loop {
             let content = || {
                 let file = std::fs::File::open(&spooled.0).ok()?;
@@ -207,26 +205,38 @@ impl Stages<'_> {
             };
             let reply =
                 self.client.upload_artifact(self.job.id, &self.job.token, upload, content).await;
-            let answer = reply
-                .problem
-                .or_else(|| reply.status.map(|status| format!("{status} Created")))
-                .unwrap_or_default();
-            let line = format!(
-                "Uploading artifacts{kind} to coordinator... {answer}  id={} token={short}",
-                self.job.id
-            );
-            if reply.outcome == UploadOutcome::Stored {
-                self.plain(line);
-                return Ok(Outcome::Success);
+            // The client follows redirects, as the archive can be read again; one that it does not
+            // leads nowhere.
+            let next = tries.next(answer(reply.status));
+            let status = reply.status.map(named);
+            let told = Told { job: self.job.id, token: &short, status, correlation_id: None };
+            self.note(artifact::upload_line(&upload.kind, &told, reply.problem.as_deref(), &next));
+            match next {
+                Next::Done => return Ok(Outcome::Success),
+                Next::Retry(pause) => sleep(pause).await,
+                Next::Follow(_) | Next::GiveUp(_) => {
+                    return Ok(Outcome::ScriptFailed { exit_code: 1 });
+                }
             }
-            if tries >= reply.outcome.tries() {
-                self.error(line);
-                return Ok(Outcome::ScriptFailed { exit_code: 1 });
-            }
-            self.warn(line);
-            let pause = UPLOAD_PAUSES.get(tries as usize - 1).copied().unwrap_or(5);
-            sleep(Duration::from_secs(pause)).await;
-            tries += 1;
         }
     }
+
+    fn note(&self, note: Note) {
+        match note.severity {
+            Severity::Info => self.plain(note.text),
+            Severity::Warning => self.warn(note.text),
+            Severity::Error => self.error(note.text),
+        }
+    }
+}
+
+/// A status as the rules of tries take it.
+fn answer(status: Option<u16>) -> Answer {
+    status.map_or(Answer::Broken, Answer::Status)
+}
+
+/// A status with its words.
+fn named(status: u16) -> (u16, &'static str) {
+    let words = reqwest::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason());
+    (status, words.unwrap_or_default())
 }

@@ -14,7 +14,7 @@ use crate::{
     plan::cache::CachePlan,
     protocol::{Archive, ArchiveTo, Extract, Task},
     transfer::{
-        cache,
+        cache, select,
         store::{Store, Upload},
     },
 };
@@ -69,7 +69,7 @@ impl Stages<'_> {
     }
 
     fn local_archive(&self, key: &cache::Key) -> String {
-        format!("{}/{}/{}", self.plan.directories.project_cache, key.text, cache::ARCHIVE)
+        cache::local_path(&self.plan.directories.project_cache, key)
     }
 
     fn store(&self) -> Option<Store> {
@@ -137,9 +137,7 @@ impl Stages<'_> {
             }
         };
         let local = self.ask(&Task::Stat { path: archive.to_owned() }).await?.file;
-        if let (Some(local), Some(modified)) = (local, remote.modified)
-            && local.modified >= modified
-        {
+        if local.is_some_and(|local| cache::is_current(local.modified, remote.modified)) {
             self.plain(format!("{archive} is up to date"));
             return Ok(true);
         }
@@ -203,7 +201,7 @@ impl Stages<'_> {
             return Ok(false);
         }
         let (Some(file), false) = (done.file, done.empty) else {
-            self.warn("No files to cache");
+            self.warn(select::NO_FILES_TO_CACHE);
             return Ok(true);
         };
         let (Some(store), Some(object)) = (self.store(), self.object(key)) else {
