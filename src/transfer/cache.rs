@@ -181,10 +181,6 @@ mod tests {
 
     use super::*;
 
-    fn text(raw: &str) -> String {
-        key(raw, false).unwrap().text
-    }
-
     #[test]
     fn docker_150_keys_are_sanitized_with_a_warning() {
         let key = key("a/../b\\c%2fd ", false).unwrap();
