@@ -15,6 +15,7 @@ use tracing::Instrument;
 
 use crate::{
     api::{self, Client, ClientError, ClientSettings},
+    causes,
     config::{Config, RunnerConfig},
     ledger::StateError,
     metrics::Configured,
@@ -212,7 +213,7 @@ impl Daemon {
                 if let Err(error) = shared.engine(&runner.docker).await {
                     tracing::warn!(
                         runner = runner.name,
-                        error = crate::docker::chain(&error),
+                        error = causes::chain(&error),
                         "engine cannot be used; jobs will fail until it can"
                     );
                 }
@@ -452,7 +453,7 @@ fn info(runner: &RunnerConfig) -> api::wire::Info {
 fn report_unusable(runner: &RunnerConfig, error: &ClientError) {
     tracing::error!(
         runner = runner.name,
-        error = crate::docker::chain(error),
+        error = causes::chain(error),
         "runner cannot reach its server and is skipped"
     );
 }

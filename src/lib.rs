@@ -23,7 +23,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`ids`], [`secret`] | names and numbers that must not be mixed up; text that does not print |
+//! | [`ids`], [`secret`], `causes` | names and numbers that must not be mixed up; text that does not print; an error in one line |
 //! | [`config`] | gitlab-runner's `config.toml`: as written, checked, watched, edited in place |
 //! | [`api`] | GitLab's runner API: what is sent, and how: retries, TLS, redirects |
 //! | [`job`] | a job made of its payload; its variables; how it ends |
@@ -64,6 +64,7 @@ pub const REVISION: &str = match option_env!("LONGSHORE_REVISION") {
 };
 
 pub mod api;
+mod causes;
 pub mod cli;
 pub mod config;
 pub mod daemon;

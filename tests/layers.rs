@@ -14,9 +14,10 @@ use std::{
 };
 
 /// The top-level modules; each may use only those before it.
-const LAYERS: [&str; 20] = [
-    "ids", "secret", "metrics", "config", "api", "job", "protocol", "plan", "trace", "ledger",
-    "docker", "proxy", "transfer", "helper", "executor", "runner", "daemon", "exec", "cli", "main",
+const LAYERS: [&str; 21] = [
+    "ids", "causes", "secret", "metrics", "config", "api", "job", "protocol", "plan", "trace",
+    "ledger", "docker", "proxy", "transfer", "helper", "executor", "runner", "daemon", "exec",
+    "cli", "main",
 ];
 
 fn place(module: &str) -> Option<usize> {

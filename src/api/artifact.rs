@@ -17,9 +17,9 @@ use super::{
     error::TransportError,
     reply::text,
     retry::Policy,
-    transport::{ByteStream, Call, Content, Timing, explained},
+    transport::{ByteStream, Call, Content, Timing},
 };
-use crate::{ids::JobId, secret::Secret};
+use crate::{causes, ids::JobId, secret::Secret};
 
 /// What is said of an upload.
 #[derive(Debug, Clone)]
@@ -158,7 +158,7 @@ impl Client {
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
-                let problem = Some(explained(&error));
+                let problem = Some(causes::chain(&error));
                 return UploadReply { outcome: UploadOutcome::Failed, status: None, problem };
             }
         };

@@ -22,10 +22,10 @@ use super::{
     address::{api_base, clean, shown},
     error::{ClientError, TransportError, json_problem},
     reply::{PatchOutcome, PatchReply, UpdateReply, text},
-    transport::{Call, Content, MAX_ANSWER, Timing, Transport, explained},
+    transport::{Call, Content, MAX_ANSWER, Timing, Transport},
     wire::{Info, JobPayload, JobRequest, JobUpdate},
 };
-use crate::{config::RunnerConfig, ids::JobId, secret::Secret};
+use crate::{causes, config::RunnerConfig, ids::JobId, secret::Secret};
 
 /// `Content-Type` and `Accept` of JSON.
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -264,7 +264,7 @@ impl Client {
         };
         let mut answer = match answer {
             Ok(answer) => answer,
-            Err(error) => return nothing(true, None, None, Some(explained(&error))),
+            Err(error) => return nothing(true, None, None, Some(causes::chain(&error))),
         };
         let status = Some(answer.status);
         let request_id = text(&answer.headers, "x-request-id").map(str::to_owned);
@@ -277,7 +277,7 @@ impl Client {
                 }
                 Err(error) => {
                     let Salvaged { id, token } = salvage(&answer.body);
-                    let error = explained(&error);
+                    let error = causes::chain(&error);
                     let job = Received::Undecodable { id, token, error: error.clone() };
                     JobReply {
                         job,
@@ -310,7 +310,7 @@ impl Client {
                 let problem = (answer.status >= 300).then(|| answer.message());
                 UpdateReply::of(answer.status, &answer.headers, problem)
             }
-            Err(error) => UpdateReply::lost(explained(&error)),
+            Err(error) => UpdateReply::lost(causes::chain(&error)),
         }
     }
 
@@ -348,7 +348,7 @@ impl Client {
                 let problem = (answer.status != 202).then(|| answer.message());
                 PatchReply::of(answer.status, &answer.headers, problem)
             }
-            Err(error) => PatchReply::lost(explained(&error)),
+            Err(error) => PatchReply::lost(causes::chain(&error)),
         }
     }
 

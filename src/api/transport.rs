@@ -24,7 +24,7 @@ use super::{
     retry::{Policy, is_retriable},
     tls::{Stamp, Tls, TlsFiles},
 };
-use crate::secret::Secret;
+use crate::{causes, secret::Secret};
 
 /// Redirects that are followed.
 const MAX_HOPS: usize = 10;
@@ -210,7 +210,7 @@ impl Transport {
             match renewed {
                 Ok(renewed) => *pool = Arc::new(renewed),
                 Err(error) => {
-                    tracing::error!(error = %explained(&error), "cannot renew the connection's TLS");
+                    tracing::error!(error = %causes::chain(&error), "cannot renew the connection's TLS");
                 }
             }
         }
@@ -475,20 +475,4 @@ fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
         Some(inner) => is_untrusted(inner),
         None => error.source().is_some_and(is_untrusted),
     }
-}
-
-/// An error and its causes in one line.
-pub(super) fn explained(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        let text = error.to_string();
-        // Some errors repeat their source.
-        if !line.ends_with(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        next = error.source();
-    }
-    line
 }

@@ -21,6 +21,8 @@ use tracing_subscriber::{
     registry::{LookupSpan, Scope},
 };
 
+use crate::causes;
+
 /// Shape of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
@@ -149,13 +151,7 @@ impl Visit for Fields {
         self.0.insert(field.name(), value.into());
     }
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let mut text = value.to_string();
-        let mut source = value.source();
-        while let Some(error) = source {
-            let _ = write!(text, ": {error}");
-            source = error.source();
-        }
-        self.0.insert(field.name(), text.into());
+        self.0.insert(field.name(), causes::chain(value).into());
     }
 }
 

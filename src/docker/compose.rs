@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::causes;
+
 use super::{
     credential_helper::find_in,
     helper_image::{EXECUTABLE, HelperImageError, PATH, PORTABLE, REPOSITORY},
@@ -87,7 +89,7 @@ pub(super) fn compose(host: &Host) -> Result<(Tree, Vec<String>), HelperImageErr
                 if let Err(error) = composer.program(&path) {
                     composer.warnings.push(format!(
                         "`{tool}` will not work in the helper: {}",
-                        super::chain(&error)
+                        causes::chain(&error)
                     ));
                 }
             }

@@ -1,4 +1,4 @@
-use crate::config::testing::docker_config;
+use crate::{causes, config::testing::docker_config};
 use std::process::Command;
 
 use axum::response::Response;
@@ -187,7 +187,7 @@ async fn tls_shows_the_clients_certificate_and_trusts_the_engines_ca_alone() {
 
     std::fs::copy(path.join("stranger.pem"), path.join("ca.pem")).unwrap();
     let error = Engine::connect(&config, &EngineEnv::default()).await.unwrap_err();
-    assert!(super::super::chain(&error).contains("UnknownIssuer"), "{error:?}");
+    assert!(causes::chain(&error).contains("UnknownIssuer"), "{error:?}");
 
     std::fs::write(path.join("key.pem"), "no key").unwrap();
     let error = Engine::connect(&config, &EngineEnv::default()).await.unwrap_err();

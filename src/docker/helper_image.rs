@@ -17,6 +17,8 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::sync::{OnceCell, mpsc};
 
+use crate::causes;
+
 use super::{
     Engine, Error,
     compose::{Host, compose, ourselves, portable},
@@ -281,7 +283,7 @@ async fn remove_others(engine: &Engine, current: &str, grace: Duration) {
             Ok(_) => tracing::info!(image = %tag, "removed an old helper image"),
             Err(error) if error.is_conflict() || error.is_not_found() => {}
             Err(error) => tracing::warn!(
-                image = %tag, error = %super::chain(&error), "cannot remove an old helper image"
+                image = %tag, error = %causes::chain(&error), "cannot remove an old helper image"
             ),
         }
     }

@@ -8,12 +8,11 @@ use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 use rand::Rng as _;
 
 pub use super::pulls::Progress;
-use crate::plan::policy;
+use crate::{causes, plan::policy};
 
 use super::{
     ApiVersion, Engine, Error,
     auth::{Auths, Found},
-    chain,
     pulls::Platform,
     reference,
 };
@@ -326,7 +325,7 @@ impl Failure {
             Self::Name | Self::Platform { .. } => PullErrorKind::Configuration,
             Self::Engine(_) => PullErrorKind::Engine,
             Self::Pull(error) if error.is_gone() => PullErrorKind::Engine,
-            Self::Pull(error) => PullErrorKind::of_text(&chain(&**error)),
+            Self::Pull(error) => PullErrorKind::of_text(&causes::chain(&**error)),
         }
     }
 }
@@ -376,7 +375,7 @@ async fn ensure_paced(
         let Some(&next) = policies.get(attempt) else {
             return Err(PullError { image: request.name.clone(), policy, source });
         };
-        let (reason, attempt) = (chain(&source), attempt + 1);
+        let (reason, attempt) = (causes::chain(&source), attempt + 1);
         say(PullNote::Fallback { failed: policy, reason, next, attempt });
     }
 }
@@ -473,7 +472,7 @@ async fn pull(
         }
         tries += 1;
         let pause = rand::rng().random_range(pause.clone());
-        say(PullNote::Retry { reason: chain(&error), pause });
+        say(PullNote::Retry { reason: causes::chain(&error), pause });
         tokio::time::sleep(pause).await;
     }
 }

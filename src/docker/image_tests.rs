@@ -3,6 +3,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 
+use crate::causes;
+
 use super::{
     super::{
         auth::AuthSources,
@@ -115,7 +117,7 @@ async fn docker_125_never_and_missing_fails() {
     let error = got.unwrap_err();
     assert_eq!(error.kind(), PullErrorKind::NeverMissing);
     assert_eq!(
-        chain(&error),
+        causes::chain(&error),
         "image `longshore-test/missing:1` cannot be used with pull policy `never`: \
          the engine does not have it"
     );
@@ -294,8 +296,8 @@ async fn docker_182_a_registry_that_is_not_there_is_an_external_failure() {
     let wanted = request("127.0.0.1:1/longshore-test/x:1", &[PullPolicy::Always]);
     let (got, notes) = get(&engine, &wanted).await;
     let error = got.unwrap_err();
-    assert_eq!(error.kind(), PullErrorKind::ExternalDependency, "{}", chain(&error));
-    assert!(chain(&error).starts_with(
+    assert_eq!(error.kind(), PullErrorKind::ExternalDependency, "{}", causes::chain(&error));
+    assert!(causes::chain(&error).starts_with(
         "image `127.0.0.1:1/longshore-test/x:1` cannot be used with pull policy `always`: "
     ));
     assert_eq!(notes.iter().filter(|n| n.is_warning()).count(), 2);

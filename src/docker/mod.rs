@@ -120,24 +120,10 @@ impl Error {
     }
 }
 
-/// An error and its causes in one line, for text that is matched or shown whole.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::causes;
 
     fn answered(status_code: u16) -> Error {
         Error::of("inspect the image", "busybox")(
@@ -153,7 +139,7 @@ mod tests {
         let error = answered(404);
         assert_eq!(error.to_string(), "cannot inspect the image `busybox`");
         assert_eq!(
-            chain(&error),
+            causes::chain(&error),
             "cannot inspect the image `busybox`: \
              Docker responded with status code 404: No such image: busybox"
         );

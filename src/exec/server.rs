@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     api::wire::{JobState, TraceOutput},
+    causes,
     ids::JobId,
     transfer::extract,
 };
@@ -266,7 +267,7 @@ async fn unpack(archive: PathBuf) {
     match extracted.await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => {
-            tracing::warn!(error = crate::docker::chain(&error), "artifacts stay packed");
+            tracing::warn!(error = causes::chain(&error), "artifacts stay packed");
         }
         Err(error) => tracing::warn!(%error, "artifacts stay packed"),
     }

@@ -6,14 +6,17 @@
 use std::path::{Component, Path};
 
 use super::credentials;
-use super::error::{Error, chain};
+use super::error::Error;
 use super::files;
 use super::git::{Environment, Git};
 use super::hygiene;
 use super::sources::{HOME, TEMPLATE, off_thread};
 use super::submodule;
 use super::trace::Trace;
-use crate::protocol::{CleanUp, Strategy};
+use crate::{
+    causes,
+    protocol::{CleanUp, Strategy},
+};
 
 /// Cleans up after a job.
 pub(super) async fn clean_up(task: &CleanUp, trace: &Trace) -> Result<(), Error> {
@@ -22,7 +25,7 @@ pub(super) async fn clean_up(task: &CleanUp, trace: &Trace) -> Result<(), Error>
     let mut failures = Vec::new();
     let mut note = |end: Result<(), Error>| {
         if let Err(error) = end {
-            failures.push(chain(&error));
+            failures.push(causes::chain(&error));
         }
     };
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::protocol::Done;
+use crate::{causes, protocol::Done};
 
 /// Why a task failed.
 #[derive(Debug, thiserror::Error)]
@@ -63,18 +63,6 @@ impl Error {
 
     /// The end of a task that failed for this.
     pub(super) fn done(&self) -> Done {
-        Done { exit_code: self.exit_code(), error: Some(chain(self)), ..Done::default() }
+        Done { exit_code: self.exit_code(), error: Some(causes::chain(self)), ..Done::default() }
     }
-}
-
-/// An error and all its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -6,11 +6,14 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::error::{Error, chain};
+use super::error::Error;
 use super::trace::Trace;
-use crate::protocol::{Archive, ArchiveTo, Done, Frame};
 use crate::transfer::select::{Note, Severity, Wanted};
 use crate::transfer::{archive, artifact, expand, extract, provenance, save, select};
+use crate::{
+    causes,
+    protocol::{Archive, ArchiveTo, Done, Frame},
+};
 
 /// Extracts an archive below a directory.
 pub(super) async fn extract(archive: PathBuf, into: PathBuf) -> Result<(), Error> {
@@ -96,7 +99,7 @@ pub(super) async fn archive(task: Archive, trace: &Trace) -> Result<Done, Error>
 }
 
 fn packing(error: impl StdError) -> Error {
-    Error::Pack(chain(&error))
+    Error::Pack(causes::chain(&error))
 }
 
 async fn blocking<T: Send + 'static>(
@@ -121,7 +124,7 @@ fn choose(task: Archive) -> Result<Chosen, Error> {
     let name = match expand::expand(&task.name, &lookup) {
         Ok(name) => name,
         Err(error) => {
-            let text = format!("cannot expand `{}`: {}", task.name, chain(&error));
+            let text = format!("cannot expand `{}`: {}", task.name, causes::chain(&error));
             notes.push(Note { severity: Severity::Warning, text });
             task.name.clone()
         }

@@ -20,8 +20,11 @@ use tokio::task::JoinSet;
 
 use super::error::Error;
 use super::trace::Trace;
-use crate::protocol::{Frame, Sources, Strategy, Submodules};
 use crate::secret::Secret;
+use crate::{
+    causes,
+    protocol::{Frame, Sources, Strategy, Submodules},
+};
 
 /// The job's token; no other text has it.
 pub(super) const TOKEN: &str = "glcbt-64_s3cr3t";
@@ -286,7 +289,7 @@ pub(super) async fn run(task: &Sources) -> (Result<(), Error>, String) {
 pub(super) async fn succeed(task: &Sources) -> String {
     let (end, trace) = run(task).await;
     if let Err(error) = end {
-        panic!("{}\n{trace}", super::error::chain(&error));
+        panic!("{}\n{trace}", causes::chain(&error));
     }
     trace
 }

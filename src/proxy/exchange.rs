@@ -23,6 +23,8 @@ use hyper::{
 };
 use serde_json::{Map, Value, json};
 
+use crate::causes;
+
 use super::{
     Refusal,
     audit::{AuditEvent, Decision},
@@ -485,7 +487,7 @@ impl Shared {
             let pin = pinned
                 .map_err(|_| Refusal::failed(500, "the bind cannot be made"))?
                 .map_err(|error| {
-                    tracing::debug!(error = crate::docker::chain(&error), "bind refused");
+                    tracing::debug!(error = causes::chain(&error), "bind refused");
                     error.refusal(&need.job, need.is_mount)
                 })?;
             let source = pin.path().display().to_string();

@@ -3,7 +3,7 @@
 
 use crate::{
     api::wire::JobState,
-    docker,
+    causes, docker,
     executor::docker::{ExecutorError, helper::HelperError},
     job::{
         InvalidJob,
@@ -58,7 +58,7 @@ impl SystemFailure {
     }
 
     fn of(reason: FailureReason, error: &(dyn std::error::Error + 'static)) -> Self {
-        Self { reason, error: docker::chain(error), hint: None, exit_code: None, is_passing: false }
+        Self { reason, error: causes::chain(error), hint: None, exit_code: None, is_passing: false }
     }
 }
 
@@ -176,6 +176,6 @@ pub(super) fn log_end(ending: &Ending, delivered: &Result<(), FinishError>) {
         Err(failure) => tracing::warn!(error = failure.error, "job failed: system failure"),
     }
     if let Err(error) = delivered {
-        tracing::error!(error = docker::chain(error), "job's end could not be delivered");
+        tracing::error!(error = causes::chain(error), "job's end could not be delivered");
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use crate::{
     api::Client,
+    causes,
     config::DockerConfig,
-    docker::{self, Engine},
+    docker::Engine,
     executor::docker::clean_up::{self, Anonymous},
     job::outcome::FailureReason,
     ledger::{Entry, JobRecord},
@@ -25,7 +26,7 @@ pub(super) async fn sweep(engine: &Engine, instance: &str) {
     let things = match clean_up::marked(engine, instance, None).await {
         Ok(things) => things,
         Err(error) => {
-            tracing::warn!(error = docker::chain(&error), "leftovers could not be looked for");
+            tracing::warn!(error = causes::chain(&error), "leftovers could not be looked for");
             return;
         }
     };
@@ -34,7 +35,7 @@ pub(super) async fn sweep(engine: &Engine, instance: &str) {
     }
     tracing::info!(count = things.len(), "removing what an earlier process left");
     for error in clean_up::remove(engine, &things, Anonymous { remove: true }).await {
-        tracing::warn!(error = docker::chain(&error), "something of an earlier process is left");
+        tracing::warn!(error = causes::chain(&error), "something of an earlier process is left");
     }
 }
 
@@ -63,12 +64,12 @@ pub async fn end_job(
             let instance = shared.state.instance();
             errors.extend(clean_up::remove_late(&engine, instance, entry.job, anonymous).await);
             for error in &errors {
-                tracing::warn!(error = docker::chain(error), "something of the job is left");
+                tracing::warn!(error = causes::chain(error), "something of the job is left");
             }
             errors.is_empty()
         }
         Err(error) => {
-            tracing::warn!(error = docker::chain(&error), "engine of the job cannot be reached");
+            tracing::warn!(error = causes::chain(&error), "engine of the job cannot be reached");
             false
         }
     };
@@ -118,7 +119,7 @@ async fn tell(channel: &Channel, record: &JobRecord, announced: &[String]) -> bo
             true
         }
         Err(error) => {
-            tracing::error!(job.id = %channel.job, error = docker::chain(&error), "server could not be told that the job is over");
+            tracing::error!(job.id = %channel.job, error = causes::chain(&error), "server could not be told that the job is over");
             false
         }
     }

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinHandle, time::timeout};
 
 use crate::{
+    causes,
     docker::{self, Engine},
     executor::docker::clean_up::{self, Anonymous},
     ids::JobId,
@@ -103,6 +104,6 @@ pub(super) fn close_record(record: JobRecord) {
 
 pub(super) fn log_errors(errors: &[docker::Error]) {
     for error in errors {
-        tracing::warn!(error = docker::chain(error), "something of the job is left");
+        tracing::warn!(error = causes::chain(error), "something of the job is left");
     }
 }

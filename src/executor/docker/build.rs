@@ -17,7 +17,7 @@ use bollard::{
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use crate::{docker::image::Image, plan::script::EndMark, trace::Writer};
+use crate::{causes, docker::image::Image, plan::script::EndMark, trace::Writer};
 
 use super::{
     Docker, ExecutorError,
@@ -149,7 +149,7 @@ impl Build {
             // else. The container's own end decides; a script that nobody read is no error then.
             None => {
                 if let Err(error) = written {
-                    tracing::debug!(error = %crate::docker::chain(&error), "script was not read to its end");
+                    tracing::debug!(error = %causes::chain(&error), "script was not read to its end");
                 }
                 let exit_code = ended(&self.docker).await?;
                 if exit_code == KILLED && removed(&self.docker).await {

@@ -12,7 +12,7 @@ use tokio_util::io::ReaderStream;
 
 use crate::{
     api::{ArtifactUpload, DownloadError},
-    docker::chain as causes,
+    causes,
     ids::{JobId, ShortToken},
     job::outcome::Outcome,
     plan::cache::ArtifactPlan,
@@ -93,7 +93,7 @@ impl Stages<'_> {
                 Told { job: id, token: &short, status: status.map(named), correlation_id: None };
             self.note(artifact::download_line(&told, &next));
             if let Err(error) = &got {
-                self.warn(causes(error));
+                self.warn(causes::chain(error));
             }
             match next {
                 Next::Done => break,

@@ -8,7 +8,7 @@ use tokio::{
 use tokio_util::io::ReaderStream;
 
 use crate::{
-    docker::chain as causes,
+    causes,
     executor::curtain::Said,
     job::outcome::Outcome,
     plan::cache::CachePlan,
@@ -77,7 +77,7 @@ impl Stages<'_> {
         match Store::new(s3, self.job.timeout, self.plan.settings.cache_timeout) {
             Ok(store) => Some(store),
             Err(error) => {
-                self.warn(causes(&error));
+                self.warn(causes::chain(&error));
                 None
             }
         }
@@ -132,7 +132,7 @@ impl Stages<'_> {
                 return Ok(false);
             }
             Err(error) => {
-                self.warn(causes(&error));
+                self.warn(causes::chain(&error));
                 return Ok(false);
             }
         };
@@ -143,7 +143,7 @@ impl Stages<'_> {
         }
         let spooled = self.spool_file("cache");
         if let Err(error) = keep_object(store, object, &spooled.0).await {
-            self.warn(causes(error.as_ref()));
+            self.warn(causes::chain(error.as_ref()));
             return Ok(false);
         }
         self.plain(format!("Downloading {archive} from the cache server"));
@@ -245,7 +245,7 @@ impl Stages<'_> {
         match store.put(&object, &upload, body).await {
             Ok(()) => Ok(true),
             Err(error) => {
-                self.warn(causes(&error));
+                self.warn(causes::chain(&error));
                 Ok(false)
             }
         }
