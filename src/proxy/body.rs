@@ -243,6 +243,10 @@ pub fn commit(body: &Map<String, Value>, world: &World) -> Result<Map<String, Va
     let mut out = apply(CONFIG, body, "", &mut judging)?;
     // The image is the container's.
     out.remove("Image");
+    if let Some(Value::Object(labels)) = out.get_mut("Labels") {
+        let own = world.settings.image_labels();
+        labels.retain(|key, _| !world.settings.labels.contains_key(key) || own.contains_key(key));
+    }
     Ok(out)
 }
 

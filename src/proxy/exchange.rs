@@ -118,7 +118,7 @@ impl Shared {
             // What came after it was meant for the stream, and is no request.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        if let Some(events) = &self.settings.audit {
+        if let Some(events) = self.audit() {
             let event = AuditEvent {
                 time: jiff::Timestamp::now().to_string(),
                 job: self.settings.job.clone(),

@@ -32,7 +32,7 @@ pub mod settings;
 pub mod target;
 
 pub use audit::AuditEvent;
-pub use serve::{Guard, Summary};
+pub use serve::{Guard, Summary, clear};
 pub use settings::{GuardSettings, ImagePolicy, Limits, Mapping, Widening};
 
 /// Why a request is not sent on: what the client reads, and the rule that says so.

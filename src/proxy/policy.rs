@@ -809,7 +809,7 @@ impl Judge<'_> {
         for (_, change) in query.iter().filter(|(name, _)| name == "changes") {
             super::dockerfile::change(change, &self.world.settings)?;
         }
-        for (key, value) in self.world.settings.all_labels() {
+        for (key, value) in self.world.settings.image_labels() {
             let line = format!("LABEL {}={}", Value::from(key), Value::from(value));
             query.push(("changes".to_owned(), line));
         }

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -14,14 +17,16 @@ use std::{
 
 use hyper::{Method, StatusCode, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::Semaphore,
+    sync::{Semaphore, mpsc},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    audit::AuditEvent,
     body::{Ground, World},
     clean_up,
     engine::Engine,
@@ -74,6 +79,8 @@ pub(super) struct Shared {
     pub(super) made_network: bool,
     owned: Mutex<Arc<Owned>>,
     counters: Mutex<Summary>,
+    /// Until the guard stops, which ends the log.
+    audit: Mutex<Option<mpsc::Sender<AuditEvent>>>,
     pub(super) numbers: AtomicU64,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
@@ -113,6 +120,11 @@ impl Shared {
         }
     }
 
+    /// Where events of the audit log go.
+    pub(super) fn audit(&self) -> Option<mpsc::Sender<AuditEvent>> {
+        self.audit.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn pins(&self) -> PathBuf {
         self.settings.private.join("pins")
     }
@@ -129,7 +141,7 @@ impl Guard {
     ///
     /// # Errors
     /// When the engine cannot be reached, or the socket or the directory not be made.
-    pub async fn start(engine: &str, settings: GuardSettings) -> io::Result<Self> {
+    pub async fn start(engine: &str, mut settings: GuardSettings) -> io::Result<Self> {
         let tasks = TaskTracker::new();
         let mut engine = Engine::new(engine, tasks.clone())?;
         for directory in [settings.private.join("pins"), settings.private.join("spool")] {
@@ -142,6 +154,7 @@ impl Guard {
         // The socket comes last: who sees it can use it.
         let listener = listen(&settings)?;
         let shared = Arc::new(Shared {
+            audit: Mutex::new(settings.audit.take()),
             settings: Arc::new(settings),
             ground: Arc::new(ground),
             engine,
@@ -177,21 +190,50 @@ impl Guard {
     }
 
     /// Takes no more requests, cuts those that run, and removes all that the job made.
-    pub async fn stop(self) -> Summary {
-        let shared = self.shared;
+    pub async fn stop(&self) -> Summary {
+        let shared = &self.shared;
         shared.stop.cancel();
         drop(std::fs::remove_file(&shared.settings.socket));
         shared.tasks.close();
         // A creation in flight comes to its end, and its object is found by its label.
         drop(tokio::time::timeout(DRAIN, shared.tasks.wait()).await);
-        let left = clean_up::all(&shared).await;
-        paths::clear(&shared.pins());
-        for directory in ["pins", "spool"] {
-            drop(std::fs::remove_dir(shared.settings.private.join(directory)));
-        }
-        let mut summary = shared.counters.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        summary.left = left;
-        summary
+        drop(shared.audit.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let left = clean_up::all(shared).await;
+        clear_private(&shared.settings.private);
+        Summary { left, ..self.summary() }
+    }
+
+    /// What it did so far.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+    }
+}
+
+/// Removes what a guard had in its directory, as [`GuardSettings::new`] lays it out; one that was
+/// killed has left its pins mounted.
+pub fn clear(directory: &Path) {
+    let settings = GuardSettings::new("", Default::default(), "", directory);
+    clear_private(&settings.private);
+    drop(std::fs::remove_file(settings.socket));
+    drop(std::fs::remove_dir(directory));
+}
+
+/// Never removes what is in a pin: directories go when they are empty.
+fn clear_private(private: &Path) {
+    paths::clear(&private.join("pins"));
+    let spool = private.join("spool");
+    for file in std::fs::read_dir(&spool).into_iter().flatten().flatten() {
+        drop(std::fs::remove_file(file.path()));
+    }
+    for directory in [private.join("pins"), spool, private.to_owned()] {
+        drop(std::fs::remove_dir(directory));
     }
 }
 
@@ -262,12 +304,23 @@ fn listen(settings: &GuardSettings) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(&settings.socket)?;
+    let listener = bind(&settings.socket)?;
     if settings.socket_group.is_some() {
         std::os::unix::fs::chown(&settings.socket, None, settings.socket_group)?;
     }
     std::fs::set_permissions(&settings.socket, std::fs::Permissions::from_mode(0o660))?;
     Ok(listener)
+}
+
+/// Binds a socket at a path of any length: an address has room for 107 bytes (unix(7)).
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(directory, flags, Mode::empty())?;
+    let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+    UnixListener::bind(short)
 }
 
 /// Takes connections until the guard stops. No client blocks it: one too many is closed.

@@ -177,6 +177,13 @@ impl GuardSettings {
         labels
     }
 
+    /// The labels of an image: a container that somebody else makes of it later inherits them, and
+    /// must not be taken for one of the job's.
+    #[must_use]
+    pub fn image_labels(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([self.identity.clone()])
+    }
+
     /// Whether a job may not write a label with this key (G-46). Case does not help.
     #[must_use]
     pub fn is_reserved_label(&self, key: &str) -> bool {

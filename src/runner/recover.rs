@@ -11,6 +11,7 @@ use crate::{
     executor::docker::clean_up::{self, Anonymous},
     job::outcome::FailureReason,
     ledger::{Entry, JobRecord},
+    proxy,
     trace::{self, Delivery, Limits, Masks, Trace},
 };
 
@@ -66,6 +67,8 @@ pub async fn end_job(
             for error in &errors {
                 tracing::warn!(error = causes::chain(error), "something of the job is left");
             }
+            // What was mounted for its socket; its containers are gone.
+            proxy::clear(&record.guard());
             errors.is_empty()
         }
         Err(error) => {
