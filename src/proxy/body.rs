@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+pub(super) use host::bytes;
 pub use host::container_update;
 pub use network::{endpoint, network_connect, network_create, network_disconnect, volume_create};
 

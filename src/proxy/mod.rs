@@ -27,11 +27,13 @@ pub mod json;
 pub mod ownership;
 pub mod paths;
 pub mod policy;
+pub mod policy_file;
 pub mod serve;
 pub mod settings;
 pub mod target;
 
 pub use audit::AuditEvent;
+pub use policy_file::{PolicyError, PolicyFile};
 pub use serve::{Guard, Summary, clear};
 pub use settings::{GuardSettings, ImagePolicy, Limits, Mapping, Widening};
 

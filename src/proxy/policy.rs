@@ -963,6 +963,9 @@ impl Judge<'_> {
     }
 
     fn build(&self) -> Decision {
+        if !self.world.settings.build {
+            return Err(Refusal::denied("building images", "G-70"));
+        }
         if !["", "1"].contains(&self.raw("version")) || !self.raw("session").is_empty() {
             return Err(no_buildkit());
         }

@@ -45,6 +45,8 @@ pub struct GuardSettings {
     pub socket_paths: Vec<String>,
     /// What the operator allows beyond the defaults.
     pub widening: Widening,
+    /// Whether the classic builder is offered.
+    pub build: bool,
     /// Takes an event for each request.
     pub audit: Option<mpsc::Sender<AuditEvent>>,
 }
@@ -165,6 +167,7 @@ impl GuardSettings {
                 drop_capabilities: vec!["MKNOD".to_owned()],
                 ..Widening::default()
             },
+            build: true,
             audit: None,
         }
     }
