@@ -19,7 +19,8 @@ use super::{
     engine::{Body, Broken, full, whole},
     exchange::{Ready, answer_json, only_id, unreachable},
     filter,
-    image::{Reference, is_id},
+    image::{Reference, is_id, is_id_like},
+    journal::Entry,
     ownership::Container,
     policy::{Filter, Forward, Then},
     serve::Shared,
@@ -188,6 +189,9 @@ impl Shared {
                 for mount in details["Mounts"].as_array().into_iter().flatten() {
                     if mount["Type"] == "volume" {
                         let volume = mount["Name"].as_str().unwrap_or_default();
+                        if is_id_like(volume) {
+                            self.noted(&Entry::Volume(volume.to_owned()));
+                        }
                         self.change(|owned| owned.add_volume(volume));
                     }
                 }
@@ -238,7 +242,18 @@ impl Shared {
         Ok(answer_json(status, &shown))
     }
 
+    /// Completes the journal. The thing is there: that it cannot be written down changes nothing.
+    fn noted(&self, entry: &Entry) {
+        drop(self.note(entry));
+    }
+
     fn made(&self, id: &str, reference: Option<&Reference>) {
+        if is_id(id) {
+            self.noted(&match reference {
+                Some(reference) => Entry::Tag(reference.canonical(), id.to_owned()),
+                None => Entry::Image(id.to_owned()),
+            });
+        }
         self.change(|owned| {
             owned.add_image(id);
             if let Some(reference) = reference.filter(|_| is_id(id)) {
@@ -429,6 +444,9 @@ impl Shared {
             let message = value["message"].as_str().unwrap_or_default();
             let message = filter::message(message, &self.world());
             return Ok(answer_json(status, &json!({ "message": message })));
+        }
+        if let Some(canonical) = &tag {
+            self.noted(&Entry::Untag(canonical.clone()));
         }
         self.change(|owned| {
             if let Some(canonical) = &tag {

@@ -32,6 +32,7 @@ use super::{
     engine::{Body, Outgoing, full},
     filter,
     image::{Reference, is_id, is_id_like},
+    journal::Entry,
     json,
     ownership::Bind,
     paths::{Pin, Place},
@@ -282,13 +283,17 @@ impl Shared {
             Then::Network(name) => Some(Counted::new(&self, Some(name.clone()))),
             _ => None,
         };
-        for tag in std::mem::take(&mut forward.free_tags) {
-            self.free_tag(&tag).await?;
+        let tags = std::mem::take(&mut forward.free_tags);
+        for tag in &tags {
+            self.free_tag(tag).await?;
         }
+        let mut image = None;
         if let Some((name, how)) = forward.image.clone() {
             let found = self.image(&name).await?;
             self.place_image(&mut forward, &found, how);
+            image = Some(found.id);
         }
+        self.note_tags(&tags, image)?;
         for (number, name) in forward.needs.image_mounts.clone() {
             let found = self.image(&name).await?;
             if let Sent::Json(body) = &mut forward.body {
@@ -419,6 +424,18 @@ impl Shared {
                 "G-61",
             )),
         }
+    }
+
+    /// Writes down that tags are going to be made.
+    pub(super) fn note_tags(
+        &self,
+        tags: &[Reference],
+        image: Option<String>,
+    ) -> Result<(), Refusal> {
+        if tags.is_empty() {
+            return Ok(());
+        }
+        self.note(&Entry::Tagging { tags: tags.iter().map(Reference::canonical).collect(), image })
     }
 
     /// Older engines make two networks of one name (G-49).

@@ -23,6 +23,7 @@ pub mod filter;
 
 pub mod head;
 pub mod image;
+mod journal;
 pub mod json;
 pub mod ownership;
 pub mod paths;
@@ -34,7 +35,7 @@ pub mod target;
 
 pub use audit::AuditEvent;
 pub use policy_file::{PolicyError, PolicyFile};
-pub use serve::{Guard, Summary, clear};
+pub use serve::{Guard, Summary};
 pub use settings::{GuardSettings, ImagePolicy, Limits, Mapping, Widening};
 
 /// Why a request is not sent on: what the client reads, and the rule that says so.

@@ -1,5 +1,6 @@
 //! The guarded socket before a real engine, with the real docker CLI and with raw requests.
 
+mod alone;
 mod escapes;
 
 use std::{

@@ -14,7 +14,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     config::{RunnerConfig, SocketConfig, volume::Volume},
-    docker,
+    docker::{self, Engine},
     plan::{
         NetworkPlan, Plan,
         access::Socket,
@@ -170,11 +170,28 @@ impl Docker {
                 summary.left
             }
         };
-        if self.plan.access.guarded().is_some() {
-            proxy::clear(&self.guard_directory);
+        if self.plan.access.guarded().is_none() {
+            return left;
         }
-        left
+        [left, reap(&self.engine, &self.guard_directory).await].concat()
     }
+}
+
+/// Removes what a job's guard left in its directory and on the engine, if it had one. Says what is
+/// still there.
+pub async fn reap(engine: &Engine, directory: &Path) -> Vec<String> {
+    if !directory.exists() {
+        return Vec::new();
+    }
+    let places = GuardSettings::new("", Default::default(), "", directory);
+    let left = match Guard::reap(engine.host(), &places.private).await {
+        Ok(left) => left,
+        Err(error) => vec![format!("the guarded socket in {}: {error}", directory.display())],
+    };
+    drop(std::fs::remove_file(&places.socket));
+    // What is not empty is of use yet.
+    drop(std::fs::remove_dir(directory));
+    left
 }
 
 /// The guard's settings, but for what only the engine knows.
