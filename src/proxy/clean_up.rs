@@ -55,7 +55,7 @@ impl Remains {
                 .map(|(id, _)| id.to_owned())
                 .collect(),
             networks,
-            volumes: owned.volumes().map(str::to_owned).collect(),
+            volumes: owned.volumes().map(|name| shared.settings.names.upstream(name)).collect(),
             tags: owned
                 .tags()
                 .filter(|(_, tag)| tag.made)

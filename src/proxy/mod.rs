@@ -25,6 +25,7 @@ pub mod head;
 pub mod image;
 mod journal;
 pub mod json;
+pub mod names;
 pub mod ownership;
 pub mod paths;
 pub mod policy;
@@ -34,6 +35,7 @@ pub mod settings;
 pub mod target;
 
 pub use audit::AuditEvent;
+pub use names::Names;
 pub use policy_file::{PolicyError, PolicyFile};
 pub use serve::{Guard, Summary};
 pub use settings::{GuardSettings, ImagePolicy, Limits, Mapping, Widening};

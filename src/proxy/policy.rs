@@ -74,8 +74,19 @@ pub struct Forward {
     pub free_tags: Vec<Reference>,
     /// What must be done first.
     pub needs: Needs,
+    /// What names in the answer must match.
+    pub names: NameFilter,
     /// What is done with the answer.
     pub then: Then,
+}
+
+/// The filter `name` of a list, which is the guard's to apply: the engine has other names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NameFilter {
+    /// Of these patterns one must match, where there are any.
+    pub patterns: Vec<String>,
+    /// How many entries there may be then.
+    pub limit: Option<usize>,
 }
 
 /// The body of a request of the guard's own.
@@ -117,6 +128,8 @@ pub enum Then {
     Filter(Filter),
     /// Each event is judged.
     Events,
+    /// Each piece of statistics loses its names.
+    Stats,
     /// A container was created.
     Created {
         /// The image as the client spelled it.
@@ -356,6 +369,7 @@ impl Judge<'_> {
             image: None,
             free_tags: Vec::new(),
             needs: Needs::default(),
+            names: NameFilter::default(),
             then: Then::Pass,
         }
     }
@@ -482,8 +496,11 @@ impl Judge<'_> {
                     }
                     _ => {}
                 }
-                let then =
-                    if *action == "json" { Then::Filter(Filter::Container) } else { Then::Pass };
+                let then = match *action {
+                    "json" => Then::Filter(Filter::Container),
+                    "stats" => Then::Stats,
+                    _ => Then::Pass,
+                };
                 Ok(send(Forward {
                     then,
                     ..self.forward(format!("/containers/{id}/{action}"), query)
@@ -599,9 +616,15 @@ impl Judge<'_> {
                 *reference = json!(id);
             }
         }
+        let mut names = names_of(&mut filters);
+        if !names.patterns.is_empty() {
+            // The engine would count those that do not match.
+            names.limit = self.raw("limit").parse().ok().filter(|limit| *limit > 0);
+            query.retain(|(name, _)| name != "limit");
+        }
         query.push(("filters".to_owned(), self.own_only(filters)));
         let forward = self.forward("/containers/json".to_owned(), query);
-        Ok(send(Forward { then: Then::Filter(Filter::Containers), ..forward }))
+        Ok(send(Forward { names, then: Then::Filter(Filter::Containers), ..forward }))
     }
 
     /// Filters with the job's label added.
@@ -861,11 +884,12 @@ impl Judge<'_> {
         match (self.call.method, segments) {
             (&Method::GET, []) => {
                 self.query(&[("filters", Word)])?;
-                let filters =
+                let mut filters =
                     query::filters(self.raw("filters"), &["dangling", "label", "name", "driver"])?;
+                let names = names_of(&mut filters);
                 let query = vec![("filters".to_owned(), Value::Object(filters).to_string())];
                 let forward = self.forward("/volumes".to_owned(), query);
-                Ok(send(Forward { then: Then::Filter(Filter::Volumes), ..forward }))
+                Ok(send(Forward { names, then: Then::Filter(Filter::Volumes), ..forward }))
             }
             (&Method::POST, ["create"]) => {
                 self.query(&[])?;
@@ -906,10 +930,11 @@ impl Judge<'_> {
             (&Method::GET, []) => {
                 self.query(&[("filters", Word)])?;
                 let known = ["driver", "id", "label", "name", "scope", "type", "dangling"];
-                let filters = query::filters(self.raw("filters"), &known)?;
+                let mut filters = query::filters(self.raw("filters"), &known)?;
+                let names = names_of(&mut filters);
                 let query = vec![("filters".to_owned(), Value::Object(filters).to_string())];
                 let forward = self.forward("/networks".to_owned(), query);
-                Ok(send(Forward { then: Then::Filter(Filter::Networks), ..forward }))
+                Ok(send(Forward { names, then: Then::Filter(Filter::Networks), ..forward }))
             }
             (&Method::POST, ["create"]) => {
                 self.query(&[])?;
@@ -1024,6 +1049,17 @@ impl Judge<'_> {
 
 fn send(forward: Forward) -> Verdict {
     Verdict::Forward(Box::new(forward))
+}
+
+/// Takes the filter `name` out.
+fn names_of(filters: &mut Map<String, Value>) -> NameFilter {
+    let patterns = match filters.remove("name") {
+        Some(Value::Array(values)) => {
+            values.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+        }
+        _ => Vec::new(),
+    };
+    NameFilter { patterns, limit: None }
 }
 
 fn bad_reference(text: &str) -> Refusal {

@@ -10,7 +10,10 @@ use std::{
 use globset::GlobBuilder;
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::settings::{GuardSettings, Mapping};
+use super::{
+    names::Names,
+    settings::{GuardSettings, Mapping},
+};
 
 /// The keys of the file. All may be left out.
 #[derive(Debug, Default, Deserialize)]
@@ -207,6 +210,12 @@ impl PolicyFile {
             widening.drop_capabilities = capabilities("default_cap_drop", &names)?;
         }
         widening.no_new_privileges = self.no_new_privileges.unwrap_or(widening.no_new_privileges);
+        match self.names.as_deref() {
+            None => {}
+            Some("plain") => settings.names = Names::Plain,
+            Some("scoped") => settings.names = Names::of(&settings.identity),
+            Some(word) => return Err(wrong("names", word, "write \"plain\" or \"scoped\"")),
+        }
         match self.build.as_deref() {
             None => {}
             Some("classic") => settings.build = true,
@@ -225,14 +234,10 @@ impl PolicyFile {
             ("buildkit_socket", self.buildkit_socket.is_some()),
             ("attach_ws", self.attach_ws == Some(true)),
             ("build = \"sidecar\"", self.build.as_deref() == Some("sidecar")),
-            ("names = \"scoped\"", self.names.as_deref() == Some("scoped")),
         ];
         match asked.into_iter().find(|(_, asked)| *asked) {
             Some((key, _)) => Err(PolicyError::NotImplemented(key)),
-            None => match self.names.as_deref() {
-                None | Some("plain") => Ok(()),
-                Some(word) => Err(wrong("names", word, "write \"plain\" or \"scoped\"")),
-            },
+            None => Ok(()),
         }
     }
 }

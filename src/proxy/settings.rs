@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::audit::AuditEvent;
+use super::{audit::AuditEvent, names::Names};
 
 /// Everything about one job's guard.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct GuardSettings {
     pub reserved_labels: Vec<String>,
     /// Beginnings of names that the job may not give (G-48).
     pub reserved_names: Vec<String>,
+    /// How what the job names is called on the engine (G-49).
+    pub names: Names,
     /// The job's network. It is created, and removed in the end, when it does not exist.
     pub network: String,
     /// The cgroup that everything runs below (G-85), in the form of the engine's driver.
@@ -150,6 +152,7 @@ impl GuardSettings {
     pub fn new(job: &str, identity: (String, String), network: &str, directory: &Path) -> Self {
         Self {
             job: job.to_owned(),
+            names: Names::of(&identity),
             identity,
             labels: BTreeMap::new(),
             reserved_labels: vec!["longshore.".into(), "com.gitlab.gitlab-runner.".into()],
