@@ -21,7 +21,7 @@ pub(super) struct GuardArgs {
     /// What is allowed: a file in TOML or JSON
     #[arg(long, value_name = "FILE")]
     pub policy: PathBuf,
-    /// The engine: unix://PATH or tcp://HOST:PORT
+    /// The engine: `unix://PATH` or `tcp://HOST:PORT`
     #[arg(long, env = "DOCKER_HOST", value_name = "URL")]
     pub engine: String,
     /// The guarded socket's file; its directory must be closed to others

@@ -31,9 +31,10 @@ impl Names {
     #[must_use]
     pub fn of(identity: &(String, String)) -> Self {
         let digest = Sha256::digest(format!("{}={}", identity.0, identity.1));
-        let hex: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let number =
+            digest.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
         // Not hexadecimal, so that it is nowhere taken for an id.
-        Self::Scoped(format!("g{hex}"))
+        Self::Scoped(format!("g{number:016x}"))
     }
 
     /// What the engine calls it.

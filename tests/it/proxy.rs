@@ -1,8 +1,10 @@
 //! The guarded socket before a real engine, with the real docker CLI and with raw requests.
 
+mod allowed;
 mod alone;
 mod escapes;
 mod names;
+mod properties;
 
 use std::{
     path::{Path, PathBuf},
