@@ -119,7 +119,7 @@ fn config(body: &Map<String, Value>, extra: &str) {
             }
             "StopTimeout" => number(value, 0..=86400, key),
             "ExposedPorts" => {
-                map(value, key).values().for_each(|v| assert!(map(v, key).is_empty()))
+                map(value, key).values().for_each(|v| assert!(map(v, key).is_empty()));
             }
             "Volumes" => {
                 for (path, value) in map(value, key) {
@@ -174,11 +174,12 @@ fn token(source: &str, needs: &Needs, read_only: bool, what: &str) {
     let need = &needs.binds[index];
     if let longshore::proxy::paths::Place::Mapped { mapping, rest } = &need.place {
         let plain = rest.components().all(|c| matches!(c, std::path::Component::Normal(_)));
-        assert!(plain, "{rest:?}");
+        assert!(plain, "{}", rest.display());
         assert!(*mapping == 0 || read_only, "{what}: a read-only mapping");
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn host_config(host: &Map<String, Value>, needs: &Needs, world: &World) {
     let limits = &world.settings.limits;
     keys(
@@ -213,7 +214,9 @@ fn host_config(host: &Map<String, Value>, needs: &Needs, world: &World) {
         .iter()
         .map(|name| text(name, "CapAdd"))
         .collect();
-    added.iter().for_each(|name| one_of(name, DEFAULT_CAPABILITIES, "CapAdd"));
+    for name in &added {
+        one_of(name, DEFAULT_CAPABILITIES, "CapAdd");
+    }
     let drops_mknod =
         host.get("CapDrop").is_some_and(|value| list(value, "CapDrop").contains(&"MKNOD".into()));
     assert!(drops_mknod || added.contains("MKNOD"));
@@ -489,7 +492,7 @@ pub(crate) fn build(query: &[(String, String)], world: &World) {
             "labels" => labels(&serde_json::from_str(value).unwrap(), "labels"),
             "networkmode" => assert!(["none", NETWORK, GROUND].contains(&&**value), "{value}"),
             "memory" | "memswap" => {
-                number(&value.parse::<i64>().unwrap().into(), 1..=limits.memory, name)
+                number(&value.parse::<i64>().unwrap().into(), 1..=limits.memory, name);
             }
             "cgroupparent" => assert_eq!(value, PARENT),
             "rm" | "forcerm" => assert_eq!(value, "1"),
