@@ -13,7 +13,7 @@ use crate::{
 
 use super::{
     Directories, Place,
-    access::{Access, Sidecar},
+    access::{Access, SOCKET_DIRECTORY, Sidecar},
     names::{INSTANCE_LABEL, LABEL_PREFIX, Names},
 };
 
@@ -26,6 +26,8 @@ pub struct Mounts {
     pub volumes: Vec<VolumePlan>,
     /// Data root of the job's Docker daemon, for that container alone.
     pub daemon: Option<VolumePlan>,
+    /// Socket of the job's Docker daemon, for that container and the job's.
+    pub socket: Option<VolumePlan>,
     /// Where directories below `cache_dir`, which the engine makes, are mounted.
     pub directories: Vec<String>,
 }
@@ -51,7 +53,7 @@ impl Mounts {
 
     /// Volumes that go with the job.
     pub fn temporary(&self) -> impl Iterator<Item = &VolumePlan> {
-        self.volumes.iter().chain(&self.daemon).filter(|v| !v.kept)
+        self.volumes.iter().chain(&self.daemon).chain(&self.socket).filter(|v| !v.kept)
     }
 
     /// Whether `directory` is the job's alone: empty at its start, and gone with it.
@@ -171,6 +173,7 @@ impl Request<'_> {
         if !has_root {
             mounts.daemon = Some(self.temporary(root));
         }
+        mounts.socket = sidecar.socket.as_ref().map(|_| self.temporary(SOCKET_DIRECTORY));
         if let Some(certificates) = &sidecar.certificates {
             let client = certificates.client();
             mounts.volumes.retain(|volume| volume.destination != client);
