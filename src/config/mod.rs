@@ -273,6 +273,16 @@ pub enum DindMode {
     Refuse,
 }
 
+/// `network` of `[runners.docker.dind]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DindNetwork {
+    /// A place of its own in the job's network, under the name `docker`.
+    #[default]
+    Own,
+    /// The job's container is in the daemon's: what inner containers publish is at `localhost` too.
+    Shared,
+}
+
 /// `[runners.docker.dind]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DindConfig {
@@ -280,8 +290,13 @@ pub struct DindConfig {
     pub mode: DindMode,
     /// Globs of the images that are a Docker daemon.
     pub images: Vec<String>,
+    /// Where the daemon is.
+    pub network: DindNetwork,
     /// Mirrors that the daemon pulls from.
     pub registry_mirrors: Vec<String>,
+    /// Registries, or ranges of addresses of such, that it talks to without TLS or with
+    /// certificates of nobody it knows.
+    pub insecure_registries: Vec<String>,
     /// How long it may take until it answers.
     pub ready_timeout: Duration,
 }
@@ -295,7 +310,9 @@ impl Default for DindConfig {
             images: ["docker:*dind*", "docker.io/library/docker:*dind*"]
                 .map(str::to_owned)
                 .to_vec(),
+            network: DindNetwork::default(),
             registry_mirrors: Vec::new(),
+            insecure_registries: Vec::new(),
             ready_timeout: Duration::from_mins(1),
         }
     }

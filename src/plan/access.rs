@@ -10,7 +10,7 @@
 use std::fmt;
 
 use crate::{
-    config::{DindMode, DockerConfig, SocketMode, volume::Volume},
+    config::{DindMode, DindNetwork, DockerConfig, SocketMode, volume::Volume},
     job::variable::Expanded,
 };
 
@@ -25,6 +25,9 @@ const SOCKET: &str = "/var/run/docker.sock";
 
 /// The name under which jobs expect their daemon.
 const NAME: &str = "docker";
+
+/// The address of a daemon in a network that the job is in too.
+const LOCAL: &str = "127.0.0.1";
 
 /// Where the image has its certificates when nobody says otherwise (`ENV DOCKER_TLS_CERTDIR`).
 const CERTIFICATES: &str = "/certs";
@@ -74,6 +77,8 @@ pub struct Sidecar {
     pub certificates: Option<CertificatePlan>,
     /// Its unix socket, where the job has it; `None` when its command is not understood.
     pub socket: Option<SocketPlan>,
+    /// Whether the job's container is in its network and not in one of its own.
+    pub shares_network: bool,
     /// Its data root in the container.
     pub data_root: String,
     /// Whether its command is the image's own, so that it must listen where it is expected to.
@@ -217,6 +222,12 @@ impl Access {
             Self::Sidecar(sidecar) if sidecar.container == service.container => Some(sidecar),
             Self::Sidecar(_) | Self::None | Self::Socket(_) => None,
         }
+    }
+
+    /// The daemon in whose network the job's container is, if it is in one's.
+    #[must_use]
+    pub fn network_owner(&self) -> Option<&Sidecar> {
+        self.sidecar().filter(|sidecar| sidecar.shares_network)
     }
 
     /// The daemon, if there is one.
@@ -410,15 +421,19 @@ impl Asked<'_> {
         let aliases = self.aliases(service);
         // Without a network of its own it has no name: all containers have the same address.
         let host = match self.network {
-            NetworkPlan::Given(mode) if mode == "host" || mode.starts_with("container:") => {
-                "127.0.0.1"
-            }
+            NetworkPlan::Given(mode) if mode == "host" || mode.starts_with("container:") => LOCAL,
             _ if aliases.iter().any(|alias| alias == NAME) => NAME,
             _ => aliases.first().map_or(NAME, String::as_str),
         };
+        let has_own = host != LOCAL;
+        let shares_network = has_own && self.docker.dind.network == DindNetwork::Shared;
+        let is_near =
+            |asked: &str| (shares_network || !has_own) && matches!(asked, LOCAL | "localhost");
         let address = self.address();
         let asked_port = match &address {
-            Address::Tcp { host: asked, port } if asked == host || aliases.contains(asked) => {
+            Address::Tcp { host: asked, port }
+                if asked == host || aliases.contains(asked) || is_near(asked) =>
+            {
                 Some(*port)
             }
             Address::Unset | Address::Unix(_) | Address::Other(_) | Address::Tcp { .. } => None,
@@ -446,6 +461,7 @@ impl Asked<'_> {
                 names: certificate_names(service, host, &aliases),
                 owner: if rootless { ROOTLESS } else { 0 },
             }),
+            shares_network,
             data_root: if rootless {
                 "/home/rootless/.local/share/docker".to_owned()
             } else {
@@ -651,6 +667,8 @@ impl Asked<'_> {
             }
             let mirrors = &self.docker.dind.registry_mirrors;
             flags.extend(mirrors.iter().map(|mirror| format!("--registry-mirror={mirror}")));
+            let insecure = &self.docker.dind.insecure_registries;
+            flags.extend(insecure.iter().map(|name| format!("--insecure-registry={name}")));
             let ipv6 = matches!(self.network, NetworkPlan::Own { ipv6: true, .. });
             if ipv6 && !command.has("--ipv6") {
                 flags.extend(["--ipv6".to_owned(), format!("--fixed-cidr-v6={BRIDGE_IPV6}")]);

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     api::wire::Variable,
-    config::{DindConfig, testing::docker_config},
+    config::{DindConfig, DindNetwork, testing::docker_config},
     job::variable::Variables,
 };
 
@@ -309,18 +309,20 @@ fn mtu_mirrors_and_ipv6_are_passed_on_where_nothing_says_otherwise() {
     let mut case = dind(&[]);
     case.docker.network_mtu = 1400;
     case.docker.dind.registry_mirrors = words(&["https://m.example"]);
+    case.docker.dind.insecure_registries = words(&["r:5000"]);
     case.network = NetworkPlan::Own { name: "n".to_owned(), mtu: 1400, ipv6: true };
     let all = [
         "--host=tcp://0.0.0.0:2375",
         "--mtu=1400",
         "--registry-mirror=https://m.example",
+        "--insecure-registry=r:5000",
         "--ipv6",
         "--fixed-cidr-v6=fd6c:6f6e:6773::/64",
     ];
     assert_eq!(but_for_the_socket(case.applied().command), all);
     case.services[0].command = words(&["--mtu", "1300", "--host=tcp://0.0.0.0:2375", "--ipv6"]);
     let own = but_for_the_socket(case.applied().command).split_off(4);
-    assert_eq!(own, ["--registry-mirror=https://m.example"]);
+    assert_eq!(own, ["--registry-mirror=https://m.example", "--insecure-registry=r:5000"]);
     // The daemon does not start when a file and a flag say the same.
     case.docker.volumes = words(&["/srv/daemon.json:/etc/docker/daemon.json:ro"]);
     assert_eq!(case.applied().command[4..], SHARED[..1]);
@@ -465,4 +467,18 @@ fn a_command_that_is_not_understood_shares_no_socket() {
     let mut case = dind(&[]);
     case.services[0].command = words(&["--group=docker"]);
     assert_eq!(case.applied().command[2..], SHARED[..1]);
+}
+
+#[test]
+fn in_a_shared_network_the_daemon_is_local_too() {
+    let mut case = dind(&[("DOCKER_HOST", "tcp://localhost:2375"), ("DOCKER_TLS_CERTDIR", "")]);
+    assert_eq!(case.sidecar().notes.len(), 1);
+    case.docker.dind.network = DindNetwork::Shared;
+    let sidecar = case.sidecar();
+    assert!(sidecar.shares_network);
+    assert_eq!((sidecar.port, &sidecar.notes[..], variables(&sidecar)), (2375, &[][..], vec![]));
+    // There is nothing to share where all are in one network.
+    case.network = NetworkPlan::Given("host".to_owned());
+    let sidecar = case.sidecar();
+    assert_eq!((sidecar.shares_network, sidecar.port, sidecar.notes.len()), (false, 2375, 0));
 }

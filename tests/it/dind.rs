@@ -225,3 +225,72 @@ async fn a_user_without_rights_may_use_the_socket() {
     ended.assert_lines(&["65534", "answered"]);
     engine().nothing_left_of(ended.id).await;
 }
+
+/// An image with perl alone, and a container of it that answers HTTP at port 8080.
+const SERVE: [&str; 3] = [
+    "libraries=$(ldd /usr/bin/perl | grep -o '/[^ ]*')",
+    "tar -ch /usr/bin/perl /usr/lib/*/perl-base $libraries 2> /dev/null | docker import - inner:1",
+    r#"docker run --detach --publish 8080:80 inner:1 perl -MSocket -e '
+    socket(S, PF_INET, SOCK_STREAM, 6) && bind(S, sockaddr_in(80, INADDR_ANY)) && listen(S, 9) or die;
+    while (accept(C, S)) { sysread(C, $_, 4096); print C "HTTP/1.0 200 OK\r\n\r\ninner\n"; close C }'"#,
+];
+
+/// Asks it, once it listens.
+fn get(address: &str) -> String {
+    format!(
+        "curl --silent --show-error --retry 50 --retry-delay 1 --retry-all-errors \
+         --max-time 5 http://{address}/ && echo of {address}"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_inner_containers_publish_is_at_the_daemons_name() {
+    let case = Case::start().await;
+    let get = get("docker:8080");
+    let script = [&SERVE[..], &[&get]].concat();
+    let ended = case.run(docker_job(&script)).await;
+    ended.assert_success();
+    ended.assert_lines(&["inner", "of docker:8080"]);
+    engine().nothing_left_of(ended.id).await;
+}
+
+/// A job in its daemon's network, beside a service that the job asks and one that asks the job.
+fn shared_job() -> JobSpec {
+    let gets = ["docker:8080", "localhost:8080", "web"].map(get);
+    let script = [
+        &SERVE[..],
+        &gets.each_ref().map(String::as_str),
+        &[
+            // Docker's own default with TLS (docker: `tcp://localhost:2376`).
+            "(unset DOCKER_HOST; docker info > /dev/null && echo local)",
+            "docker run --rm inner:1 perl -e 'print qq(ran\\n)'",
+        ],
+    ];
+    let web = "mkdir w && echo outer > w/index.html && httpd -f -p 80 -h w";
+    docker_job(&script.concat())
+        .service(json!({"name": "busybox", "alias": "web", "command": ["sh", "-c", web]}))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_network_has_published_ports_at_localhost_and_all_names() {
+    let docker = "[runners.docker.dind]\nnetwork = \"shared\"";
+    let case = Case::with(Options { docker, ..Options::default() }).await;
+    let bridge = Case::with(Options { docker, default_bridge: true, ..Options::default() }).await;
+    let ask = "until wget -qO /builds/asked http://build:8080; do sleep 0.2; done; sleep 600";
+    let own = shared_job()
+        .service(json!({"name": "busybox", "alias": "asker", "command": ["sh", "-c", ask]}))
+        .after(&[
+            "until grep inner /builds/asked; do sleep 0.2; done && echo asked",
+            "hostname",
+            "docker ps",
+        ]);
+    let (own, bridge) = tokio::join!(case.run(own), bridge.run(shared_job()));
+    for ended in [&own, &bridge] {
+        ended.assert_success();
+        ended.assert_lines(&["of docker:8080", "of localhost:8080", "outer", "local", "ran"]);
+        engine().nothing_left_of(ended.id).await;
+    }
+    own.assert_lines(&["asked"]);
+    own.assert_contains("runner-integrati-project-");
+    own.assert_contains("0.0.0.0:8080->80/tcp");
+}

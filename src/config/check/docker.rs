@@ -10,8 +10,8 @@ use std::{
 use globset::GlobBuilder;
 
 use crate::config::{
-    Device, DindConfig, DindMode, DockerConfig, PullPolicy, Resources, ServiceConfig, SocketConfig,
-    SocketMode, Ulimit, file::Section, values, volume::Volume,
+    Device, DindConfig, DindMode, DindNetwork, DockerConfig, PullPolicy, Resources, ServiceConfig,
+    SocketConfig, SocketMode, Ulimit, file::Section, values, volume::Volume,
 };
 
 const SIZE_HINT: &str = "write for example \"512m\" or \"2g\"";
@@ -120,6 +120,25 @@ fn dind(section: Section<'_>) -> DindConfig {
             })
             .unwrap_or_default(),
         images: if section.has("images") { globs(&section, "images") } else { default.images },
+        network: section
+            .parsed("network", "", |text| match text {
+                "own" => Ok(DindNetwork::Own),
+                "shared" => Ok(DindNetwork::Shared),
+                _ => Err("wanted own or shared"),
+            })
+            .unwrap_or_default(),
+        insecure_registries: section.parsed_list(
+            "insecure_registries",
+            "write for example \"registry.example:5000\" or \"10.0.0.0/8\"",
+            |text| {
+                let is_plain = !text.is_empty() && !text.contains(char::is_whitespace);
+                if is_plain && !text.contains("://") {
+                    Ok(text.to_owned())
+                } else {
+                    Err("not a registry's name or a range of addresses")
+                }
+            },
+        ),
         registry_mirrors: section.parsed_list(
             "registry_mirrors",
             "write for example \"https://mirror.example\"",
@@ -132,9 +151,6 @@ fn dind(section: Section<'_>) -> DindConfig {
     };
     if let Some("slot") = one_of(&section, "storage", &["fresh", "slot"]).as_deref() {
         section.warn("storage", "slots are not supported yet: each daemon begins with no layers");
-    }
-    if let Some("shared") = one_of(&section, "network", &["own", "shared"]).as_deref() {
-        section.problem("network", Some("shared"), "not supported yet; wanted own", "");
     }
     if section.number::<u32>("warm").is_some_and(|count| count > 0) {
         section.warn("warm", "warm daemons are not supported yet: each is started for its job");

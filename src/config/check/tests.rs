@@ -1,7 +1,9 @@
 use std::fs;
 
 use super::*;
-use crate::config::{DindConfig, DindMode, PullPolicy, RunnerConfig, SocketConfig, SocketMode};
+use crate::config::{
+    DindConfig, DindMode, DindNetwork, PullPolicy, RunnerConfig, SocketConfig, SocketMode,
+};
 
 fn no_env(_: &str) -> Option<String> {
     None
@@ -394,14 +396,17 @@ fn what_a_daemon_of_a_job_is_like_is_read_and_defaults_to_a_sidecar() {
     let dind = one(
         "",
         "[runners.docker.dind]\nmode = 'refuse'\nimages = ['x:*']\nstorage = 'fresh'\n\
-         network = 'own'\nwarm = 0\nregistry_mirrors = ['http://m:5000']\nready_timeout = '90s'",
+         network = 'shared'\nwarm = 0\nregistry_mirrors = ['http://m:5000']\n\
+         insecure_registries = ['r:5000', '10.0.0.0/8']\nready_timeout = '90s'",
     )
     .docker
     .dind;
     let wanted = DindConfig {
         mode: DindMode::Refuse,
         images: vec!["x:*".to_owned()],
+        network: DindNetwork::Shared,
         registry_mirrors: vec!["http://m:5000".to_owned()],
+        insecure_registries: ["r:5000", "10.0.0.0/8"].map(str::to_owned).to_vec(),
         ready_timeout: Duration::from_secs(90),
     };
     assert_eq!(dind, wanted);
@@ -411,8 +416,9 @@ fn what_a_daemon_of_a_job_is_like_is_read_and_defaults_to_a_sidecar() {
 fn ways_to_docker_that_do_not_exist_are_refused_by_name() {
     let text = problems(&with(
         "",
-        "[runners.docker.dind]\nmode = 'sock'\nnetwork = 'shared'\nstorage = 'old'\n\
-         registry_mirrors = ['m:5000']\n[runners.docker.socket]\nmode = 'open'\n\
+        "[runners.docker.dind]\nmode = 'sock'\nnetwork = 'host'\nstorage = 'old'\n\
+         registry_mirrors = ['m:5000']\ninsecure_registries = ['http://r']\n\
+         [runners.docker.socket]\nmode = 'open'\n\
          registries = ['http://r/x']\nextra_capabilities = ['ALL']\naudit_log = 'audit'\n\
          [runners.docker.socket.limits]\nmemory = 'much'\npids = 0",
     ));

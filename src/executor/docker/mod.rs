@@ -46,7 +46,8 @@ pub struct Docker {
     network: OnceCell<()>,
     guarded: OnceCell<socket::Guarded>,
     /// Entries for `/etc/hosts`, once the services have addresses; only without a network that has
-    /// names itself.
+    /// names itself. Where the job is in its daemon's network, its container waits for them as well,
+    /// as the daemon's must run by then.
     hosts: watch::Sender<Option<Vec<String>>>,
 }
 
@@ -137,6 +138,14 @@ impl ExecutorError {
                 Some("is the Docker engine running, and is [runners.docker] host its address?")
             }
             Self::Engine(error)
+                if error.engine_message().is_some_and(|m| m.contains("non running container")) =>
+            {
+                Some(
+                    "the job's Docker daemon has ended, and the job's container is in its network \
+                     ([runners.docker.dind] network = \"shared\")",
+                )
+            }
+            Self::Engine(error)
                 if error.engine_message().is_some_and(|m| m.contains("address pool")) =>
             {
                 Some(
@@ -174,11 +183,8 @@ impl Docker {
         record: &JobRecord,
         server_registries: Vec<String>,
     ) -> Self {
-        let hosts = if plan.network.has_aliases() || plan.services.is_empty() {
-            Some(Vec::new())
-        } else {
-            None
-        };
+        let has_names = plan.network.has_aliases() && plan.access.network_owner().is_none();
+        let hosts = if has_names || plan.services.is_empty() { Some(Vec::new()) } else { None };
         Self {
             engine,
             plan,

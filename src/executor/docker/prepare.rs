@@ -59,22 +59,29 @@ impl Docker {
         voice: Voice,
         followed: Option<&Followed>,
     ) -> Result<(), ExecutorError> {
-        let mut starts = Vec::new();
-        for service in &self.plan.services {
-            starts.push(self.start_service(service, voice.clone(), followed).boxed());
+        let names = !self.plan.network.has_aliases();
+        // A daemon that the job shares a network with has the hosts of both.
+        let (first, last): (Vec<_>, Vec<_>) = self.plan.services.iter().partition(|service| {
+            !names
+                || self.plan.access.network_owner().is_none_or(|o| o.container != service.container)
+        });
+        let mut started = Vec::new();
+        let mut hosts = Vec::new();
+        for services in [first, last] {
+            let starts = services.iter().map(|service| {
+                self.start_service(service, &hosts, voice.clone(), followed).boxed()
+            });
+            let these = future::try_join_all(starts).await?;
+            if names {
+                let these = these.iter().zip(services);
+                hosts.extend(these.flat_map(|((s, _), service)| s.hosts(&service.aliases)));
+            }
+            started.extend(these);
         }
-        let started = future::try_join_all(starts).await?;
         if started.is_empty() {
             return Ok(());
         }
-        if !self.plan.network.has_aliases() {
-            let hosts = started
-                .iter()
-                .zip(&self.plan.services)
-                .flat_map(|((started, _), service)| started.hosts(&service.aliases))
-                .collect();
-            self.hosts.send_replace(Some(hosts));
-        }
+        self.hosts.send_replace(Some(hosts));
         let (daemons, others): (Vec<_>, Vec<_>) =
             started.into_iter().partition(|(_, daemon)| daemon.is_some());
         let daemons = daemons.iter().filter_map(|(s, daemon)| Some((s, daemon.as_ref()?)));
@@ -124,6 +131,7 @@ impl Docker {
     async fn start_service<'a>(
         &'a self,
         service: &ServicePlan,
+        hosts: &[String],
         voice: Voice,
         followed: Option<&Followed>,
     ) -> Result<(service::Started, Option<Daemon<'a>>), ExecutorError> {
@@ -132,7 +140,7 @@ impl Docker {
             .image(&service.image, &service.policies, service.platform.as_deref(), voice.clone())
             .await?;
         voice.plain(&format!("Starting service {}:{}...", service.name, service.version));
-        let started = service::start(self, service, &image, daemon.as_ref()).await?;
+        let started = service::start(self, service, &image, daemon.as_ref(), hosts).await?;
         if let Some(followed) = followed {
             followed.add(&self.engine, service);
         }

@@ -61,14 +61,19 @@ pub(super) struct NotReady {
 }
 
 /// Creates and starts a service's container; a Docker daemon's is given what it needs between.
+/// `hosts` are for a daemon whose network the job shares.
 pub(super) async fn start(
     docker: &Docker,
     service: &ServicePlan,
     image: &Image,
     daemon: Option<&Daemon<'_>>,
+    hosts: &[String],
 ) -> Result<Started, ExecutorError> {
     let socket = docker.guarded().await?.map(|guarded| &guarded.place);
-    let body = spec::service(&docker.plan, &docker.runner, service, image.reference(), socket);
+    let mut body = spec::service(&docker.plan, &docker.runner, service, image.reference(), socket);
+    if daemon.is_some() && docker.plan.access.network_owner().is_some() {
+        spec::own_network(&mut body, &docker.plan, &docker.runner.docker, service, hosts);
+    }
     let mut options = CreateContainerOptionsBuilder::new().name(&service.container);
     if let Some(platform) = &service.platform {
         options = options.platform(platform);

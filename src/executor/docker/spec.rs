@@ -76,11 +76,55 @@ pub fn build(
             socket.put_into(host, plan);
         }
     }
-    // Of the job's containers at once only one can have the address.
-    let mac_address = docker.mac_address.clone();
-    let aliases = vec!["build".to_owned(), plan.names.build.clone()];
-    body.networking_config = endpoint(plan, mac_address, aliases);
+    match plan.access.network_owner() {
+        Some(owner) => join(&mut body, &owner.container),
+        None => body.networking_config = job_endpoint(plan, docker, Vec::new()),
+    }
     body
+}
+
+/// The job's place in its network. Of its containers at once only one can have the address.
+fn job_endpoint(
+    plan: &Plan,
+    docker: &DockerConfig,
+    mut aliases: Vec<String>,
+) -> Option<NetworkingConfig> {
+    aliases.extend(["build".to_owned(), plan.names.build.clone()]);
+    endpoint(plan, docker.mac_address.clone(), aliases)
+}
+
+/// Puts a container into another's network, whose names, name servers and hosts it then has
+/// (moby: `validateNetContainerMode`).
+fn join(body: &mut ContainerCreateBody, owner: &str) {
+    body.hostname = None;
+    body.networking_config = None;
+    if let Some(host) = &mut body.host_config {
+        host.network_mode = Some(format!("container:{owner}"));
+        (host.dns, host.dns_search) = (None, None);
+        (host.extra_hosts, host.links) = (None, None);
+    }
+}
+
+/// Makes the daemon's container what the job's would be to the network that they share: reached
+/// by the same names, and finding others by theirs. Without a network that has names, `hosts` are
+/// the other services', and the daemon's own lead back to it.
+pub fn own_network(
+    body: &mut ContainerCreateBody,
+    plan: &Plan,
+    docker: &DockerConfig,
+    service: &ServicePlan,
+    hosts: &[String],
+) {
+    body.hostname = Some(docker.hostname.clone().unwrap_or_else(|| plan.names.host.clone()));
+    body.networking_config = job_endpoint(plan, docker, service.aliases.clone());
+    if let Some(host) = &mut body.host_config {
+        host.links = some(&docker.links);
+        let extra = host.extra_hosts.get_or_insert_default();
+        extra.extend_from_slice(hosts);
+        if !plan.network.has_aliases() {
+            extra.extend(service.aliases.iter().map(|alias| format!("{alias}:127.0.0.1")));
+        }
+    }
 }
 
 /// How the helper container's program is started.

@@ -496,3 +496,77 @@ fn gpus_are_all_of_them_a_count_or_devices() {
     assert_eq!(of("2"), Some((Some(2), None)));
     assert_eq!(of("\"device=0,GPU-x\""), Some((Some(0), ids(&["0", "GPU-x"]))));
 }
+
+fn with_dind(docker: &str) -> Case {
+    Case::new()
+        .with("services", json!([{"name": "docker:dind"}, {"name": "redis:7"}]))
+        .variable("FF_NETWORK_PER_BUILD", "true")
+        .docker(docker)
+}
+
+/// Where a volume of the body with this destination comes from.
+fn source(body: &ContainerCreateBody, destination: &str) -> Option<String> {
+    let mounts = body.host_config.as_ref()?.mounts.as_ref()?;
+    mounts.iter().find(|m| m.target.as_deref() == Some(destination))?.source.clone()
+}
+
+#[test]
+fn the_daemons_socket_is_for_the_daemon_and_the_jobs_container_alone() {
+    let case = with_dind("group_add = [\"audio\"]");
+    let [build, helper, daemon] = all(&case);
+    let volume = source(&build, "/run/longshore");
+    assert!(volume.is_some());
+    assert_eq!(source(&daemon, "/run/longshore"), volume);
+    assert_eq!(source(&helper, "/run/longshore"), None);
+    let plan = case.plan();
+    let other = super::service(&plan, &case.config(), &plan.services[1], "sha256:service", None);
+    assert_eq!(source(&other, "/run/longshore"), None);
+    assert!(plan.mounts.temporary().any(|made| Some(&made.name) == volume.as_ref()));
+    // Whoever the job's user is.
+    assert_eq!(host(build).group_add.unwrap(), ["audio", "2375"]);
+    assert_eq!(host(helper).group_add.unwrap(), ["audio"]);
+    let none = with_service();
+    assert_eq!(host(build_of(&none)).group_add, None);
+}
+
+#[test]
+fn in_a_shared_network_the_daemon_is_what_the_job_would_be() {
+    let case = with_dind(
+        "hostname = \"worker\"\nmac_address = \"92:d0:c6:0a:29:33\"\nlinks = [\"old:old\"]\n\
+         dns = [\"10.0.0.53\"]\nextra_hosts = [\"gitlab:10.0.0.1\"]\n\
+         [runners.docker.dind]\nnetwork = \"shared\"",
+    );
+    let plan = case.plan();
+    let build = build_of(&case);
+    assert_eq!((build.hostname, build.networking_config), (None, None));
+    let joined = build.host_config.unwrap();
+    let mode = format!("container:{}", plan.services[0].container);
+    assert_eq!(joined.network_mode, Some(mode));
+    assert_eq!((joined.dns, joined.extra_hosts, joined.links), (None, None, None));
+
+    let mut daemon = service_of(&case);
+    let config = case.config();
+    super::own_network(&mut daemon, &plan, &config.docker, &plan.services[0], &[]);
+    assert_eq!(daemon.hostname.as_deref(), Some("worker"));
+    let endpoints = daemon.networking_config.unwrap().endpoints_config.unwrap();
+    let endpoint = &endpoints[plan.network.mode()];
+    let aliases = endpoint.aliases.as_ref().unwrap();
+    assert_eq!(*aliases, ["docker", "build", &plan.names.build]);
+    assert_eq!(endpoint.mac_address.as_deref(), Some("92:d0:c6:0a:29:33"));
+    let host = daemon.host_config.unwrap();
+    assert_eq!(host.network_mode.as_deref(), Some(plan.network.mode()));
+    assert_eq!(host.dns.unwrap(), ["10.0.0.53"]);
+    assert_eq!(host.extra_hosts.unwrap(), ["gitlab:10.0.0.1"]);
+    assert_eq!(host.links.unwrap(), ["old:old"]);
+}
+
+#[test]
+fn without_names_a_shared_network_has_them_in_the_daemons_hosts() {
+    let case = with_dind("network_mode = \"bridge\"\n[runners.docker.dind]\nnetwork = \"shared\"");
+    let plan = case.plan();
+    let mut daemon = service_of(&case);
+    let others = ["redis:172.17.0.3".to_owned()];
+    super::own_network(&mut daemon, &plan, &case.config().docker, &plan.services[0], &others);
+    let hosts = host(daemon).extra_hosts.unwrap();
+    assert_eq!(hosts, ["redis:172.17.0.3", "docker:127.0.0.1"]);
+}
