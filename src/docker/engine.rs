@@ -19,7 +19,7 @@ use tokio_rustls::{
 };
 
 use super::{
-    Error, helper_image,
+    Error, helper_image, network,
     pulls::Pulls,
     transport::{self, Connector, Transport},
 };
@@ -223,6 +223,7 @@ struct Inner {
     architecture: String,
     pulls: Pulls,
     helper: helper_image::Cell,
+    networks: network::Cell,
 }
 
 impl fmt::Debug for Engine {
@@ -267,6 +268,7 @@ impl Engine {
                 architecture: about.arch,
                 pulls: Pulls::default(),
                 helper: helper_image::Cell::default(),
+                networks: network::Cell::default(),
             }),
         })
     }
@@ -301,6 +303,10 @@ impl Engine {
 
     pub(super) fn pulls(&self) -> &Pulls {
         &self.inner.pulls
+    }
+
+    pub(super) fn networks(&self) -> &network::Cell {
+        &self.inner.networks
     }
 
     pub(super) fn helper(&self) -> &helper_image::Cell {

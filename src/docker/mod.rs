@@ -12,6 +12,7 @@ mod credential_helper;
 pub mod engine;
 pub mod helper_image;
 pub mod image;
+pub mod network;
 mod program;
 mod pulls;
 pub mod reference;

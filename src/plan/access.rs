@@ -38,6 +38,18 @@ const ENTRYPOINT: &str = "dockerd-entrypoint.sh";
 /// Range of the daemon's default bridge where the job's network has IPv6 (RFC 4193).
 const BRIDGE_IPV6: &str = "fd6c:6f6e:6773::/64";
 
+/// MTU of a network of which nothing is said (dockerd: `--mtu`).
+const USUAL_MTU: u32 = 1500;
+
+/// An option of all networks that the daemon is asked to make later.
+const NETWORK_OPTION: &str = "--default-network-opt";
+
+/// The first Docker with this flag (moby, release notes of 24.0).
+const NETWORK_OPTIONS: u32 = 24;
+
+/// The first that surely enables IPv6 by it, with addresses of its own choice.
+const IPV6_OPTION: u32 = 28;
+
 /// Where the daemon's unix socket is, in its container and in the job's: a volume of its own, as
 /// one at `/var/run` would hide what images have there.
 pub const SOCKET_DIRECTORY: &str = "/run/longshore";
@@ -81,6 +93,8 @@ pub struct Sidecar {
     pub shares_network: bool,
     /// Its data root in the container.
     pub data_root: String,
+    /// What it is told of its networks; `None` where its command or the operator's file does.
+    pub networks: Option<InnerNetworks>,
     /// Whether its command is the image's own, so that it must listen where it is expected to.
     pub is_understood: bool,
     /// Whether it gets all privileges.
@@ -138,6 +152,65 @@ impl SocketPlan {
     #[must_use]
     pub fn path() -> String {
         format!("{SOCKET_DIRECTORY}/docker.sock")
+    }
+}
+
+/// What a daemon's own networks should be like, as far as the settings and the job's command say;
+/// the rest depends on the engine, and how it is said on the image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InnerNetworks {
+    mtu: Mtu,
+    ipv6: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Mtu {
+    /// In the daemon's own command.
+    Said(u32),
+    /// In the settings.
+    Set(u32),
+    /// As that of this network of the engine.
+    Of(String),
+    /// As it comes.
+    Usual,
+}
+
+impl InnerNetworks {
+    /// The network of the engine whose MTU they should have.
+    #[must_use]
+    pub fn outer(&self) -> Option<&str> {
+        match &self.mtu {
+            Mtu::Of(network) => Some(network),
+            Mtu::Said(_) | Mtu::Set(_) | Mtu::Usual => None,
+        }
+    }
+
+    /// Flags of a daemon whose image has this environment, beside an engine whose network has
+    /// this MTU. A daemon ends at a flag that it does not know.
+    #[must_use]
+    pub fn flags(&self, outer: Option<u32>, image: &[String]) -> Vec<String> {
+        let version = image.iter().find_map(|line| line.strip_prefix("DOCKER_VERSION="));
+        let version = version.and_then(|v| v.split('.').next()?.parse().ok()).unwrap_or(0);
+        let (mtu, is_said) = match self.mtu {
+            Mtu::Said(mtu) => (Some(mtu), true),
+            Mtu::Set(mtu) => (Some(mtu), false),
+            Mtu::Of(_) => (outer.filter(|mtu| *mtu != USUAL_MTU), false),
+            Mtu::Usual => (None, false),
+        };
+        let mut flags = Vec::new();
+        if let Some(mtu) = mtu {
+            if !is_said {
+                flags.push(format!("--mtu={mtu}"));
+            }
+            // The flag above is for the default bridge alone.
+            if version >= NETWORK_OPTIONS {
+                flags.push(format!("{NETWORK_OPTION}=bridge=com.docker.network.driver.mtu={mtu}"));
+            }
+        }
+        if self.ipv6 && version >= IPV6_OPTION {
+            flags.push(format!("{NETWORK_OPTION}=bridge=com.docker.network.enable_ipv6=true"));
+        }
+        flags
     }
 }
 
@@ -462,6 +535,7 @@ impl Asked<'_> {
                 owner: if rootless { ROOTLESS } else { 0 },
             }),
             shares_network,
+            networks: None,
             data_root: if rootless {
                 "/home/rootless/.local/share/docker".to_owned()
             } else {
@@ -661,10 +735,7 @@ impl Asked<'_> {
                 let group = sidecar.socket.as_ref().map(|s| s.group).filter(|g| *g != ROOTLESS);
                 flags.push(format!("--group={}", group.unwrap_or_default()));
             }
-            let mtu = self.docker.network_mtu;
-            if mtu != 0 && !command.has("--mtu") {
-                flags.push(format!("--mtu={mtu}"));
-            }
+            sidecar.networks = self.inner_networks(command);
             let mirrors = &self.docker.dind.registry_mirrors;
             flags.extend(mirrors.iter().map(|mirror| format!("--registry-mirror={mirror}")));
             let insecure = &self.docker.dind.insecure_registries;
@@ -675,6 +746,27 @@ impl Asked<'_> {
             }
         }
         sidecar.flags = flags;
+    }
+
+    fn inner_networks(&self, command: &Command<'_>) -> Option<InnerNetworks> {
+        if command.has(NETWORK_OPTION) {
+            return None;
+        }
+        let mtu = match (command.value("--mtu"), self.docker.network_mtu, self.network) {
+            (Some(said), ..) => said.parse().map_or(Mtu::Usual, Mtu::Said),
+            (None, 1.., _) => Mtu::Set(self.docker.network_mtu),
+            (None, 0, NetworkPlan::Given(mode))
+                if mode == "host" || mode == "none" || mode.starts_with("container:") =>
+            {
+                Mtu::Usual
+            }
+            (None, 0, NetworkPlan::Given(mode)) if mode != "default" => Mtu::Of(mode.clone()),
+            // The job's own is a network of which nothing is said; packets leave it by the same
+            // way as the default one's.
+            (None, 0, _) => Mtu::Of("bridge".to_owned()),
+        };
+        let ipv6 = matches!(self.network, NetworkPlan::Own { ipv6: true, .. });
+        Some(InnerNetworks { mtu, ipv6 })
     }
 }
 
@@ -731,10 +823,20 @@ impl<'a> Command<'a> {
     }
 
     fn has(&self, flag: &str) -> bool {
-        let given = |word: &&str| {
-            word.strip_prefix(flag).is_some_and(|r| r.is_empty() || r.starts_with('='))
-        };
-        self.words.iter().any(given)
+        self.value(flag).is_some()
+    }
+
+    /// What follows a flag, in its own word or in the next.
+    fn value(&self, flag: &str) -> Option<&'a str> {
+        let mut words = self.words.iter();
+        words
+            .by_ref()
+            .find_map(|word| {
+                word.strip_prefix(flag).filter(|rest| rest.is_empty() || rest.starts_with('='))
+            })
+            .map(|rest| {
+                rest.strip_prefix('=').unwrap_or_else(|| words.next().copied().unwrap_or_default())
+            })
     }
 }
 

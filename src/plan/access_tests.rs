@@ -305,15 +305,13 @@ fn a_command_that_turns_tls_off_is_believed() {
 }
 
 #[test]
-fn mtu_mirrors_and_ipv6_are_passed_on_where_nothing_says_otherwise() {
+fn registries_and_ipv6_are_passed_on_where_nothing_says_otherwise() {
     let mut case = dind(&[]);
-    case.docker.network_mtu = 1400;
     case.docker.dind.registry_mirrors = words(&["https://m.example"]);
     case.docker.dind.insecure_registries = words(&["r:5000"]);
     case.network = NetworkPlan::Own { name: "n".to_owned(), mtu: 1400, ipv6: true };
     let all = [
         "--host=tcp://0.0.0.0:2375",
-        "--mtu=1400",
         "--registry-mirror=https://m.example",
         "--insecure-registry=r:5000",
         "--ipv6",
@@ -481,4 +479,46 @@ fn in_a_shared_network_the_daemon_is_local_too() {
     case.network = NetworkPlan::Given("host".to_owned());
     let sidecar = case.sidecar();
     assert_eq!((sidecar.shares_network, sidecar.port, sidecar.notes.len()), (false, 2375, 0));
+}
+
+#[test]
+fn the_mtu_is_for_all_of_the_daemons_networks_where_it_knows_how() {
+    let flags = |case: &Case, outer, version: &str| {
+        let networks = case.sidecar().networks.unwrap();
+        let outer = networks.outer().and(outer);
+        networks.flags(outer, &[format!("DOCKER_VERSION={version}")])
+    };
+    let all = "--default-network-opt=bridge=com.docker.network.driver.mtu=1400";
+    // What the engine's network has, if it is not the usual.
+    let mut case = dind(&[]);
+    assert_eq!(case.sidecar().networks.unwrap().outer(), Some("bridge"));
+    assert_eq!(flags(&case, Some(1400), "28.5.1"), ["--mtu=1400", all]);
+    assert_eq!(flags(&case, Some(1400), "24.0.0-rc.1"), ["--mtu=1400", all]);
+    for older in ["23.0.6", "", "dev"] {
+        assert_eq!(flags(&case, Some(1400), older), ["--mtu=1400"], "{older}");
+    }
+    assert_eq!(case.sidecar().networks.unwrap().flags(Some(1400), &[]), ["--mtu=1400"]);
+    assert_eq!(flags(&case, Some(1500), "28.0.0"), [""; 0]);
+    assert_eq!(flags(&case, None, "28.0.0"), [""; 0]);
+    // The settings' own stands above it, and the job's above all.
+    case.docker.network_mtu = 1400;
+    assert_eq!(flags(&case, Some(9000), "28.0.0"), ["--mtu=1400", all]);
+    for own in [&["--mtu=1300"][..], &["--mtu", "1300"]] {
+        case.services[0].command = words(own);
+        assert_eq!(flags(&case, Some(9000), "28.0.0"), [all.replace("1400", "1300")]);
+    }
+    case.services[0].command = words(&["--default-network-opt=bridge=a=b"]);
+    assert_eq!(case.sidecar().networks, None);
+    // Networks that somebody else made are asked themselves.
+    for (mode, outer) in [("corp", Some("corp")), ("default", Some("bridge")), ("host", None)] {
+        let mut case = dind(&[]);
+        case.network = NetworkPlan::Given(mode.to_owned());
+        assert_eq!(case.sidecar().networks.unwrap().outer(), outer, "{mode}");
+    }
+    // IPv6 of later networks too.
+    let mut case = dind(&[]);
+    case.network = NetworkPlan::Own { name: "n".to_owned(), mtu: 0, ipv6: true };
+    let ipv6 = "--default-network-opt=bridge=com.docker.network.enable_ipv6=true";
+    assert_eq!(flags(&case, None, "28.0.0"), [ipv6]);
+    assert_eq!(flags(&case, None, "27.5.1"), [""; 0]);
 }

@@ -294,3 +294,23 @@ async fn a_shared_network_has_published_ports_at_localhost_and_all_names() {
     own.assert_contains("runner-integrati-project-");
     own.assert_contains("0.0.0.0:8080->80/tcp");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_has_its_networks_mtu_and_the_runners_registries() {
+    let network = engine().network_with(&["--opt=com.docker.network.driver.mtu=1400"]);
+    let mode = format!("network_mode = {:?}", network.name);
+    let docker = "#mode\n[runners.docker.dind]\n\
+                  insecure_registries = [\"registry.example:5000\", \"10.9.0.0/16\"]\n\
+                  registry_mirrors = [\"https://mirror.example\"]";
+    let edit = Box::new(move |config: String| config.replace("#mode", &mode));
+    let case = Case::with(Options { docker, edit: Some(edit), ..Options::default() }).await;
+    let mtu = "docker network inspect bridge -f \
+               '{{index .Options \"com.docker.network.driver.mtu\"}}'";
+    let ended = case.run(docker_job(&[mtu, "docker info"])).await;
+    ended.assert_success();
+    ended.assert_lines(&["1400"]);
+    for wanted in ["registry.example:5000", "10.9.0.0/16", "https://mirror.example"] {
+        ended.assert_contains(wanted);
+    }
+    engine().nothing_left_of(ended.id).await;
+}

@@ -84,8 +84,13 @@ impl Engine {
 
     /// A network of a test's own.
     pub(crate) fn network(&self) -> Made {
+        self.network_with(&[])
+    }
+
+    /// The same with flags such as `--opt=…`.
+    pub(crate) fn network_with(&self, flags: &[&str]) -> Made {
         let made = Made::new("network");
-        self.docker(&["network", "create", &made.name]);
+        self.docker(&[&["network", "create"], flags, &[&made.name]].concat());
         made
     }
 

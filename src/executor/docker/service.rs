@@ -71,8 +71,14 @@ pub(super) async fn start(
 ) -> Result<Started, ExecutorError> {
     let socket = docker.guarded().await?.map(|guarded| &guarded.place);
     let mut body = spec::service(&docker.plan, &docker.runner, service, image.reference(), socket);
-    if daemon.is_some() && docker.plan.access.network_owner().is_some() {
-        spec::own_network(&mut body, &docker.plan, &docker.runner.docker, service, hosts);
+    if let Some(daemon) = daemon {
+        let flags = daemon.flags(docker, image).await;
+        if !flags.is_empty() {
+            body.cmd.get_or_insert_default().extend(flags);
+        }
+        if docker.plan.access.network_owner().is_some() {
+            spec::own_network(&mut body, &docker.plan, &docker.runner.docker, service, hosts);
+        }
     }
     let mut options = CreateContainerOptionsBuilder::new().name(&service.container);
     if let Some(platform) = &service.platform {

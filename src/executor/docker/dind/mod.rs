@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::{
     causes,
     config::values,
-    docker,
+    docker::{self, image::Image},
     plan::access::{SOCKET_DIRECTORY, Sidecar, SocketPlan},
     trace::Voice,
 };
@@ -143,6 +143,16 @@ impl<'a> Daemon<'a> {
             plan.certificates.as_ref().map(|c| Certificates::mint(&c.names)).transpose()?;
         let tls = certificates.as_ref().map(Certificates::client).transpose()?;
         Ok(Self { plan, certificates, tls })
+    }
+
+    /// Flags that depend on the engine and on the image, after those of the plan.
+    pub(super) async fn flags(&self, docker: &Docker, image: &Image) -> Vec<String> {
+        let Some(networks) = &self.plan.networks else { return Vec::new() };
+        let outer = match networks.outer() {
+            Some(name) => docker::network::mtu(&docker.engine, name).await,
+            None => None,
+        };
+        networks.flags(outer, &image.env)
     }
 
     /// Gives the created container what must be in it when it starts.
