@@ -139,7 +139,9 @@ impl<'a> Script<'a> {
             self.line(&format!("chmod 0777 {} 2>/dev/null || :", roots.join(" ")));
         }
         self.link_socket();
-        self.line(&format!("for d in {temp} {project}; do [ -d \"$d\" ] || mkdir -p \"$d\"; done"));
+        self.line(&format!(
+            "[ -d {temp} ] || mkdir -p {temp}; [ -d {project} ] || mkdir -p {project}"
+        ));
         if begins {
             let env = quote(&format!("{}/{ENV_FILE}", directories.temp));
             self.line(&format!("rm -f {env} 2>/dev/null || : > {env}"));
@@ -287,9 +289,10 @@ pub(super) fn exports(temp: &str, variables: &Expanded) -> String {
     let _infallible = writeln!(
         body,
         "export GITLAB_ENV={env}\n\
-         if [ -f \"$GITLAB_ENV\" ]; then while IFS= read -r line || [ -n \"$line\" ]; do \
-         case $line in *=*) case ${{line%%=*}} in ''|[0-9]*|*[!A-Za-z0-9_]*) ;; \
-         *) export \"$line\" || :;; esac;; esac; done < \"$GITLAB_ENV\"; unset line; \
+         if [ -f \"$GITLAB_ENV\" ]; then while IFS= read -r longshore_line || \
+         [ -n \"$longshore_line\" ]; do case $longshore_line in *=*) case ${{longshore_line%%=*}} in \
+         ''|[0-9]*|*[!A-Za-z0-9_]*) ;; *) export \"$longshore_line\" || :;; esac;; esac; \
+         done < \"$GITLAB_ENV\"; unset longshore_line; \
          else : > \"$GITLAB_ENV\"; chmod 0666 \"$GITLAB_ENV\" 2>/dev/null || :; fi"
     );
     body

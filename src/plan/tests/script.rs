@@ -247,6 +247,24 @@ fn docker_63_what_a_script_writes_to_gitlab_env_is_text_for_later_stages() {
 }
 
 #[test]
+fn variables_of_any_short_name_are_the_jobs_own() {
+    for room in Room::each() {
+        let case = || {
+            Case::new().variable("d", "1").variable("line", "2").variable("s", "3").with(
+                "steps",
+                json!([
+                    {"name": "script", "script": ["echo A=1 >> $GITLAB_ENV; echo [$d$line$s]"]},
+                    {"name": "after_script", "script": ["echo [$d$line$s]"]},
+                ]),
+            )
+        };
+        assert!(room.run(case()).out.ends_with("\n[123]\n"), "{:?}", room.shell);
+        let after = room.run_after(case(), JobStatus::Success);
+        assert!(after.out.ends_with("\n[123]\n"), "{:?}: {}", room.shell, after.out);
+    }
+}
+
+#[test]
 fn what_another_job_wrote_to_gitlab_env_is_not_read() {
     let room = Room::bash();
     fs::create_dir_all(room.file("")).unwrap();
