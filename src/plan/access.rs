@@ -469,11 +469,13 @@ impl Asked<'_> {
 
     fn address(&self) -> Address {
         let Some(text) = self.variable("DOCKER_HOST") else { return Address::Unset };
-        if let Some(path) = text.strip_prefix("unix://").filter(|path| path.starts_with('/')) {
-            return Address::Unix(path.to_owned());
-        }
-        let Some(rest) = text.strip_prefix("tcp://") else {
-            return Address::Other(text.to_owned());
+        // As docker reads it (docker/cli, `opts.ParseHost`): no path is the usual one, no scheme tcp.
+        let rest = match text.split_once("://") {
+            Some(("unix", "")) => return Address::Unix(USUAL_SOCKET.to_owned()),
+            Some(("unix", path)) if path.starts_with('/') => return Address::Unix(path.to_owned()),
+            Some(("tcp", rest)) => rest,
+            None => text,
+            Some(_) => return Address::Other(text.to_owned()),
         };
         let place = rest.split('/').next().unwrap_or_default();
         let implied =
@@ -559,8 +561,8 @@ impl Asked<'_> {
             // The daemon itself reads it, and would ask for certificates (dockerd: `--tlsverify`).
             sidecar.environment.push(("DOCKER_TLS_VERIFY", None));
         }
-        if let Address::Unix(path) = &address
-            && service.variable("DOCKER_HOST") == Some(&format!("unix://{path}"))
+        if matches!(address, Address::Unix(_))
+            && service.variable("DOCKER_HOST") == self.variable("DOCKER_HOST")
         {
             // It is meant for the job; the image's entrypoint would have the daemon listen there.
             sidecar.environment.push(("DOCKER_HOST", None));

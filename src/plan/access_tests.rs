@@ -193,6 +193,9 @@ fn an_address_that_is_not_the_daemons_is_said_with_the_variables_name() {
         );
         assert_eq!(sidecar.notes, [wanted]);
     }
+    // Docker takes an address without a scheme for one of tcp.
+    let sidecar = dind(&[("DOCKER_HOST", "docker:2375")]).sidecar();
+    assert_eq!((sidecar.port, sidecar.certificates, sidecar.notes), (2375, None, vec![]));
     let sidecar = dind(&[("DOCKER_CERT_PATH", "/elsewhere")]).sidecar();
     assert_eq!(sidecar.notes.len(), 1);
     assert!(sidecar.notes[0].starts_with("DOCKER_CERT_PATH is /elsewhere, but"));
@@ -436,6 +439,8 @@ fn a_unix_socket_in_docker_host_is_the_daemons_own() {
         // The image's entrypoint would have the daemon listen there instead.
         assert_eq!(case.applied().variable("DOCKER_HOST"), None);
     }
+    let sidecar = dind(&[("DOCKER_HOST", "unix://")]).sidecar();
+    assert_eq!(sidecar.asked_socket(), Some("/var/run/docker.sock"));
     let sidecar = dind(&[("DOCKER_HOST", "unix:///a.sock"), ("DOCKER_TLS_VERIFY", "1")]).sidecar();
     assert_eq!(
         sidecar.notes,

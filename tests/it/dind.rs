@@ -1,6 +1,6 @@
 //! Jobs with a Docker daemon of their own.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     counter::Counter,
@@ -117,12 +117,18 @@ async fn a_daemon_that_dies_fails_the_job_at_once_with_its_last_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_dies_under_a_script_is_reported() {
+async fn a_daemon_is_privileged_alone_and_reported_when_it_dies_under_a_script() {
     let case = Case::start().await;
     let script =
         ["echo started", "while docker version > /dev/null 2>&1; do sleep 0.1; done", "false"];
-    let id = case.gitlab.submit(docker_job(&script));
+    let other = json!({"name": "busybox", "command": ["sleep", "600"]});
+    let id = case.gitlab.submit(docker_job(&script).service(other));
     case.gitlab.until_output(id, "started").await;
+    let things = engine().inspect(|line| line.contains(&id.to_string()));
+    let is_privileged = |thing: &&Value| thing["HostConfig"]["Privileged"] == true;
+    let privileged: Vec<_> = things.iter().filter(is_privileged).collect();
+    let [daemon] = &privileged[..] else { panic!("{privileged:#?}") };
+    assert!(daemon["Name"].as_str().unwrap().contains("-docker-"), "{daemon:#}");
     let containers = engine().running_containers(id);
     let mut names = containers.iter().filter_map(|line| line.split(' ').next());
     let daemon = names.find(|name| name.contains("-docker-"));
@@ -313,4 +319,40 @@ async fn a_daemon_has_its_networks_mtu_and_the_runners_registries() {
         ended.assert_contains(wanted);
     }
     engine().nothing_left_of(ended.id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_job_says_of_its_daemon_is_kept() {
+    let case = Case::start().await;
+    engine().needs_dind();
+    let service = json!({
+        "name": "docker:dind", "alias": "builder", "entrypoint": ["env", "-u", "NOTHING"],
+        "command": ["dockerd-entrypoint.sh", "--label=mine=1", "--mtu=1390"],
+        "variables": [{"key": "DOCKER_TLS_CERTDIR", "value": "/own"}],
+    });
+    let script = [
+        "docker info --format '{{.Labels}}'",
+        "docker network inspect bridge -f '{{index .Options \"com.docker.network.driver.mtu\"}}'",
+        "echo $DOCKER_HOST $DOCKER_CERT_PATH",
+        "DOCKER_HOST=tcp://docker:2375 docker info > /dev/null && echo by the usual name",
+    ];
+    let spec = job(&script).image("docker:cli").service(service);
+    let ended = case.run(spec.variable("DOCKER_HOST", "tcp://builder:2376")).await;
+    ended.assert_success();
+    ended.assert_lines(&[
+        "[mine=1]",
+        "1390",
+        "tcp://builder:2376 /own/client",
+        "by the usual name",
+    ]);
+    engine().nothing_left_of(ended.id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_that_allows_no_privileges_says_so() {
+    let docker = "allowed_privileged_services = [\"docker:29-dind\"]";
+    let case = Case::with(Options { docker, ..Options::default() }).await;
+    let ended = case.run(job(&["echo never"]).service(json!({"name": "docker:dind"}))).await;
+    assert_eq!(ended.state(), "failed", "{}", ended.story());
+    ended.assert_contains("allowed_privileged_services forbids it");
 }
