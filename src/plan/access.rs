@@ -7,6 +7,9 @@
 //! `dockerd-entrypoint.sh`): `DOCKER_TLS_CERTDIR` decides whether the daemon listens with TLS on
 //! 2376 or without on 2375, and flags in the service's `command` are the daemon's.
 
+mod networks;
+mod shared_socket;
+
 use std::fmt;
 
 use crate::{
@@ -15,6 +18,11 @@ use crate::{
 };
 
 use super::{NetworkPlan, policy, service::ServicePlan};
+
+pub use networks::InnerNetworks;
+pub use shared_socket::{SOCKET_DIRECTORY, SocketPlan};
+
+use shared_socket::USUAL_SOCKET;
 
 /// Ports of a daemon without and with TLS (IANA: `docker`, `docker-s`).
 const PLAIN_PORT: u16 = 2375;
@@ -37,28 +45,6 @@ const ENTRYPOINT: &str = "dockerd-entrypoint.sh";
 
 /// Range of the daemon's default bridge where the job's network has IPv6 (RFC 4193).
 const BRIDGE_IPV6: &str = "fd6c:6f6e:6773::/64";
-
-/// MTU of a network of which nothing is said (dockerd: `--mtu`).
-const USUAL_MTU: u32 = 1500;
-
-/// An option of all networks that the daemon is asked to make later.
-const NETWORK_OPTION: &str = "--default-network-opt";
-
-/// The first Docker with this flag (moby, release notes of 24.0).
-const NETWORK_OPTIONS: u32 = 24;
-
-/// The first that surely enables IPv6 by it, with addresses of its own choice.
-const IPV6_OPTION: u32 = 28;
-
-/// Where the daemon's unix socket is, in its container and in the job's: a volume of its own, as
-/// one at `/var/run` would hide what images have there.
-pub const SOCKET_DIRECTORY: &str = "/run/longshore";
-
-/// Where tools look for a socket when nothing says otherwise.
-const USUAL_SOCKET: &str = "/var/run/docker.sock";
-
-/// Group of the official image's `docker`; it need not be known in the job's image.
-const SOCKET_GROUP: u32 = 2375;
 
 /// User and group of rootless images.
 const ROOTLESS: u32 = 1000;
@@ -89,8 +75,8 @@ pub struct Sidecar {
     pub certificates: Option<CertificatePlan>,
     /// Its unix socket, where the job has it; `None` when its command is not understood.
     pub socket: Option<SocketPlan>,
-    /// Whether the job's container is in its network and not in one of its own.
-    pub shares_network: bool,
+    /// Whether the job's container is in its network or has a place of its own.
+    pub network: DindNetwork,
     /// Its data root in the container.
     pub data_root: String,
     /// What it is told of its networks; `None` where its command or the operator's file does.
@@ -131,86 +117,6 @@ impl CertificatePlan {
     #[must_use]
     pub fn client(&self) -> String {
         format!("{}/client", self.directory)
-    }
-}
-
-/// A daemon's unix socket, shared with its job in a volume at [`SOCKET_DIRECTORY`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SocketPlan {
-    /// User and group of the directory, which are the daemon's.
-    pub owner: u32,
-    /// Group that may use it. The job's processes are in it, whoever they are.
-    pub group: u32,
-    /// Where links to it are made in the job's container, if nothing is there.
-    pub links: Vec<String>,
-    /// The one of these that the job names in `DOCKER_HOST`.
-    asked: Option<String>,
-}
-
-impl SocketPlan {
-    /// The socket itself.
-    #[must_use]
-    pub fn path() -> String {
-        format!("{SOCKET_DIRECTORY}/docker.sock")
-    }
-}
-
-/// What a daemon's own networks should be like, as far as the settings and the job's command say;
-/// the rest depends on the engine, and how it is said on the image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InnerNetworks {
-    mtu: Mtu,
-    ipv6: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Mtu {
-    /// In the daemon's own command.
-    Said(u32),
-    /// In the settings.
-    Set(u32),
-    /// As that of this network of the engine.
-    Of(String),
-    /// As it comes.
-    Usual,
-}
-
-impl InnerNetworks {
-    /// The network of the engine whose MTU they should have.
-    #[must_use]
-    pub fn outer(&self) -> Option<&str> {
-        match &self.mtu {
-            Mtu::Of(network) => Some(network),
-            Mtu::Said(_) | Mtu::Set(_) | Mtu::Usual => None,
-        }
-    }
-
-    /// Flags of a daemon whose image has this environment, beside an engine whose network has
-    /// this MTU. A daemon ends at a flag that it does not know.
-    #[must_use]
-    pub fn flags(&self, outer: Option<u32>, image: &[String]) -> Vec<String> {
-        let version = image.iter().find_map(|line| line.strip_prefix("DOCKER_VERSION="));
-        let version = version.and_then(|v| v.split('.').next()?.parse().ok()).unwrap_or(0);
-        let (mtu, is_said) = match self.mtu {
-            Mtu::Said(mtu) => (Some(mtu), true),
-            Mtu::Set(mtu) => (Some(mtu), false),
-            Mtu::Of(_) => (outer.filter(|mtu| *mtu != USUAL_MTU), false),
-            Mtu::Usual => (None, false),
-        };
-        let mut flags = Vec::new();
-        if let Some(mtu) = mtu {
-            if !is_said {
-                flags.push(format!("--mtu={mtu}"));
-            }
-            // The flag above is for the default bridge alone.
-            if version >= NETWORK_OPTIONS {
-                flags.push(format!("{NETWORK_OPTION}=bridge=com.docker.network.driver.mtu={mtu}"));
-            }
-        }
-        if self.ipv6 && version >= IPV6_OPTION {
-            flags.push(format!("{NETWORK_OPTION}=bridge=com.docker.network.enable_ipv6=true"));
-        }
-        flags
     }
 }
 
@@ -300,7 +206,7 @@ impl Access {
     /// The daemon in whose network the job's container is, if it is in one's.
     #[must_use]
     pub fn network_owner(&self) -> Option<&Sidecar> {
-        self.sidecar().filter(|sidecar| sidecar.shares_network)
+        self.sidecar().filter(|sidecar| sidecar.network == DindNetwork::Shared)
     }
 
     /// The daemon, if there is one.
@@ -501,9 +407,10 @@ impl Asked<'_> {
             _ => aliases.first().map_or(NAME, String::as_str),
         };
         let has_own = host != LOCAL;
-        let shares_network = has_own && self.docker.dind.network == DindNetwork::Shared;
-        let is_near =
-            |asked: &str| (shares_network || !has_own) && matches!(asked, LOCAL | "localhost");
+        let network = if has_own { self.docker.dind.network } else { DindNetwork::Own };
+        let is_near = |asked: &str| {
+            (network == DindNetwork::Shared || !has_own) && matches!(asked, LOCAL | "localhost")
+        };
         let address = self.address();
         let asked_port = match &address {
             Address::Tcp { host: asked, port }
@@ -536,7 +443,7 @@ impl Asked<'_> {
                 names: certificate_names(service, host, &aliases),
                 owner: if rootless { ROOTLESS } else { 0 },
             }),
-            shares_network,
+            network,
             networks: None,
             data_root: if rootless {
                 "/home/rootless/.local/share/docker".to_owned()
@@ -544,7 +451,9 @@ impl Asked<'_> {
                 "/var/lib/docker".to_owned()
             },
             host: host.to_owned(),
-            socket: command.takes_flags.then(|| self.shared_socket(&address, rootless)),
+            socket: command
+                .takes_flags
+                .then(|| SocketPlan::new(&self.docker.volumes, &address, rootless)),
             is_understood: command.takes_flags,
             privileged,
             unconfined: rootless && !privileged,
@@ -598,36 +507,6 @@ impl Asked<'_> {
             aliases.push(NAME.to_owned());
         }
         aliases
-    }
-
-    fn shared_socket(&self, address: &Address, rootless: bool) -> SocketPlan {
-        let mut links = vec![USUAL_SOCKET.to_owned()];
-        let asked = match address {
-            Address::Unix(path) if *path != SocketPlan::path() && *path != USUAL_SOCKET => {
-                links.push(path.clone());
-                Some(path)
-            }
-            Address::Unix(path) => Some(path),
-            Address::Unset | Address::Tcp { .. } | Address::Other(_) => None,
-        };
-        // What the operator mounts is not the job's to change.
-        links.retain(|link| !self.is_mounted(link));
-        let asked = asked.filter(|p| **p == SocketPlan::path() || links.contains(p)).cloned();
-        let owner = if rootless { ROOTLESS } else { 0 };
-        let group = if rootless { ROOTLESS } else { SOCKET_GROUP };
-        SocketPlan { owner, group, links, asked }
-    }
-
-    /// Whether `path` is in something that the operator mounts. `/var/run` is `/run` in about all
-    /// images.
-    fn is_mounted(&self, path: &str) -> bool {
-        let plain = |path: &str| path.replacen("/var/run", "/run", 1);
-        let path = plain(path);
-        self.docker.volumes.iter().filter_map(|text| Volume::parse(text).ok()).any(|volume| {
-            let rest = plain(&volume.destination);
-            let rest = path.strip_prefix(rest.trim_end_matches('/'));
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })
     }
 
     fn complete_variables(&self, sidecar: &mut Sidecar, address: &Address, port: Option<u16>) {
@@ -732,12 +611,14 @@ impl Asked<'_> {
             .filter_map(|text| Volume::parse(text).ok())
             .any(|volume| volume.destination.starts_with("/etc/docker"));
         if !has_file && !command.has("--config-file") {
-            if !command.has("--group") && !command.has("-G") {
-                // Without root it has other numbers inside than outside, where its own is 0.
-                let group = sidecar.socket.as_ref().map(|s| s.group).filter(|g| *g != ROOTLESS);
-                flags.push(format!("--group={}", group.unwrap_or_default()));
+            if let Some(socket) = &sidecar.socket
+                && !command.has("--group")
+                && !command.has("-G")
+            {
+                flags.push(format!("--group={}", socket.group_inside()));
             }
-            sidecar.networks = self.inner_networks(command);
+            let network_mtu = self.docker.network_mtu;
+            sidecar.networks = InnerNetworks::plan(command, network_mtu, self.network);
             let mirrors = &self.docker.dind.registry_mirrors;
             flags.extend(mirrors.iter().map(|mirror| format!("--registry-mirror={mirror}")));
             let insecure = &self.docker.dind.insecure_registries;
@@ -748,27 +629,6 @@ impl Asked<'_> {
             }
         }
         sidecar.flags = flags;
-    }
-
-    fn inner_networks(&self, command: &Command<'_>) -> Option<InnerNetworks> {
-        if command.has(NETWORK_OPTION) {
-            return None;
-        }
-        let mtu = match (command.value("--mtu"), self.docker.network_mtu, self.network) {
-            (Some(said), ..) => said.parse().map_or(Mtu::Usual, Mtu::Said),
-            (None, 1.., _) => Mtu::Set(self.docker.network_mtu),
-            (None, 0, NetworkPlan::Given(mode))
-                if mode == "host" || mode == "none" || mode.starts_with("container:") =>
-            {
-                Mtu::Usual
-            }
-            (None, 0, NetworkPlan::Given(mode)) if mode != "default" => Mtu::Of(mode.clone()),
-            // The job's own is a network of which nothing is said; packets leave it by the same
-            // way as the default one's.
-            (None, 0, _) => Mtu::Of("bridge".to_owned()),
-        };
-        let ipv6 = matches!(self.network, NetworkPlan::Own { ipv6: true, .. });
-        Some(InnerNetworks { mtu, ipv6 })
     }
 }
 
@@ -845,7 +705,7 @@ impl<'a> Command<'a> {
 impl Sidecar {
     /// The socket that the job names in `DOCKER_HOST`.
     fn asked_socket(&self) -> Option<&str> {
-        self.socket.as_ref()?.asked.as_deref()
+        self.socket.as_ref()?.asked()
     }
 
     /// Makes its service's plan what it must be.

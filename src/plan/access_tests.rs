@@ -478,12 +478,13 @@ fn in_a_shared_network_the_daemon_is_local_too() {
     assert_eq!(case.sidecar().notes.len(), 1);
     case.docker.dind.network = DindNetwork::Shared;
     let sidecar = case.sidecar();
-    assert!(sidecar.shares_network);
+    assert_eq!(sidecar.network, DindNetwork::Shared);
     assert_eq!((sidecar.port, &sidecar.notes[..], variables(&sidecar)), (2375, &[][..], vec![]));
     // There is nothing to share where all are in one network.
     case.network = NetworkPlan::Given("host".to_owned());
     let sidecar = case.sidecar();
-    assert_eq!((sidecar.shares_network, sidecar.port, sidecar.notes.len()), (false, 2375, 0));
+    assert_eq!((sidecar.network, sidecar.port), (DindNetwork::Own, 2375));
+    assert_eq!(sidecar.notes, [""; 0]);
 }
 
 #[test]
