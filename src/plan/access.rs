@@ -14,7 +14,7 @@ use std::fmt;
 
 use crate::{
     config::{DindMode, DindNetwork, DockerConfig, SocketMode, volume::Volume},
-    job::variable::Expanded,
+    job::{JobStep, variable::Expanded},
 };
 
 use super::{NetworkPlan, policy, service::ServicePlan};
@@ -230,6 +230,29 @@ impl Access {
     /// Whether what `volumes` mounts of the engine's socket is mounted as it is.
     pub(super) fn is_raw(&self) -> bool {
         matches!(self, Self::Socket(socket) if !socket.guarded)
+    }
+}
+
+/// For a script that takes `DOCKER_HOST` away and leaves TLS on: docker then asks this very machine,
+/// whatever socket there is (docker/cli: `tcp://localhost:2376`).
+pub(super) fn note_unset(
+    access: &Access,
+    variables: &Expanded,
+    scripts: &[JobStep],
+    warnings: &mut Vec<String>,
+) {
+    let says = |text: &str| scripts.iter().flat_map(|s| &s.script).any(|line| line.contains(text));
+    let verifies = variables.value("DOCKER_TLS_VERIFY").is_some_and(|value| !value.is_empty());
+    if let Some(sidecar) = access.sidecar()
+        && sidecar.network == DindNetwork::Own
+        && verifies
+        && says("unset DOCKER_HOST")
+        && !says("DOCKER_TLS_VERIFY")
+    {
+        warnings.push(format!(
+            "the script unsets DOCKER_HOST but not DOCKER_TLS_VERIFY, with which docker asks \
+             localhost: without both it finds the job's daemon at {USUAL_SOCKET}"
+        ));
     }
 }
 

@@ -287,6 +287,7 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
     let labels = names::labels(job, runner, place, &variables);
     let mut services = service::plan(job, runner, &variables, &names, &mut warnings)?;
     let access = access::plan(docker, &network, &mut services, &mut variables, &mut warnings)?;
+    access::note_unset(&access, &variables, &job.steps, &mut warnings);
     let caches = cache::caches(job, &variables)?;
     let artifacts = cache::artifacts(job)?;
     let dependencies = plan_dependencies(job);

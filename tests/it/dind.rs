@@ -356,3 +356,19 @@ async fn a_runner_that_allows_no_privileges_says_so() {
     assert_eq!(ended.state(), "failed", "{}", ended.story());
     ended.assert_contains("allowed_privileged_services forbids it");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_network_that_went_with_its_daemon_is_explained() {
+    let docker = "[runners.docker.dind]\nnetwork = \"shared\"";
+    let case = Case::with(Options { docker, ..Options::default() }).await;
+    let script = ["echo started", "while docker version > /dev/null 2>&1; do sleep 0.1; done"];
+    let id = case.gitlab.submit(docker_job(&script).after(&["echo never"]));
+    case.gitlab.until_output(id, "started").await;
+    let containers = engine().running_containers(id);
+    let mut names = containers.iter().filter_map(|line| line.split(' ').next());
+    engine().docker(&["kill", names.find(|name| name.contains("-docker-")).unwrap()]);
+    let ended = case.gitlab.ended(id).await;
+    ended.assert_failed("runner_system_failure", None);
+    ended.assert_contains("hint: the job's Docker daemon has ended, and the job's container is in");
+    engine().nothing_left_of(id).await;
+}

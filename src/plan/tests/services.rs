@@ -151,3 +151,24 @@ fn a_service_without_a_name_is_a_fault_of_the_configuration() {
     let refusal = services(json!([{"name": "$UNSET"}])).refusal();
     assert_eq!(refusal, ("service `` is no image reference".into(), "runner_configuration_error"));
 }
+
+#[test]
+fn a_script_that_takes_half_of_its_dockers_address_away_is_told() {
+    let warnings = |script: &[&str], docker: &str| {
+        services(json!([{"name": "docker:dind"}])).script(script).docker(docker).plan().warnings
+    };
+    let shared = "[runners.docker.dind]\nnetwork = \"shared\"";
+    let half = ["cd x && unset DOCKER_HOST", "docker info"];
+    assert_eq!(
+        warnings(&half, ""),
+        ["the script unsets DOCKER_HOST but not DOCKER_TLS_VERIFY, with which docker asks \
+          localhost: without both it finds the job's daemon at /var/run/docker.sock"]
+    );
+    // Localhost is the daemon's place.
+    assert_eq!(warnings(&half, shared), [""; 0]);
+    assert_eq!(warnings(&["unset DOCKER_HOST DOCKER_TLS_VERIFY"], ""), [""; 0]);
+    assert_eq!(warnings(&["docker info"], ""), [""; 0]);
+    let plain = services(json!([{"name": "docker:dind"}])).script(&half);
+    let plain = plain.variable_with("DOCKER_TLS_CERTDIR", "", &json!({"public": true}));
+    assert_eq!(plain.plan().warnings, [""; 0]);
+}
