@@ -169,7 +169,7 @@ impl Shared {
             Filter::History => Some(filter::history(value, &world)),
             Filter::Network => filter::network(value, &world),
             Filter::Networks => Some(filter::networks(value, &world)),
-            Filter::Volume => Some(filter::volume(value)),
+            Filter::Volume => Some(filter::volume(value, &world)),
             Filter::Volumes => Some(filter::volumes(value, &world)),
         };
         let mut cut = cut.ok_or_else(|| Refusal::missing("page not found".to_owned()))?;
@@ -227,7 +227,7 @@ impl Shared {
                     return Err(Refusal::conflict("a volume with this name is in use"));
                 }
                 self.change(|owned| owned.add_volume(&text("Name")));
-                shown = filter::volume(shown);
+                shown = filter::volume(shown, &self.world());
             }
             Then::VolumeRemoved(name) => self.change(|owned| owned.forget_volume(&name)),
             Then::Network(name) => {

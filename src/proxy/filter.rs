@@ -315,6 +315,11 @@ pub fn network(mut value: Value, world: &World) -> Option<Value> {
     } else if !world.owned.networks().any(|(own, _)| own == id) && text(&value, "Name") != "none" {
         return None;
     }
+    without_own_labels(&mut value, world);
+    // The guard's own: compose compares options with its file's, and would make the network anew.
+    if let Some(Value::Object(options)) = value.get_mut("Options") {
+        options.remove("com.docker.network.bridge.host_binding_ipv4");
+    }
     if let Some(Value::Object(containers)) = value.get_mut("Containers") {
         containers.retain(|id, _| world.owned.container(id).is_ok_and(|(own, _)| own == id));
     }
@@ -358,10 +363,21 @@ pub fn named(list: &mut Value, filter: &NameFilter) {
     list.truncate(filter.limit.unwrap_or(usize::MAX));
 }
 
+/// Takes the guard's labels out of a network's or volume's: compose takes a label that is not in
+/// its file for a change.
+fn without_own_labels(value: &mut Value, world: &World) {
+    if let Some(Value::Object(labels)) = value.get_mut("Labels") {
+        for key in world.settings.all_labels().keys() {
+            labels.remove(key);
+        }
+    }
+}
+
 /// A volume as the job sees it.
 #[must_use]
-pub fn volume(mut value: Value) -> Value {
+pub fn volume(mut value: Value, world: &World) -> Value {
     value["Mountpoint"] = json!("");
+    without_own_labels(&mut value, world);
     value
 }
 
@@ -375,7 +391,7 @@ pub fn volumes(mut value: Value, world: &World) -> Value {
     let own: Vec<_> = list
         .into_iter()
         .filter(|entry| world.owned.has_volume(text(entry, "Name")))
-        .map(volume)
+        .map(|entry| volume(entry, world))
         .collect();
     json!({ "Volumes": own, "Warnings": null })
 }

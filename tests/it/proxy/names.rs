@@ -41,6 +41,11 @@ async fn see_their_own(case: &Case) {
     assert_eq!(lines(case, &only).await, ["net"]);
     let inside = "{{range .Containers}}{{.Name}}{{end}}";
     assert_eq!(case.docker(&["network", "inspect", "-f", inside, "net"]).await, "db");
+    // What the client did not say it is not told: compose would take it for a change.
+    for (kind, name) in [("network", "net"), ("volume", "data")] {
+        let said = ["inspect", "-f", "{{len .Options}} {{len .Labels}}", "--type", kind, name];
+        assert_eq!(case.docker(&said).await, "0 0", "{kind}");
+    }
     let inspected: Value = serde_json::from_str(&case.docker(&["inspect", "db"]).await).unwrap();
     let shown = inspected[0].to_string();
     assert_eq!(inspected[0]["Name"], "/db");
