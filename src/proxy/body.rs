@@ -294,6 +294,7 @@ pub fn name(name: &str, settings: &GuardSettings) -> Result<(), Refusal> {
     let taken = image::is_id_like(&name.to_ascii_lowercase())
         || ["bridge", "host", "none", "default"].contains(&name)
         || name == settings.network
+        || settings.names.are_in(name)
         || settings.reserved_names.iter().any(|prefix| name.starts_with(prefix));
     if taken {
         return Err(Refusal::denied(&format!("the name {name}"), "G-48"));

@@ -46,6 +46,12 @@ impl Names {
         }
     }
 
+    /// Whether the prefix is in this name, which a job may not give: it would come back as another.
+    #[must_use]
+    pub fn are_in(&self, name: &str) -> bool {
+        matches!(self, Self::Scoped(prefix) if name.contains(prefix))
+    }
+
     /// Takes the prefix out of an answer.
     pub fn strip(&self, value: &mut Value) {
         if let Self::Scoped(prefix) = self {
@@ -208,6 +214,7 @@ mod tests {
         let Names::Scoped(prefix) = &names else { panic!("scoped") };
         assert_ne!(Names::of(&("longshore.job".into(), "2".into())), names);
         assert_eq!(names.upstream("db"), format!("{prefix}-db"));
+        assert!(names.are_in(&format!("{prefix}-db")) && !names.are_in("db"));
         assert_eq!(names.upstream(&"a".repeat(64)), "a".repeat(64));
         assert_eq!(names.upstream_of_bind("data:/x:ro"), format!("{prefix}-data:/x:ro"));
         let mut answer = json!({

@@ -63,6 +63,8 @@ async fn see_their_own(case: &Case) {
     assert!(said.contains("data") && !said.contains(&prefix), "{said}");
     let said = case.fails(&["network", "rm", "net"]).await;
     assert!(said.contains("net") && !said.contains(&prefix), "{said}");
+    let said = case.fails(&["volume", "create", &format!("{prefix}-data")]).await;
+    assert!(said.contains("G-48"), "{said}");
     let said = case.fails(&["network", "create", "net"]).await;
     assert!(said.contains("network with name net already exists"), "{said}");
 }
