@@ -28,9 +28,6 @@ use shared_socket::USUAL_SOCKET;
 const PLAIN_PORT: u16 = 2375;
 const TLS_PORT: u16 = 2376;
 
-/// Where tools look for an engine's socket.
-const SOCKET: &str = "/var/run/docker.sock";
-
 /// The name under which jobs expect their daemon.
 const NAME: &str = "docker";
 
@@ -340,7 +337,7 @@ impl Asked<'_> {
             .map(|volume| self.variables.expand(&volume.destination))
             .collect();
         if paths.is_empty() && (service.is_some() || mode == SocketMode::Guarded) {
-            paths.push(SOCKET.to_owned());
+            paths.push(USUAL_SOCKET.to_owned());
         }
         let mut socket = Socket {
             guarded: mode != SocketMode::Raw,
