@@ -271,6 +271,16 @@ pub enum DindMode {
     Refuse,
 }
 
+/// Where a job's daemon has its layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DindStorage {
+    /// In a volume that goes with the job.
+    #[default]
+    Fresh,
+    /// In one that later jobs use again, one at a time.
+    Slot,
+}
+
 /// `[runners.docker.dind]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DindConfig {
@@ -282,6 +292,12 @@ pub struct DindConfig {
     pub registry_mirrors: Vec<String>,
     /// How long it may take until it answers.
     pub ready_timeout: Duration,
+    /// Where it has its layers.
+    pub storage: DindStorage,
+    /// Layer-cache slots that are kept at most.
+    pub slots: usize,
+    /// Bytes that a slot may have to be kept.
+    pub slot_size: u64,
 }
 
 impl Default for DindConfig {
@@ -295,6 +311,9 @@ impl Default for DindConfig {
                 .to_vec(),
             registry_mirrors: Vec::new(),
             ready_timeout: Duration::from_mins(1),
+            storage: DindStorage::default(),
+            slots: 10,
+            slot_size: 20 << 30,
         }
     }
 }

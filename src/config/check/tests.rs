@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::config::{DindConfig, DindMode, PullPolicy, RunnerConfig, SocketMode};
+use crate::config::{DindConfig, DindMode, DindStorage, PullPolicy, RunnerConfig, SocketMode};
 
 fn no_env(_: &str) -> Option<String> {
     None
@@ -391,10 +391,14 @@ fn what_a_daemon_of_a_job_is_like_is_read_and_defaults_to_a_sidecar() {
     let default = one("", "").docker;
     assert_eq!((default.dind.mode, default.socket), (DindMode::Sidecar, SocketMode::Off));
     assert_eq!(default.dind.ready_timeout, Duration::from_mins(1));
+    assert_eq!((default.dind.storage, default.dind.slots), (DindStorage::Fresh, 10));
+    let slot = one("", "[runners.docker.dind]\nstorage = 'slot'").docker.dind;
+    assert_eq!((slot.storage, slot.slot_size), (DindStorage::Slot, 20 << 30));
     let dind = one(
         "",
         "[runners.docker.dind]\nmode = 'refuse'\nimages = ['x:*']\nstorage = 'fresh'\n\
-         network = 'own'\nwarm = 0\nregistry_mirrors = ['http://m:5000']\nready_timeout = '90s'",
+         network = 'own'\nwarm = 0\nregistry_mirrors = ['http://m:5000']\nready_timeout = '90s'\n\
+         slots = 3\nslot_size = '2g'",
     )
     .docker
     .dind;
@@ -403,6 +407,9 @@ fn what_a_daemon_of_a_job_is_like_is_read_and_defaults_to_a_sidecar() {
         images: vec!["x:*".to_owned()],
         registry_mirrors: vec!["http://m:5000".to_owned()],
         ready_timeout: Duration::from_secs(90),
+        storage: DindStorage::Fresh,
+        slots: 3,
+        slot_size: 2 << 30,
     };
     assert_eq!(dind, wanted);
 }

@@ -3,6 +3,7 @@
 
 mod certificates;
 mod probe;
+pub mod scrub;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
