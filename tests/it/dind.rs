@@ -231,7 +231,7 @@ async fn jobs_at_once_have_slots_of_their_own_and_wait_for_none() {
     beside.assert_contains(NEW);
     let during = slot_volumes(&case);
     assert_eq!(during.len(), 2, "{during:?}");
-    case.gitlab.set_status(long, "canceled");
+    case.gitlab.set_status(long, "canceling");
     case.gitlab.ended(long).await.assert_contains(REUSED);
     case.until_idle().await;
     // One that was canceled leaves its slot in order too.
@@ -277,7 +277,7 @@ async fn slots_above_their_number_or_size_and_those_of_a_daemon_that_was_killed_
     let containers = engine().running_containers(id);
     let mut names = containers.iter().filter_map(|line| line.split(' ').next());
     engine().docker(&["kill", names.find(|name| name.contains("-docker-")).unwrap()]);
-    case.gitlab.set_status(id, "canceled");
+    case.gitlab.set_status(id, "canceling");
     case.gitlab.ended(id).await.assert_contains(REUSED);
     case.until_idle().await;
     assert_eq!(slot_volumes(&case), [""; 0]);
