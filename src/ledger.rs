@@ -9,6 +9,8 @@
 //! <state>/jobs/<key>/trace     the spool of its trace
 //! <state>/jobs/<key>/end       how it ended, once that is known
 //! <state>/jobs/<key>/told      its server has that
+//! <state>/guards/<key>         the job's guarded socket, and what is mounted for it: apart, so that
+//!                              nothing mounted is removed with a job's directory
 //! ```
 //! A job's directory goes when nothing of the job is left and the server has its end.
 
@@ -85,6 +87,9 @@ pub enum Thing {
     /// A volume, by name.
     Volume(String),
 }
+
+/// Directory of the jobs' guarded sockets.
+const GUARDS: &str = "guards";
 
 /// A job in the ledger.
 #[derive(Debug)]
@@ -188,6 +193,14 @@ impl JobRecord {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Where the job's guarded socket is, and what belongs to it; not there unless it has one.
+    #[must_use]
+    pub fn guard(&self) -> PathBuf {
+        let key = self.directory.file_name().unwrap_or_default();
+        let state = self.directory.parent().and_then(Path::parent).unwrap_or(&self.directory);
+        state.join(GUARDS).join(key)
     }
 
     /// Where the spool of the job's trace is.

@@ -6,6 +6,7 @@ mod console;
 mod entries;
 pub mod exec;
 mod exit;
+mod guard;
 pub mod helper;
 mod lint;
 mod list;
@@ -31,6 +32,7 @@ use self::{
     completions::completions,
     entries::Setting,
     exec::ExecArgs,
+    guard::{GuardArgs, guard},
     helper::HelperCommand,
     lint::lint,
     list::list,
@@ -114,6 +116,8 @@ enum Command {
     Lint,
     /// Runs jobs of a `.gitlab-ci.yml` on this machine
     Exec(ExecArgs),
+    /// Puts a guarded Docker socket before an engine, without a runner
+    Guard(GuardArgs),
     /// Writes a shell's completion script
     Completions {
         /// The shell
@@ -146,7 +150,7 @@ pub fn main() -> ExitCode {
 
 fn execute(cli: Cli, console: &mut Console) -> Outcome {
     let global = &cli.global;
-    let quiet = matches!(cli.command, Command::Exec(_) | Command::Helper(_));
+    let quiet = matches!(cli.command, Command::Exec(_) | Command::Guard(_) | Command::Helper(_));
     let level = global.log_level.as_deref().or(quiet.then_some("warn"));
     let control =
         log::install(log::Settings::new(level, global.log_format.as_deref(), global.debug))?;
@@ -173,6 +177,7 @@ fn execute(cli: Cli, console: &mut Console) -> Outcome {
         Command::Run(args) => run::run(&args, &setting.config, state_dir, &choice),
         Command::RunSingle(args) => run_single::run(&args, &setting.config, state_dir, &choice),
         Command::Exec(args) => exec::exec(&args, state_dir),
+        Command::Guard(args) => guard(&args, console),
         Command::Helper(HelperCommand::Serve) => helper::serve(),
     }
 }

@@ -267,6 +267,8 @@ pub enum DindMode {
     /// A daemon of the job's own.
     #[default]
     Sidecar,
+    /// The engine's own socket in its place, guarded.
+    Socket,
     /// The job is refused.
     Refuse,
 }
@@ -318,14 +320,73 @@ impl Default for DindConfig {
     }
 }
 
-/// `mode` of `[runners.docker.socket]`: the engine's own socket, for jobs.
+/// `mode` of `[runners.docker.socket]`: what a job gets of the engine's own socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SocketMode {
-    /// Jobs get none, but for what `volumes` mounts.
+    /// Nothing, unless `volumes` mounts it: then a guarded one.
     #[default]
     Off,
+    /// A guarded one.
+    Guarded,
     /// What `volumes` mounts is meant: the socket as it is.
     Raw,
+}
+
+/// `[runners.docker.socket]`. Names of keys are those of the guard's policy
+/// (docker-socket-guard.md §16).
+#[derive(Debug, Clone, PartialEq)]
+pub struct SocketConfig {
+    /// What a job gets.
+    pub mode: SocketMode,
+    /// Globs of images that jobs see without pulling them. Those that a job runs on itself are seen
+    /// anyway.
+    pub shared_images: Vec<String>,
+    /// Registries that the engine may be made to ask, beside those that the server has credentials
+    /// for.
+    pub registries: Vec<String>,
+    /// Whether images that a job made go with it.
+    pub remove_images: bool,
+    /// Memory of a container in bytes: the default and the most.
+    pub memory: Option<i64>,
+    /// Processors of a container in billionths.
+    pub nano_cpus: Option<i64>,
+    /// Processes of a container.
+    pub pids: Option<i64>,
+    /// Containers of a job at a time.
+    pub containers: Option<usize>,
+    /// Networks of a job.
+    pub networks: Option<usize>,
+    /// Volumes of a job.
+    pub volumes: Option<usize>,
+    /// Capabilities beyond the engine's default set, without `CAP_`.
+    pub extra_capabilities: Vec<String>,
+    /// Host paths of devices.
+    pub allowed_devices: Vec<String>,
+    /// Runtimes beside the engine's default one.
+    pub allowed_runtimes: Vec<String>,
+    /// Where the audit log is kept; without it, it goes with the job.
+    pub audit_log: Option<PathBuf>,
+}
+
+impl Default for SocketConfig {
+    fn default() -> Self {
+        Self {
+            mode: SocketMode::default(),
+            shared_images: Vec::new(),
+            registries: vec!["docker.io".to_owned()],
+            remove_images: true,
+            memory: None,
+            nano_cpus: None,
+            pids: None,
+            containers: None,
+            networks: None,
+            volumes: None,
+            extra_capabilities: Vec::new(),
+            allowed_devices: Vec::new(),
+            allowed_runtimes: Vec::new(),
+            audit_log: None,
+        }
+    }
 }
 
 /// `[runners.docker]`.
@@ -457,5 +518,23 @@ pub struct DockerConfig {
     /// Daemons of jobs.
     pub dind: DindConfig,
     /// The engine's socket in jobs.
-    pub socket: SocketMode,
+    pub socket: SocketConfig,
+}
+
+impl DockerConfig {
+    /// Whether its jobs may get a guarded socket: then each has a network of its own, which their
+    /// containers share.
+    #[must_use]
+    pub fn guards_sockets(&self) -> bool {
+        let mounts = |text: &String| {
+            volume::Volume::parse(text).is_ok_and(|volume| volume.is_engine_socket())
+        };
+        match self.socket.mode {
+            SocketMode::Raw => false,
+            SocketMode::Guarded => true,
+            SocketMode::Off => {
+                self.dind.mode == DindMode::Socket || self.volumes.iter().any(mounts)
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{DindConfig, DockerConfig, PullPolicy, Resources, SocketMode};
+use super::{DindConfig, DockerConfig, PullPolicy, Resources, SocketConfig};
 
 /// `[runners.docker]` with every key at its default.
 pub(crate) fn docker_config() -> DockerConfig {
@@ -69,6 +69,6 @@ pub(crate) fn docker_config() -> DockerConfig {
         log_options: HashMap::new(),
         services: vec![],
         dind: DindConfig::default(),
-        socket: SocketMode::default(),
+        socket: SocketConfig::default(),
     }
 }

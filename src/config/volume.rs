@@ -69,6 +69,15 @@ impl Volume {
     }
 }
 
+impl Volume {
+    /// Whether its source is an engine's socket.
+    #[must_use]
+    pub fn is_engine_socket(&self) -> bool {
+        let source = self.source.as_deref().unwrap_or_default();
+        source.starts_with('/') && source.trim_end_matches('/').ends_with("/docker.sock")
+    }
+}
+
 /// A label or propagation may follow the destination after a comma as well as after a colon.
 fn split_options(destination: &str) -> (&str, Option<&str>) {
     match destination.split_once(',') {

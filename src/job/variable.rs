@@ -120,6 +120,11 @@ impl Expanded {
         });
     }
 
+    /// Takes a variable out.
+    pub fn remove(&mut self, key: &str) {
+        self.list.retain(|v| v.key != key);
+    }
+
     /// What the environment holds under this name.
     #[must_use]
     pub fn value(&self, key: &str) -> Option<&str> {

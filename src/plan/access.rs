@@ -10,7 +10,7 @@
 use std::fmt;
 
 use crate::{
-    config::{DindMode, DockerConfig, volume::Volume},
+    config::{DindMode, DockerConfig, SocketMode, volume::Volume},
     job::variable::Expanded,
 };
 
@@ -19,6 +19,9 @@ use super::{NetworkPlan, policy, service::ServicePlan};
 /// Ports of a daemon without and with TLS (IANA: `docker`, `docker-s`).
 const PLAIN_PORT: u16 = 2375;
 const TLS_PORT: u16 = 2376;
+
+/// Where tools look for an engine's socket.
+const SOCKET: &str = "/var/run/docker.sock";
 
 /// The name under which jobs expect their daemon.
 const NAME: &str = "docker";
@@ -100,8 +103,18 @@ impl CertificatePlan {
 /// The engine's own socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Socket {
-    /// Where it is in the job's containers.
-    pub path: String,
+    /// Where it is in the job's containers; the job's variables lead to the first.
+    pub paths: Vec<String>,
+    /// Whether a guard stands before it. If not, it is mounted as it is.
+    pub guarded: bool,
+    /// Names under which the job expects ports that its containers publish.
+    pub names: Vec<String>,
+    /// The service in whose place it is, as the job writes it.
+    pub in_place_of: Option<String>,
+    /// Variables for the job; `None` removes one.
+    pub variables: Vec<(&'static str, Option<String>)>,
+    /// What of the job's own variables does not hold here, one line each.
+    pub notes: Vec<String>,
 }
 
 /// Why a job cannot have its daemon. The job's author reads this.
@@ -141,8 +154,17 @@ impl fmt::Display for Access {
                 write!(f, "tcp://{host}:{port}, {tls} TLS{because}")
             }
             Self::Socket(socket) => {
-                write!(f, "Docker for this job: the engine's own socket at {}, ", socket.path)?;
-                f.write_str("mounted by the runner's configuration")
+                let Socket { paths, guarded, in_place_of, .. } = socket;
+                write!(
+                    f,
+                    "Docker for this job: the engine's own socket at {}, ",
+                    paths.join(", ")
+                )?;
+                f.write_str(if *guarded { "guarded" } else { "which makes it root on its host" })?;
+                match in_place_of {
+                    Some(service) => write!(f, ", in place of the service {service}"),
+                    None => f.write_str(", as the runner's configuration says"),
+                }
             }
         }
     }
@@ -166,6 +188,20 @@ impl Access {
             Self::None | Self::Socket(_) => None,
         }
     }
+
+    /// The guarded socket, if there is one.
+    #[must_use]
+    pub fn guarded(&self) -> Option<&Socket> {
+        match self {
+            Self::Socket(socket) if socket.guarded => Some(socket),
+            Self::None | Self::Sidecar(_) | Self::Socket(_) => None,
+        }
+    }
+
+    /// Whether what `volumes` mounts of the engine's socket is mounted as it is.
+    pub(super) fn is_raw(&self) -> bool {
+        matches!(self, Self::Socket(socket) if !socket.guarded)
+    }
 }
 
 /// Decides, and makes the job's services and variables what they must be.
@@ -175,17 +211,30 @@ impl Access {
 pub(super) fn plan(
     docker: &DockerConfig,
     network: &NetworkPlan,
-    services: &mut [ServicePlan],
+    services: &mut Vec<ServicePlan>,
     variables: &mut Expanded,
     warnings: &mut Vec<String>,
 ) -> Result<Access, AccessError> {
     let access = decide(&Asked { services, variables, network, docker })?;
-    if let Some(sidecar) = access.sidecar() {
-        sidecar.apply(services);
-        for (name, value) in &sidecar.variables {
-            variables.set_own(name, value);
+    match &access {
+        Access::None => {}
+        Access::Sidecar(sidecar) => {
+            sidecar.apply(services);
+            for (name, value) in &sidecar.variables {
+                variables.set_own(name, value);
+            }
+            warnings.extend(sidecar.notes.iter().cloned());
         }
-        warnings.extend(sidecar.notes.iter().cloned());
+        Access::Socket(socket) => {
+            services.retain(|service| Some(&service.written) != socket.in_place_of.as_ref());
+            for (name, value) in &socket.variables {
+                match value {
+                    Some(value) => variables.set_own(name, value),
+                    None => variables.remove(name),
+                }
+            }
+            warnings.extend(socket.notes.iter().cloned());
+        }
     }
     Ok(access)
 }
@@ -204,9 +253,10 @@ fn decide(asked: &Asked<'_>) -> Result<Access, AccessError> {
         policy::matches_any(&dind.images, &s.written) || policy::matches_any(&dind.images, &s.image)
     };
     let Some(service) = asked.services.iter().find(is_daemon) else {
-        return Ok(asked.socket().map_or(Access::None, Access::Socket));
+        return Ok(asked.socket(None).map_or(Access::None, Access::Socket));
     };
     match dind.mode {
+        DindMode::Socket => Ok(asked.socket(Some(service)).map_or(Access::None, Access::Socket)),
         DindMode::Refuse => Err(AccessError::Refused { service: service.written.clone() }),
         DindMode::Sidecar => Ok(Access::Sidecar(Box::new(asked.sidecar(service)?))),
     }
@@ -221,12 +271,67 @@ enum Address {
 }
 
 impl Asked<'_> {
-    fn socket(&self) -> Option<Socket> {
-        let volumes = self.docker.volumes.iter().filter_map(|text| Volume::parse(text).ok());
-        volumes
-            .filter(|volume| volume.source.as_deref().is_some_and(|s| s.ends_with("docker.sock")))
-            .map(|volume| Socket { path: volume.destination })
-            .next()
+    /// The engine's socket, where the runner mounts or offers it, or in the place of a service.
+    fn socket(&self, service: Option<&ServicePlan>) -> Option<Socket> {
+        let mode = self.docker.socket.mode;
+        let mut paths: Vec<String> = self
+            .docker
+            .volumes
+            .iter()
+            .filter_map(|text| Volume::parse(text).ok())
+            .filter(Volume::is_engine_socket)
+            .map(|volume| self.variables.expand(&volume.destination))
+            .collect();
+        if paths.is_empty() && (service.is_some() || mode == SocketMode::Guarded) {
+            paths.push(SOCKET.to_owned());
+        }
+        let mut socket = Socket {
+            guarded: mode != SocketMode::Raw,
+            names: service.map_or_else(|| vec![NAME.to_owned()], |service| self.aliases(service)),
+            in_place_of: service.map(|service| service.written.clone()),
+            variables: Vec::new(),
+            notes: Vec::new(),
+            paths,
+        };
+        let address = format!("unix://{}", socket.paths.first()?);
+        if service.is_some() {
+            self.point_to(&address, &mut socket);
+        } else if socket.guarded && self.variable("DOCKER_HOST").is_none() {
+            socket.variables.push(("DOCKER_HOST", Some(address)));
+        }
+        if socket.guarded {
+            let path = socket.paths[0].clone();
+            let defaults = [
+                // The engine's BuildKit is everybody's (docker-socket-guard.md §11.2).
+                ("DOCKER_BUILDKIT", "0"),
+                // Where Testcontainers finds published ports and the socket (§12.3).
+                ("TESTCONTAINERS_HOST_OVERRIDE", NAME),
+                ("TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE", &path),
+                ("TESTCONTAINERS_RYUK_CONTAINER_PRIVILEGED", "false"),
+            ];
+            for (name, value) in defaults {
+                if self.variable(name).is_none() {
+                    socket.variables.push((name, Some(value.to_owned())));
+                }
+            }
+        }
+        Some(socket)
+    }
+
+    /// Makes a job that expects a daemon on TCP find the socket.
+    fn point_to(&self, address: &str, socket: &mut Socket) {
+        for name in ["DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_TLS_CERTDIR", "DOCKER_TLS"] {
+            if self.variables.value(name).is_some() {
+                socket.variables.push((name, None));
+            }
+        }
+        if let Some(own) = self.variable("DOCKER_HOST").filter(|own| *own != address) {
+            socket.notes.push(format!(
+                "DOCKER_HOST is {own} in this job; here it is {address}, as this runner gives jobs \
+                 the engine's socket in place of a daemon of their own"
+            ));
+        }
+        socket.variables.push(("DOCKER_HOST", Some(address.to_owned())));
     }
 
     /// A variable of the job that says something: an empty one does not.

@@ -319,15 +319,84 @@ fn in_the_hosts_network_the_daemon_is_at_the_hosts_own_address() {
     assert_eq!(variables(&case.sidecar())[0], "DOCKER_HOST=tcp://127.0.0.1:2376");
 }
 
-#[test]
-fn docker_102_a_socket_that_volumes_mounts_is_said() {
-    let mut case = dind(&[]);
+/// A job without services on a runner that mounts the engine's socket.
+fn dood(variables: &[(&str, &str)]) -> Case {
+    let mut case = dind(variables);
     case.services.clear();
-    assert_eq!(case.decide().unwrap(), Access::None);
     case.docker.volumes = words(&["/cache", "/run/docker.sock:/var/run/docker.sock"]);
+    case
+}
+
+impl Case {
+    fn socket(&self) -> Socket {
+        match self.decide().unwrap() {
+            Access::Socket(socket) => socket,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn docker_102_a_socket_that_volumes_mounts_is_guarded_unless_raw_is_written() {
+    let mut case = dood(&[]);
     assert_eq!(
         case.decide().unwrap().to_string(),
-        "Docker for this job: the engine's own socket at /var/run/docker.sock, mounted by the \
-         runner's configuration"
+        "Docker for this job: the engine's own socket at /var/run/docker.sock, guarded, as the \
+         runner's configuration says"
     );
+    assert!(case.docker.guards_sockets());
+    case.docker.socket.mode = SocketMode::Raw;
+    assert!(case.decide().unwrap().to_string().contains("which makes it root on its host"));
+    assert!(!case.docker.guards_sockets() && case.decide().unwrap().is_raw());
+    assert_eq!(case.socket().variables, []);
+    case.docker.volumes.clear();
+    assert_eq!(case.decide().unwrap(), Access::None);
+    case.docker.socket.mode = SocketMode::Off;
+    assert_eq!(case.decide().unwrap(), Access::None);
+    case.docker.socket.mode = SocketMode::Guarded;
+    assert_eq!(case.socket().paths, ["/var/run/docker.sock"]);
+}
+
+#[test]
+fn a_guarded_job_finds_its_socket_and_keeps_what_it_says_itself() {
+    let socket = dood(&[]).socket();
+    let wanted = [
+        ("DOCKER_HOST", Some("unix:///var/run/docker.sock".to_owned())),
+        ("DOCKER_BUILDKIT", Some("0".to_owned())),
+        ("TESTCONTAINERS_HOST_OVERRIDE", Some("docker".to_owned())),
+        ("TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE", Some("/var/run/docker.sock".to_owned())),
+        ("TESTCONTAINERS_RYUK_CONTAINER_PRIVILEGED", Some("false".to_owned())),
+    ];
+    assert_eq!(socket.variables, wanted);
+    let own = dood(&[("DOCKER_HOST", "tcp://elsewhere:2375"), ("DOCKER_BUILDKIT", "1")]).socket();
+    assert_eq!(own.variables, wanted[2..]);
+}
+
+#[test]
+fn a_daemon_that_is_mapped_to_the_socket_leaves_the_job_as_it_is() {
+    let mut case = dind(&[
+        ("DOCKER_HOST", "tcp://docker:2376"),
+        ("DOCKER_TLS_VERIFY", "1"),
+        ("DOCKER_TLS_CERTDIR", "/certs"),
+        ("DOCKER_CERT_PATH", "/certs/client"),
+    ]);
+    case.docker.dind.mode = DindMode::Socket;
+    case.services.push(service("redis:7", &["redis"]));
+    let mut variables = case.variables.expand("");
+    let mut notes = Vec::new();
+    let mut services = case.services.clone();
+    let access =
+        plan(&case.docker, &case.network, &mut services, &mut variables, &mut notes).unwrap();
+    assert_eq!(
+        access.to_string(),
+        "Docker for this job: the engine's own socket at /var/run/docker.sock, guarded, in place \
+         of the service docker:dind"
+    );
+    assert_eq!(services.len(), 1);
+    assert_eq!(variables.value("DOCKER_HOST"), Some("unix:///var/run/docker.sock"));
+    for gone in ["DOCKER_TLS_VERIFY", "DOCKER_TLS_CERTDIR", "DOCKER_CERT_PATH"] {
+        assert_eq!(variables.value(gone), None, "{gone}");
+    }
+    assert_eq!(access.guarded().unwrap().names, ["docker"]);
+    assert!(notes[0].contains("DOCKER_HOST is tcp://docker:2376 in this job"), "{notes:?}");
 }

@@ -269,7 +269,7 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
 
     let network = match docker.network_mode.as_deref() {
         Some(mode) if !mode.is_empty() => NetworkPlan::Given(mode.to_owned()),
-        _ if flags.on("FF_NETWORK_PER_BUILD") => NetworkPlan::Own {
+        _ if flags.on("FF_NETWORK_PER_BUILD") || docker.guards_sockets() => NetworkPlan::Own {
             name: names.network.clone(),
             mtu: docker.network_mtu,
             ipv6: docker.enable_ipv6,
@@ -302,7 +302,7 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
         keep_builds: strategy == Strategy::Fetch,
         protected: protected || caches.iter().any(CachePlan::is_protected),
         has_caches: !caches.is_empty(),
-        sidecar: access.sidecar(),
+        access: &access,
         slot: access.sidecar().and_then(|sidecar| {
             layers::plan(&job.payload, runner, place, protected, sidecar, &services)
         }),

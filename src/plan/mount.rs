@@ -13,7 +13,7 @@ use crate::{
 
 use super::{
     Directories, Place,
-    access::Sidecar,
+    access::{Access, Sidecar},
     layers::SlotPlan,
     names::{INSTANCE_LABEL, LABEL_PREFIX, Names},
 };
@@ -103,7 +103,7 @@ pub(super) struct Request<'a> {
     pub(super) keep_builds: bool,
     pub(super) protected: bool,
     pub(super) has_caches: bool,
-    pub(super) sidecar: Option<&'a Sidecar>,
+    pub(super) access: &'a Access,
     pub(super) slot: Option<SlotPlan>,
 }
 
@@ -138,7 +138,9 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Mounts, MountError> {
             return Err(MountError::Duplicate { destination });
         }
         taken.push(destination.clone());
-        if volume.source.is_some() {
+        if volume.is_engine_socket() && !request.access.is_raw() {
+            // The job gets a guarded one, or its own daemon's.
+        } else if volume.source.is_some() {
             mounts.binds.push(volume.to_string());
         } else {
             request.add_cache_volume(&mut mounts, &destination, !docker.disable_cache);
@@ -155,7 +157,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Mounts, MountError> {
     if add_cache {
         request.add_cache_volume(&mut mounts, cache, !docker.disable_cache);
     }
-    if let Some(sidecar) = request.sidecar {
+    if let Some(sidecar) = request.access.sidecar() {
         request.add_daemon(&mut mounts, sidecar);
     }
     Ok(mounts)

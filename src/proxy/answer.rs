@@ -16,12 +16,14 @@ use serde_json::{Value, json};
 
 use super::{
     Refusal,
+    body::World,
     engine::{Body, Broken, full, whole},
     exchange::{Ready, answer_json, only_id, unreachable},
     filter,
-    image::{Reference, is_id},
+    image::{Reference, is_id, is_id_like},
+    journal::Entry,
     ownership::Container,
-    policy::{Filter, Forward, Then},
+    policy::{Filter, Forward, NameFilter, Then},
     serve::Shared,
 };
 
@@ -51,8 +53,9 @@ impl Shared {
         let then = ready.forward.then.clone();
         match then {
             Then::Pass | Then::Hijack => Ok(passed(answer)),
-            Then::Filter(what) => self.filtered(what, answer).await,
-            Then::Events => Ok(self.events(answer)),
+            Then::Filter(what) => self.filtered(what, &ready.forward.names, answer).await,
+            Then::Events => Ok(self.lines(answer, filter::event)),
+            Then::Stats => Ok(self.lines(answer, |piece, _| Some(piece))),
             Then::Pulled(_) | Then::Built(_) | Then::Loaded | Then::Made(_)
                 if status == StatusCode::OK =>
             {
@@ -102,6 +105,13 @@ impl Shared {
         Ok(response)
     }
 
+    /// An answer in JSON, with the job's names.
+    async fn stripped(&self, answer: Response<Incoming>) -> Result<Value, Refusal> {
+        let mut value = whole(answer.into_body()).await.map_err(unreachable)?;
+        self.settings.names.strip(&mut value);
+        Ok(value)
+    }
+
     /// The engine's refusal, without what it says of others.
     async fn failed(&self, ready: &Ready, answer: Response<Incoming>) -> Response<Body> {
         let status = answer.status();
@@ -110,7 +120,7 @@ impl Shared {
             *response.status_mut() = status;
             return response;
         }
-        let value = whole(answer.into_body()).await.unwrap_or_default();
+        let value = self.stripped(answer).await.unwrap_or_default();
         let mut message =
             value["message"].as_str().unwrap_or("the engine gave no reason").to_owned();
         if status == StatusCode::NOT_FOUND {
@@ -118,7 +128,9 @@ impl Shared {
         }
         if status == StatusCode::CONFLICT && message.contains("is already in use by container") {
             let name = ready.forward.query.iter().find(|(name, _)| name == "name");
-            let name = name.map_or("", |(_, name)| name.as_str());
+            let mut name = json!(name.map_or("", |(_, name)| name.as_str()));
+            self.settings.names.strip(&mut name);
+            let name = name.as_str().unwrap_or_default();
             message = format!(
                 "Conflict. The container name \"/{name}\" is already in use. \
                  You have to remove (or rename) that container to be able to reuse that name."
@@ -140,9 +152,10 @@ impl Shared {
     async fn filtered(
         &self,
         what: Filter,
+        names: &NameFilter,
         answer: Response<Incoming>,
     ) -> Result<Response<Body>, Refusal> {
-        let value = whole(answer.into_body()).await.map_err(unreachable)?;
+        let value = self.stripped(answer).await?;
         let world = self.world();
         let cut = match what {
             Filter::Version => Some(filter::version(&value, &world)),
@@ -158,7 +171,8 @@ impl Shared {
             Filter::Volume => Some(filter::volume(value)),
             Filter::Volumes => Some(filter::volumes(value, &world)),
         };
-        let cut = cut.ok_or_else(|| Refusal::missing("page not found".to_owned()))?;
+        let mut cut = cut.ok_or_else(|| Refusal::missing("page not found".to_owned()))?;
+        filter::named(&mut cut, names);
         Ok(answer_json(StatusCode::OK, &cut))
     }
 
@@ -169,7 +183,7 @@ impl Shared {
         answer: Response<Incoming>,
     ) -> Result<Response<Body>, Refusal> {
         let status = answer.status();
-        let value = whole(answer.into_body()).await.map_err(unreachable)?;
+        let value = self.stripped(answer).await?;
         let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
         let mut shown = value.clone();
         match ready.forward.then {
@@ -180,7 +194,8 @@ impl Shared {
                     .get(&format!("/containers/{id}/json"))
                     .await
                     .map_err(unreachable)?;
-                let details = details.unwrap_or_default();
+                let mut details = details.unwrap_or_default();
+                self.settings.names.strip(&mut details);
                 let name =
                     details["Name"].as_str().unwrap_or_default().trim_start_matches('/').to_owned();
                 let container = Container { name, image, is_self: false, binds: ready.binds };
@@ -188,6 +203,9 @@ impl Shared {
                 for mount in details["Mounts"].as_array().into_iter().flatten() {
                     if mount["Type"] == "volume" {
                         let volume = mount["Name"].as_str().unwrap_or_default();
+                        if is_id_like(volume) {
+                            self.noted(&Entry::Volume(volume.to_owned()));
+                        }
                         self.change(|owned| owned.add_volume(volume));
                     }
                 }
@@ -238,7 +256,18 @@ impl Shared {
         Ok(answer_json(status, &shown))
     }
 
+    /// Completes the journal. The thing is there: that it cannot be written down changes nothing.
+    fn noted(&self, entry: &Entry) {
+        drop(self.note(entry));
+    }
+
     fn made(&self, id: &str, reference: Option<&Reference>) {
+        if is_id(id) {
+            self.noted(&match reference {
+                Some(reference) => Entry::Tag(reference.canonical(), id.to_owned()),
+                None => Entry::Image(id.to_owned()),
+            });
+        }
         self.change(|owned| {
             owned.add_image(id);
             if let Some(reference) = reference.filter(|_| is_id(id)) {
@@ -349,8 +378,12 @@ impl Shared {
         }
     }
 
-    /// Events that are the job's, one by one as they come.
-    fn events(self: &Arc<Self>, answer: Response<Incoming>) -> Response<Body> {
+    /// Values that come one by one, in lines, as `judge` leaves them.
+    fn lines(
+        self: &Arc<Self>,
+        answer: Response<Incoming>,
+        judge: fn(Value, &World) -> Option<Value>,
+    ) -> Response<Body> {
         let shared = Arc::clone(self);
         let start = (BodyStream::new(answer.into_body()), Lines::default());
         let pieces = stream::unfold(start, move |(mut body, mut lines)| {
@@ -366,9 +399,10 @@ impl Shared {
                     let world = shared.world();
                     let mut out = Vec::new();
                     for line in lines.feed(data) {
-                        let event = serde_json::from_slice(&line).ok();
-                        if let Some(event) = event.and_then(|event| filter::event(event, &world)) {
-                            out.extend_from_slice(event.to_string().as_bytes());
+                        let Ok(mut value) = serde_json::from_slice(&line) else { continue };
+                        shared.settings.names.strip(&mut value);
+                        if let Some(value) = judge(value, &world) {
+                            out.extend_from_slice(value.to_string().as_bytes());
                             out.push(b'\n');
                         }
                     }
@@ -429,6 +463,9 @@ impl Shared {
             let message = value["message"].as_str().unwrap_or_default();
             let message = filter::message(message, &self.world());
             return Ok(answer_json(status, &json!({ "message": message })));
+        }
+        if let Some(canonical) = &tag {
+            self.noted(&Entry::Untag(canonical.clone()));
         }
         self.change(|owned| {
             if let Some(canonical) = &tag {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+pub(super) use host::bytes;
 pub use host::container_update;
 pub use network::{endpoint, network_connect, network_create, network_disconnect, volume_create};
 
@@ -243,6 +244,10 @@ pub fn commit(body: &Map<String, Value>, world: &World) -> Result<Map<String, Va
     let mut out = apply(CONFIG, body, "", &mut judging)?;
     // The image is the container's.
     out.remove("Image");
+    if let Some(Value::Object(labels)) = out.get_mut("Labels") {
+        let own = world.settings.image_labels();
+        labels.retain(|key, _| !world.settings.labels.contains_key(key) || own.contains_key(key));
+    }
     Ok(out)
 }
 

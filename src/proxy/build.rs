@@ -53,9 +53,10 @@ impl Shared {
                 Ok((tags, rewound(spool)?))
             })
             .await?;
-            for tag in tags {
-                self.free_tag(&tag).await?;
+            for tag in &tags {
+                self.free_tag(tag).await?;
             }
+            self.note_tags(&tags, None)?;
             return Ok(spool);
         }
         let name = parameter(forward, "dockerfile").to_owned();

@@ -1,43 +1,268 @@
 //! The end of a job: all that it made goes, whatever state it is in (section 15). It is
 //! idempotent, goes on past what fails, and says what is left.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::{serve::Shared, target::encode};
+use super::{engine::Engine, journal::Record, serve::Shared, target::encode};
 
 /// How often the engine is asked whether there are more containers: some were being made.
 const ROUNDS: usize = 5;
 /// How long one removal may take.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How long the engine is given for what it was making when its client died.
+const SETTLING: Duration = Duration::from_millis(300);
 
-/// Removes containers, networks, volumes and images, and says what is left.
-pub(super) async fn all(shared: &Shared) -> Vec<String> {
-    let mut left = Vec::new();
-    containers(shared, &mut left).await;
-    networks(shared, &mut left).await;
-    volumes(shared, &mut left).await;
-    if shared.settings.images.remove {
-        images(shared).await;
-    }
-    left
+/// What is to be removed, beside all that has the labels.
+pub(super) struct Remains {
+    engine: Engine,
+    /// The further ones count, too: a container of another job whose image this job built has
+    /// this job's identity from that image, but its own job's labels.
+    labels: BTreeMap<String, String>,
+    containers: BTreeSet<String>,
+    /// By id; the default network last, by name where its id was never known.
+    networks: Vec<String>,
+    volumes: BTreeSet<String>,
+    /// Tags, and the images that they must mean.
+    tags: BTreeMap<String, BTreeSet<String>>,
+    images: BTreeSet<String>,
+    images_go: bool,
+    /// Whether requests may be under way that nobody waits for.
+    is_abandoned: bool,
 }
 
-/// A request whose answer hardly matters: its status and value.
-async fn ask(
-    shared: &Shared,
-    method: Method,
-    path: &str,
-    query: &[(&str, &str)],
-    body: Option<Value>,
-) -> Result<(StatusCode, Value), String> {
-    let asked = shared.engine.json(&method, path, query, body.as_ref());
-    match tokio::time::timeout(DEADLINE, asked).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("the engine takes too long".to_owned()),
+impl Remains {
+    /// What a guard has made.
+    pub(super) fn of(shared: &Shared) -> Self {
+        let owned = shared.owned();
+        let pulled: BTreeSet<&str> =
+            owned.tags().filter(|(_, tag)| !tag.made).map(|(_, tag)| &*tag.id).collect();
+        let mut networks: Vec<String> = owned.networks().map(|(id, _)| id.to_owned()).collect();
+        if shared.made_network {
+            networks.push(shared.ground.network_id.clone());
+        }
+        Self {
+            engine: shared.engine.clone(),
+            labels: shared.settings.all_labels(),
+            containers: owned
+                .containers()
+                .filter(|(_, container)| !container.is_self)
+                .map(|(id, _)| id.to_owned())
+                .collect(),
+            networks,
+            volumes: owned.volumes().map(|name| shared.settings.names.upstream(name)).collect(),
+            tags: owned
+                .tags()
+                .filter(|(_, tag)| tag.made)
+                .map(|(name, tag)| (name.to_owned(), BTreeSet::from([tag.id.clone()])))
+                .collect(),
+            images: owned.images().filter(|id| !pulled.contains(id)).map(str::to_owned).collect(),
+            images_go: shared.settings.images.remove,
+            is_abandoned: false,
+        }
+    }
+
+    /// What a dead guard has left.
+    pub(super) fn recorded(engine: &Engine, record: Record) -> Self {
+        Self {
+            engine: engine.clone(),
+            labels: record.labels,
+            containers: BTreeSet::new(),
+            networks: record.network.into_iter().collect(),
+            volumes: record.volumes,
+            tags: record.tags,
+            images: record.images,
+            images_go: record.images_go,
+            is_abandoned: true,
+        }
+    }
+
+    /// Removes containers, networks, volumes and images, and says what is left.
+    pub(super) async fn remove(mut self) -> Vec<String> {
+        let mut left = Vec::new();
+        self.containers(&mut left).await;
+        self.networks(&mut left).await;
+        self.volumes(&mut left).await;
+        if self.images_go {
+            self.images(&mut left).await;
+        }
+        left
+    }
+
+    /// A request whose answer hardly matters: its status and value.
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<Value>,
+    ) -> Result<(StatusCode, Value), String> {
+        let asked = self.engine.json(&method, path, query, body.as_ref());
+        match tokio::time::timeout(DEADLINE, asked).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the engine takes too long".to_owned()),
+        }
+    }
+
+    /// What a list at `path` has under all labels: the text in `field` of each entry.
+    async fn listed(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        field: &str,
+    ) -> Result<Vec<String>, String> {
+        let labels: Vec<String> =
+            self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let filters = json!({ "label": labels }).to_string();
+        let query = [query, &[("filters", &*filters)]].concat();
+        let (status, list) = self.ask(Method::GET, path, &query, None).await?;
+        if status != StatusCode::OK {
+            return Err(format!("the engine answered {status}"));
+        }
+        let list = list.get("Volumes").unwrap_or(&list).as_array().cloned().unwrap_or_default();
+        Ok(list.iter().filter_map(|entry| Some(entry[field].as_str()?.to_owned())).collect())
+    }
+
+    async fn containers(&mut self, left: &mut Vec<String>) {
+        let mut ids = std::mem::take(&mut self.containers);
+        let mut failed = Vec::new();
+        for round in 0..ROUNDS {
+            match self.listed("/containers/json", &[("all", "1")], "Id").await {
+                Ok(found) => ids.extend(found),
+                Err(error) => failed.push(format!("containers: {error}")),
+            }
+            if ids.is_empty() && (round > 1 || !self.is_abandoned) {
+                break;
+            }
+            if ids.is_empty() {
+                tokio::time::sleep(SETTLING).await;
+                continue;
+            }
+            failed.clear();
+            for id in std::mem::take(&mut ids) {
+                if let Err(error) = self.container(&id).await {
+                    failed.push(format!("container {id}: {error}"));
+                    ids.insert(id);
+                }
+            }
+        }
+        left.extend(failed);
+    }
+
+    async fn container(&self, id: &str) -> Result<(), String> {
+        let path = format!("/containers/{id}");
+        let remove = || self.ask(Method::DELETE, &path, &[("force", "1"), ("v", "1")], None);
+        let first = gone(remove().await);
+        if first.is_ok() {
+            return first;
+        }
+        // Paused, or started again by its policy meanwhile.
+        let policy = json!({ "RestartPolicy": { "Name": "no" } });
+        drop(self.ask(Method::POST, &format!("{path}/update"), &[], Some(policy)).await);
+        drop(self.ask(Method::POST, &format!("{path}/unpause"), &[], None).await);
+        drop(self.ask(Method::POST, &format!("{path}/kill"), &[], None).await);
+        gone(remove().await)
+    }
+
+    async fn networks(&self, left: &mut Vec<String>) {
+        let mut networks = self.listed("/networks", &[], "Id").await.unwrap_or_default();
+        networks.extend(self.networks.iter().cloned());
+        networks.sort_unstable();
+        networks.dedup();
+        for id in networks {
+            let path = format!("/networks/{}", encode(&id));
+            // By its name alone another's could be meant.
+            if self.is_abandoned && !super::image::is_id_like(&id) && !self.has_labels(&path).await
+            {
+                continue;
+            }
+            if gone(self.ask(Method::DELETE, &path, &[], None).await).is_ok() {
+                continue;
+            }
+            // Something of the runner's is still in it.
+            let details = self.ask(Method::GET, &path, &[], None).await;
+            let inside = details
+                .ok()
+                .and_then(|(_, mut network)| Some(network.get_mut("Containers")?.take()));
+            for container in
+                inside.as_ref().and_then(Value::as_object).into_iter().flat_map(|m| m.keys())
+            {
+                let body = json!({ "Container": container, "Force": true });
+                let path = format!("{path}/disconnect");
+                drop(self.ask(Method::POST, &path, &[], Some(body)).await);
+            }
+            if let Err(error) = gone(self.ask(Method::DELETE, &path, &[], None).await) {
+                left.push(format!("network {id}: {error}"));
+            }
+        }
+    }
+
+    /// Whether the network has labels of the guard's, and no others.
+    async fn has_labels(&self, path: &str) -> bool {
+        let Ok((StatusCode::OK, network)) = self.ask(Method::GET, path, &[], None).await else {
+            return false;
+        };
+        let own = |(key, value): (&String, &Value)| {
+            self.labels.get(key).map(String::as_str) == value.as_str()
+        };
+        network["Labels"].as_object().is_none_or(|labels| labels.iter().all(own))
+    }
+
+    async fn volumes(&self, left: &mut Vec<String>) {
+        let mut names = self.volumes.clone();
+        names.extend(self.listed("/volumes", &[], "Name").await.unwrap_or_default());
+        for name in names {
+            let path = format!("/volumes/{}", encode(&name));
+            let removed = self.ask(Method::DELETE, &path, &[("force", "1")], None).await;
+            if let Err(error) = gone(removed) {
+                left.push(format!("volume {name}: {error}"));
+            }
+        }
+    }
+
+    /// Tags that the job made, then images that only it had. What others use meanwhile stays.
+    async fn images(&mut self, left: &mut Vec<String>) {
+        for (name, ids) in &self.tags {
+            let path = format!("/images/{name}");
+            let Some(details) = self.image(&path).await else { continue };
+            let has_labels = self
+                .labels
+                .iter()
+                .all(|(key, value)| details["Config"]["Labels"][key] == value.as_str());
+            let id = details["Id"].as_str().unwrap_or_default();
+            if ids.contains(id) || has_labels {
+                drop(self.ask(Method::DELETE, &path, &[], None).await);
+                self.images.insert(id.to_owned());
+            } else if self.is_abandoned && ids.is_empty() {
+                // Loaded or imported, perhaps, when the guard died; perhaps by somebody else.
+                left.push(format!("image {name}: it may be another's"));
+            }
+        }
+        // Failed and unnamed ones that nobody entered.
+        let unnamed = self.listed("/images/json", &[], "Id").await.unwrap_or_default();
+        self.images.extend(unnamed);
+        for id in &self.images {
+            let path = format!("/images/{id}");
+            let Some(details) = self.image(&path).await else { continue };
+            // A tag or a digest is somebody else's use of it.
+            let used = |name: &str| details[name].as_array().is_some_and(|list| !list.is_empty());
+            if !used("RepoTags") && !used("RepoDigests") {
+                drop(self.ask(Method::DELETE, &path, &[], None).await);
+            }
+        }
+    }
+
+    async fn image(&self, path: &str) -> Option<Value> {
+        match self.ask(Method::GET, &format!("{path}/json"), &[], None).await {
+            Ok((StatusCode::OK, details)) => Some(details),
+            _ => None,
+        }
     }
 }
 
@@ -52,149 +277,5 @@ fn gone(answer: Result<(StatusCode, Value), String>) -> Result<(), String> {
         }
         Ok((status, value)) => Err(value["message"].as_str().unwrap_or(status.as_str()).to_owned()),
         Err(error) => Err(error),
-    }
-}
-
-/// The filter for all labels of this guard. The further ones count, too: a container of another
-/// job whose image this job built has this job's identity from that image, but its own job's
-/// labels.
-fn filters(shared: &Shared) -> String {
-    let labels = shared.settings.all_labels();
-    let labels: Vec<String> =
-        labels.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
-    json!({ "label": labels }).to_string()
-}
-
-async fn containers(shared: &Shared, left: &mut Vec<String>) {
-    let filters = filters(shared);
-    let own: Vec<String> = {
-        let owned = shared.owned();
-        owned.containers().filter(|(_, c)| !c.is_self).map(|(id, _)| id.to_owned()).collect()
-    };
-    let mut ids: BTreeSet<String> = own.into_iter().collect();
-    let mut failed = Vec::new();
-    for _ in 0..ROUNDS {
-        match ask(
-            shared,
-            Method::GET,
-            "/containers/json",
-            &[("all", "1"), ("filters", &filters)],
-            None,
-        )
-        .await
-        {
-            Ok((StatusCode::OK, list)) => ids.extend(
-                list.as_array()
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|c| Some(c["Id"].as_str()?.to_owned())),
-            ),
-            Ok((status, _)) => failed.push(format!("containers: the engine answered {status}")),
-            Err(error) => failed.push(format!("containers: {error}")),
-        }
-        if ids.is_empty() {
-            break;
-        }
-        failed.clear();
-        for id in std::mem::take(&mut ids) {
-            if let Err(error) = container(shared, &id).await {
-                failed.push(format!("container {id}: {error}"));
-                ids.insert(id);
-            } else {
-                drop(shared.change(|owned| owned.forget_container(&id)));
-            }
-        }
-    }
-    left.extend(failed);
-}
-
-async fn container(shared: &Shared, id: &str) -> Result<(), String> {
-    let path = format!("/containers/{id}");
-    let remove = || ask(shared, Method::DELETE, &path, &[("force", "1"), ("v", "1")], None);
-    let first = gone(remove().await);
-    if first.is_ok() {
-        return first;
-    }
-    // Paused, or started again by its policy meanwhile.
-    let policy = json!({ "RestartPolicy": { "Name": "no" } });
-    drop(ask(shared, Method::POST, &format!("{path}/update"), &[], Some(policy)).await);
-    drop(ask(shared, Method::POST, &format!("{path}/unpause"), &[], None).await);
-    drop(ask(shared, Method::POST, &format!("{path}/kill"), &[], None).await);
-    gone(remove().await)
-}
-
-async fn networks(shared: &Shared, left: &mut Vec<String>) {
-    let mut ids: BTreeSet<String> =
-        shared.owned().networks().map(|(id, _)| id.to_owned()).collect();
-    let listed =
-        ask(shared, Method::GET, "/networks", &[("filters", &filters(shared))], None).await;
-    if let Ok((StatusCode::OK, list)) = listed {
-        ids.extend(
-            list.as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(|n| Some(n["Id"].as_str()?.to_owned())),
-        );
-    }
-    if shared.made_network {
-        ids.insert(shared.ground.network_id.clone());
-    }
-    for id in ids {
-        let path = format!("/networks/{id}");
-        if gone(ask(shared, Method::DELETE, &path, &[], None).await).is_ok() {
-            continue;
-        }
-        // Something of the runner's is still in it.
-        let details = ask(shared, Method::GET, &path, &[], None).await;
-        let inside =
-            details.ok().and_then(|(_, mut network)| Some(network.get_mut("Containers")?.take()));
-        for container in
-            inside.as_ref().and_then(Value::as_object).into_iter().flat_map(|m| m.keys())
-        {
-            let body = json!({ "Container": container, "Force": true });
-            drop(ask(shared, Method::POST, &format!("{path}/disconnect"), &[], Some(body)).await);
-        }
-        if let Err(error) = gone(ask(shared, Method::DELETE, &path, &[], None).await) {
-            left.push(format!("network {id}: {error}"));
-        }
-    }
-}
-
-async fn volumes(shared: &Shared, left: &mut Vec<String>) {
-    let mut names: BTreeSet<String> = shared.owned().volumes().map(str::to_owned).collect();
-    let listed = ask(shared, Method::GET, "/volumes", &[("filters", &filters(shared))], None).await;
-    if let Ok((StatusCode::OK, list)) = listed {
-        let found = list["Volumes"].as_array().into_iter().flatten();
-        names.extend(found.filter_map(|volume| Some(volume["Name"].as_str()?.to_owned())));
-    }
-    for name in names {
-        let path = format!("/volumes/{}", encode(&name));
-        if let Err(error) = gone(ask(shared, Method::DELETE, &path, &[("force", "1")], None).await)
-        {
-            left.push(format!("volume {name}: {error}"));
-        }
-    }
-}
-
-/// Tags that the job made, then images that only it had. What others use meanwhile stays.
-async fn images(shared: &Shared) {
-    let owned = shared.owned();
-    for (name, _) in owned.tags().filter(|(_, tag)| tag.made) {
-        drop(ask(shared, Method::DELETE, &format!("/images/{name}"), &[], None).await);
-    }
-    let pulled: BTreeSet<&str> =
-        owned.tags().filter(|(_, tag)| !tag.made).map(|(_, tag)| &*tag.id).collect();
-    for id in owned.images().filter(|id| !pulled.contains(id)) {
-        let path = format!("/images/{id}");
-        let Ok((StatusCode::OK, details)) =
-            ask(shared, Method::GET, &format!("{path}/json"), &[], None).await
-        else {
-            continue;
-        };
-        // A tag or a digest is somebody else's use of it.
-        let used = |name: &str| details[name].as_array().is_some_and(|list| !list.is_empty());
-        if !used("RepoTags") && !used("RepoDigests") {
-            drop(ask(shared, Method::DELETE, &path, &[], None).await);
-        }
     }
 }

@@ -19,6 +19,8 @@ use tokio_util::task::TaskTracker;
 
 use super::target;
 
+/// The highest version whose tables were read (G-41).
+const HIGHEST: (u32, u32) = (1, 47);
 /// The most of an answer that is read as a whole.
 const ANSWER: usize = 64 << 20;
 
@@ -75,6 +77,18 @@ impl Engine {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         };
         Ok(Self { address, version: String::new(), tasks })
+    }
+
+    /// Finds the version that both sides know, and speaks it from then on (G-42).
+    pub(super) async fn negotiate(&mut self) -> Result<(u32, u32), Broken> {
+        let about = self.get("/version").await?.unwrap_or_default();
+        let version = about["ApiVersion"].as_str().and_then(|text| {
+            let (major, minor) = text.split_once('.')?;
+            Some((major.parse().ok()?, minor.parse().ok()?))
+        });
+        let version = version.ok_or("the engine does not say its version")?.min(HIGHEST);
+        self.version = format!("/v{}.{}", version.0, version.1);
+        Ok(version)
     }
 
     /// Whether what is mounted here is seen by the engine: both are in one mount namespace.

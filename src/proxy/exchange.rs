@@ -32,7 +32,8 @@ use super::{
     engine::{Body, Outgoing, full},
     filter,
     image::{Reference, is_id, is_id_like},
-    json,
+    journal::Entry,
+    json, names,
     ownership::Bind,
     paths::{Pin, Place},
     policy::{self, BodyKind, Call, Forward, ImageUse, Reply, Sent, Then, Verdict},
@@ -66,28 +67,36 @@ pub(super) struct Ready {
     pub(super) _counted: Option<Counted>,
 }
 
-/// A container or network that is being created; counted until then.
+/// Something that is being created; counted until then.
 pub(super) struct Counted {
     shared: Arc<Shared>,
-    /// The network's name; none for a container.
-    network: Option<String>,
+    what: Created,
+}
+
+#[derive(Debug, Clone)]
+enum Created {
+    Container,
+    Network(String),
+    Volume(String),
 }
 
 impl Counted {
-    fn new(shared: &Arc<Shared>, network: Option<String>) -> Self {
-        shared.change(|owned| match &network {
-            Some(name) => owned.expect_network(name),
-            None => owned.expect_container(),
+    fn new(shared: &Arc<Shared>, what: Created) -> Self {
+        shared.change(|owned| match &what {
+            Created::Container => owned.expect_container(),
+            Created::Network(name) => owned.expect_network(name),
+            Created::Volume(name) => owned.expect_volume(name),
         });
-        Self { shared: Arc::clone(shared), network }
+        Self { shared: Arc::clone(shared), what }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.shared.change(|owned| match &self.network {
-            Some(name) => owned.settle_network(name),
-            None => owned.settle_container(),
+        self.shared.change(|owned| match &self.what {
+            Created::Container => owned.settle_container(),
+            Created::Network(name) => owned.settle_network(name),
+            Created::Volume(name) => owned.settle_volume(name),
         });
     }
 }
@@ -118,7 +127,7 @@ impl Shared {
             // What came after it was meant for the stream, and is no request.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        if let Some(events) = &self.settings.audit {
+        if let Some(events) = self.audit() {
             let event = AuditEvent {
                 time: jiff::Timestamp::now().to_string(),
                 job: self.settings.job.clone(),
@@ -277,18 +286,23 @@ impl Shared {
         mut forward: Forward,
         archive: &mut Option<Incoming>,
     ) -> Result<Ready, Refusal> {
-        let counted = match &forward.then {
-            Then::Created { .. } => Some(Counted::new(&self, None)),
-            Then::Network(name) => Some(Counted::new(&self, Some(name.clone()))),
+        let created = match &forward.then {
+            Then::Created { .. } => Some(Created::Container),
+            Then::Network(name) => Some(Created::Network(name.clone())),
             _ => None,
         };
-        for tag in std::mem::take(&mut forward.free_tags) {
-            self.free_tag(&tag).await?;
+        let mut counted = created.map(|what| Counted::new(&self, what));
+        let tags = std::mem::take(&mut forward.free_tags);
+        for tag in &tags {
+            self.free_tag(tag).await?;
         }
+        let mut image = None;
         if let Some((name, how)) = forward.image.clone() {
             let found = self.image(&name).await?;
             self.place_image(&mut forward, &found, how);
+            image = Some(found.id);
         }
+        self.note_tags(&tags, image)?;
         for (number, name) in forward.needs.image_mounts.clone() {
             let found = self.image(&name).await?;
             if let Sent::Json(body) = &mut forward.body {
@@ -305,8 +319,13 @@ impl Shared {
         }
         for name in forward.needs.volumes.clone() {
             self.own_volume(&name, forward.then == Then::Volume).await?;
+            if forward.then == Then::Volume {
+                // Its event comes before its answer.
+                counted = Some(Counted::new(&self, Created::Volume(name)));
+            }
         }
         let binds = Arc::clone(&self).pin(&mut forward).await?;
+        names::outward(&mut forward, &self.world());
         let spool = match forward.body {
             Sent::Context | Sent::Images => Some(self.read_archive(&mut forward, archive).await?),
             _ => None,
@@ -421,9 +440,21 @@ impl Shared {
         }
     }
 
+    /// Writes down that tags are going to be made.
+    pub(super) fn note_tags(
+        &self,
+        tags: &[Reference],
+        image: Option<String>,
+    ) -> Result<(), Refusal> {
+        if tags.is_empty() {
+            return Ok(());
+        }
+        self.note(&Entry::Tagging { tags: tags.iter().map(Reference::canonical).collect(), image })
+    }
+
     /// Older engines make two networks of one name (G-49).
     async fn free_network(&self, name: &str) -> Result<(), Refusal> {
-        let path = format!("/networks/{}", target::encode(name));
+        let path = format!("/networks/{}", target::encode(&self.settings.names.upstream(name)));
         match self.engine.get(&path).await.map_err(unreachable)? {
             None => Ok(()),
             Some(_) => Err(Refusal::conflict(&format!("network with name {name} already exists"))),
@@ -436,7 +467,8 @@ impl Shared {
         if self.owned().has_volume(name) {
             return Ok(());
         }
-        let path = format!("/volumes/{}", target::encode(name));
+        let upstream = self.settings.names.upstream(name);
+        let path = format!("/volumes/{}", target::encode(&upstream));
         if self.engine.get(&path).await.map_err(unreachable)?.is_some() {
             return Err(Refusal::conflict("a volume with this name is in use"));
         }
@@ -444,7 +476,8 @@ impl Shared {
             return Ok(());
         }
         self.change(|owned| owned.add_volume(name));
-        let body = json!({ "Name": name, "Driver": "local", "Labels": self.settings.all_labels() });
+        let body =
+            json!({ "Name": upstream, "Driver": "local", "Labels": self.settings.all_labels() });
         let made = self.engine.json(&Method::POST, "/volumes/create", &[], Some(&body)).await;
         match made.map_err(unreachable)? {
             (StatusCode::CREATED, made) if self.is_own(&made) => Ok(()),

@@ -1,10 +1,12 @@
 //! Answers of the engine without what is not the job's (G-6, G-58, section 5). Pure.
 
+use regex::RegexBuilder;
 use serde_json::{Map, Value, json};
 
 use super::{
     body::World,
     image::{Reference, is_id},
+    policy::NameFilter,
 };
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
@@ -326,6 +328,36 @@ pub fn networks(value: Value, world: &World) -> Value {
     Value::Array(list.into_iter().filter_map(|entry| network(entry, world)).collect())
 }
 
+/// Leaves of a list what the filter `name` wants. The engine takes a pattern for the name itself
+/// or for a regular expression.
+pub fn named(list: &mut Value, filter: &NameFilter) {
+    if filter.patterns.is_empty() {
+        return;
+    }
+    let expressions: Vec<_> = filter
+        .patterns
+        .iter()
+        .filter_map(|text| RegexBuilder::new(text).size_limit(1 << 20).build().ok())
+        .collect();
+    let matches = |name: &str| {
+        filter.patterns.iter().any(|pattern| pattern == name)
+            || expressions.iter().any(|expression| expression.is_match(name))
+    };
+    let list = match list {
+        Value::Object(volumes) => volumes.get_mut("Volumes"),
+        list => Some(list),
+    };
+    let Some(list) = list.and_then(Value::as_array_mut) else { return };
+    list.retain(|entry| match entry.get("Names") {
+        Some(names) => names.as_array().is_some_and(|names| {
+            let mut names = names.iter().filter_map(Value::as_str);
+            names.any(|name| matches(name) || matches(name.trim_start_matches('/')))
+        }),
+        None => matches(text(entry, "Name")),
+    });
+    list.truncate(filter.limit.unwrap_or(usize::MAX));
+}
+
 /// A volume as the job sees it.
 #[must_use]
 pub fn volume(mut value: Value) -> Value {
@@ -380,7 +412,7 @@ pub fn event(mut value: Value, world: &World) -> Option<Value> {
                 || world.owned.container(&id).is_ok_and(|(own, _)| own == id)
         }
         "network" => world.owned.knows(&id) || world.owned.is_creating_network(&named),
-        "volume" => world.owned.knows(&id),
+        "volume" => world.owned.knows(&id) || world.owned.is_creating_volume(&id),
         "image" => {
             world.owned.has_image(&id)
                 || Reference::parse(&id).is_some_and(|r| world.owned.tag(&r.canonical()).is_some())

@@ -23,15 +23,20 @@ pub mod filter;
 
 pub mod head;
 pub mod image;
+mod journal;
 pub mod json;
+pub mod names;
 pub mod ownership;
 pub mod paths;
 pub mod policy;
+pub mod policy_file;
 pub mod serve;
 pub mod settings;
 pub mod target;
 
 pub use audit::AuditEvent;
+pub use names::Names;
+pub use policy_file::{PolicyError, PolicyFile};
 pub use serve::{Guard, Summary};
 pub use settings::{GuardSettings, ImagePolicy, Limits, Mapping, Widening};
 

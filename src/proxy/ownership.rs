@@ -22,6 +22,7 @@ pub struct Owned {
     gone: VecDeque<String>,
     creating: usize,
     pending_networks: BTreeSet<String>,
+    pending_volumes: BTreeSet<String>,
 }
 
 /// A container of the job.
@@ -194,6 +195,12 @@ impl Owned {
         self.pending_networks.contains(name)
     }
 
+    /// Whether a volume of that name is being created.
+    #[must_use]
+    pub fn is_creating_volume(&self, name: &str) -> bool {
+        self.pending_volumes.contains(name)
+    }
+
     /// How many containers there are or soon will be, the runner's own not counted.
     #[must_use]
     pub fn container_count(&self) -> usize {
@@ -261,7 +268,17 @@ impl Owned {
         self.execs.insert(id, container.to_owned());
     }
 
-    /// A volume is about to be created.
+    /// A volume is about to be created; answered by [`Self::settle_volume`].
+    pub fn expect_volume(&mut self, name: &str) {
+        self.pending_volumes.insert(name.to_owned());
+    }
+
+    /// A volume's creation came to its end, whichever.
+    pub fn settle_volume(&mut self, name: &str) {
+        self.pending_volumes.remove(name);
+    }
+
+    /// The job has this volume.
     pub fn add_volume(&mut self, name: &str) {
         self.volumes.insert(name.to_owned());
     }

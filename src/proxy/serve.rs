@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -14,18 +17,21 @@ use std::{
 
 use hyper::{Method, StatusCode, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::Semaphore,
+    sync::{Semaphore, mpsc},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    audit::AuditEvent,
     body::{Ground, World},
-    clean_up,
+    clean_up::Remains,
     engine::Engine,
     head::Strict,
+    journal::{Entry, Journal},
     ownership::Owned,
     paths,
     settings::GuardSettings,
@@ -38,8 +44,6 @@ const HEAD: Duration = Duration::from_mins(5);
 const HEADERS: usize = 100;
 /// How large a request's head may be (G-21).
 const HEAD_SIZE: usize = 64 << 10;
-/// The highest version whose tables were read (G-41).
-const HIGHEST: (u32, u32) = (1, 47);
 /// How long cut connections may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -72,8 +76,12 @@ pub(super) struct Shared {
     pub(super) can_pin: bool,
     /// Whether the default network is the guard's own.
     pub(super) made_network: bool,
+    /// What a crash must not lose (G-45).
+    pub(super) journal: Journal,
     owned: Mutex<Arc<Owned>>,
     counters: Mutex<Summary>,
+    /// Until the guard stops, which ends the log.
+    audit: Mutex<Option<mpsc::Sender<AuditEvent>>>,
     pub(super) numbers: AtomicU64,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
@@ -113,8 +121,21 @@ impl Shared {
         }
     }
 
+    /// Where events of the audit log go.
+    pub(super) fn audit(&self) -> Option<mpsc::Sender<AuditEvent>> {
+        self.audit.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn pins(&self) -> PathBuf {
         self.settings.private.join("pins")
+    }
+
+    /// Writes a line into the journal. What cannot be written is not done (G-7).
+    pub(super) fn note(&self, entry: &Entry) -> Result<(), super::Refusal> {
+        self.journal.write(entry).map_err(|error| {
+            tracing::error!(%error, "the journal of a guarded socket cannot be written");
+            super::Refusal::failed(500, "the journal cannot be written")
+        })
     }
 
     /// A place for the next pin.
@@ -125,30 +146,35 @@ impl Shared {
 
 impl Guard {
     /// Starts a guard before the engine at `engine` (`unix://PATH` or `tcp://HOST:PORT`). Its
-    /// socket answers when this returns.
+    /// socket answers when this returns. What a guard that died left in the same private directory
+    /// is removed first.
     ///
     /// # Errors
-    /// When the engine cannot be reached, or the socket or the directory not be made.
-    pub async fn start(engine: &str, settings: GuardSettings) -> io::Result<Self> {
+    /// When the engine cannot be reached, the socket or the directory not be made, or a guard that
+    /// lives uses the directory.
+    pub async fn start(engine: &str, mut settings: GuardSettings) -> io::Result<Self> {
         let tasks = TaskTracker::new();
         let mut engine = Engine::new(engine, tasks.clone())?;
         for directory in [settings.private.join("pins"), settings.private.join("spool")] {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         }
-        paths::clear(&settings.private.join("pins"));
+        let (journal, left) = take_over(&mut engine, &settings.private).await?;
+        journal.begin(&settings)?;
         let (ground, made_network) =
-            survey(&mut engine, &settings).await.map_err(io::Error::other)?;
+            survey(&mut engine, &settings, &journal).await.map_err(io::Error::other)?;
         let can_pin = engine.shares_mounts().await;
         // The socket comes last: who sees it can use it.
         let listener = listen(&settings)?;
         let shared = Arc::new(Shared {
+            audit: Mutex::new(settings.audit.take()),
             settings: Arc::new(settings),
             ground: Arc::new(ground),
             engine,
             can_pin,
             made_network,
+            journal,
             owned: Mutex::default(),
-            counters: Mutex::default(),
+            counters: Mutex::new(Summary { left, ..Summary::default() }),
             numbers: AtomicU64::new(0),
             tasks: tasks.clone(),
             stop: CancellationToken::new(),
@@ -177,21 +203,74 @@ impl Guard {
     }
 
     /// Takes no more requests, cuts those that run, and removes all that the job made.
-    pub async fn stop(self) -> Summary {
-        let shared = self.shared;
+    pub async fn stop(&self) -> Summary {
+        let shared = &self.shared;
         shared.stop.cancel();
         drop(std::fs::remove_file(&shared.settings.socket));
         shared.tasks.close();
         // A creation in flight comes to its end, and its object is found by its label.
         drop(tokio::time::timeout(DRAIN, shared.tasks.wait()).await);
-        let left = clean_up::all(&shared).await;
+        drop(shared.audit.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let left = Remains::of(shared).remove().await;
         paths::clear(&shared.pins());
-        for directory in ["pins", "spool"] {
-            drop(std::fs::remove_dir(shared.settings.private.join(directory)));
-        }
-        let mut summary = shared.counters.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        summary.left = left;
+        forget(&shared.settings.private, &left);
+        let mut summary = self.summary();
+        summary.left.extend(left);
         summary
+    }
+
+    /// What it did so far.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Removes what a guard that died left in its private directory and on the engine, without
+    /// starting another, and says what is still there.
+    ///
+    /// # Errors
+    /// When the engine cannot be reached, or a guard that lives uses the directory.
+    pub async fn reap(engine: &str, private: &Path) -> io::Result<Vec<String>> {
+        let mut engine = Engine::new(engine, TaskTracker::new())?;
+        if !private.join("journal").exists() {
+            paths::clear(&private.join("pins"));
+            return Ok(Vec::new());
+        }
+        let (_locked, left) = take_over(&mut engine, private).await?;
+        forget(private, &left);
+        Ok(left)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+    }
+}
+
+/// Opens the journal, and removes what it says that a dead guard left.
+async fn take_over(engine: &mut Engine, private: &Path) -> io::Result<(Journal, Vec<String>)> {
+    let (journal, before) = Journal::open(private)?;
+    let mut left = Vec::new();
+    if let Some(record) = before {
+        engine.negotiate().await.map_err(io::Error::other)?;
+        left = Remains::recorded(engine, record).remove().await;
+    }
+    for left in &left {
+        tracing::warn!(%left, "a guard that died has left something");
+    }
+    paths::clear(&private.join("pins"));
+    Ok((journal, left))
+}
+
+/// Removes a guard's private directory; the journal stays while it is of use.
+fn forget(private: &Path, left: &[String]) {
+    for directory in ["pins", "spool"] {
+        drop(std::fs::remove_dir(private.join(directory)));
+    }
+    if left.is_empty() {
+        drop(std::fs::remove_file(private.join("journal")));
+        drop(std::fs::remove_dir(private));
     }
 }
 
@@ -199,14 +278,9 @@ impl Guard {
 async fn survey(
     engine: &mut Engine,
     settings: &GuardSettings,
+    journal: &Journal,
 ) -> Result<(Ground, bool), super::engine::Broken> {
-    let about = engine.get("/version").await?.unwrap_or_default();
-    let version = about["ApiVersion"].as_str().and_then(|text| {
-        let (major, minor) = text.split_once('.')?;
-        Some((major.parse().ok()?, minor.parse().ok()?))
-    });
-    let version = version.ok_or("the engine does not say its version")?.min(HIGHEST);
-    engine.version = format!("/v{}.{}", version.0, version.1);
+    let version = engine.negotiate().await?;
     let info = engine.get("/info").await?.unwrap_or_default();
     let path = format!("/networks/{}", super::target::encode(&settings.network));
     let mut made = false;
@@ -220,11 +294,13 @@ async fn survey(
                 "Driver": "bridge",
                 "Labels": settings.labels,
             });
+            journal.write(&Entry::Network(None))?;
             let (status, answer) =
                 engine.json(&Method::POST, "/networks/create", &[], Some(&body)).await?;
             if status != StatusCode::CREATED {
                 return Err(format!("the engine answered {status} to the network: {answer}").into());
             }
+            journal.write(&Entry::Network(answer["Id"].as_str().map(str::to_owned)))?;
             made = true;
             engine.get(&path).await?.ok_or("the network that was just made is not there")?
         }
@@ -262,12 +338,23 @@ fn listen(settings: &GuardSettings) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(&settings.socket)?;
+    let listener = bind(&settings.socket)?;
     if settings.socket_group.is_some() {
         std::os::unix::fs::chown(&settings.socket, None, settings.socket_group)?;
     }
     std::fs::set_permissions(&settings.socket, std::fs::Permissions::from_mode(0o660))?;
     Ok(listener)
+}
+
+/// Binds a socket at a path of any length: an address has room for 107 bytes (unix(7)).
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(directory, flags, Mode::empty())?;
+    let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+    UnixListener::bind(short)
 }
 
 /// Takes connections until the guard stops. No client blocks it: one too many is closed.

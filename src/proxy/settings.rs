@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::audit::AuditEvent;
+use super::{audit::AuditEvent, names::Names};
 
 /// Everything about one job's guard.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct GuardSettings {
     pub reserved_labels: Vec<String>,
     /// Beginnings of names that the job may not give (G-48).
     pub reserved_names: Vec<String>,
+    /// How what the job names is called on the engine (G-49).
+    pub names: Names,
     /// The job's network. It is created, and removed in the end, when it does not exist.
     pub network: String,
     /// The cgroup that everything runs below (G-85), in the form of the engine's driver.
@@ -45,6 +47,8 @@ pub struct GuardSettings {
     pub socket_paths: Vec<String>,
     /// What the operator allows beyond the defaults.
     pub widening: Widening,
+    /// Whether the classic builder is offered.
+    pub build: bool,
     /// Takes an event for each request.
     pub audit: Option<mpsc::Sender<AuditEvent>>,
 }
@@ -148,6 +152,7 @@ impl GuardSettings {
     pub fn new(job: &str, identity: (String, String), network: &str, directory: &Path) -> Self {
         Self {
             job: job.to_owned(),
+            names: Names::of(&identity),
             identity,
             labels: BTreeMap::new(),
             reserved_labels: vec!["longshore.".into(), "com.gitlab.gitlab-runner.".into()],
@@ -165,6 +170,7 @@ impl GuardSettings {
                 drop_capabilities: vec!["MKNOD".to_owned()],
                 ..Widening::default()
             },
+            build: true,
             audit: None,
         }
     }
@@ -175,6 +181,13 @@ impl GuardSettings {
         let mut labels = self.labels.clone();
         labels.insert(self.identity.0.clone(), self.identity.1.clone());
         labels
+    }
+
+    /// The labels of an image: a container that somebody else makes of it later inherits them, and
+    /// must not be taken for one of the job's.
+    #[must_use]
+    pub fn image_labels(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([self.identity.clone()])
     }
 
     /// Whether a job may not write a label with this key (G-46). Case does not help.

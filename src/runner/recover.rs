@@ -8,7 +8,10 @@ use crate::{
     causes,
     config::DockerConfig,
     docker::Engine,
-    executor::docker::clean_up::{self, Anonymous},
+    executor::docker::{
+        clean_up::{self, Anonymous},
+        socket,
+    },
     job::outcome::FailureReason,
     ledger::{Entry, JobRecord},
     trace::{self, Delivery, Limits, Masks, Trace},
@@ -18,6 +21,7 @@ use super::{
     Shared,
     channel::{Acknowledged, Channel},
     ending::{self, SystemFailure},
+    removal::log_left,
 };
 
 /// Removes everything on an engine that bears this longshore's mark. For an engine on which no job
@@ -66,7 +70,9 @@ pub async fn end_job(
             for error in &errors {
                 tracing::warn!(error = causes::chain(error), "something of the job is left");
             }
-            errors.is_empty()
+            let left = socket::reap(&engine, &record.guard()).await;
+            log_left(&left);
+            errors.is_empty() && left.is_empty()
         }
         Err(error) => {
             tracing::warn!(error = causes::chain(&error), "engine of the job cannot be reached");

@@ -7,7 +7,10 @@ use tokio::{task::JoinHandle, time::timeout};
 use crate::{
     causes,
     docker::{self, Engine},
-    executor::docker::clean_up::{self, Anonymous},
+    executor::docker::{
+        Docker,
+        clean_up::{self, Anonymous},
+    },
     ids::JobId,
     ledger::{JobRecord, Thing},
     plan::Plan,
@@ -26,6 +29,8 @@ const REMOVAL_PAUSE: Duration = Duration::from_secs(2);
 pub(super) struct Made {
     /// Set once something may be there.
     pub(super) engine: Option<Engine>,
+    /// The job's place on it, with its guarded socket.
+    pub(super) docker: Option<Arc<Docker>>,
     /// Something may have been under way when the job was stopped.
     pub(super) uncertain: bool,
 }
@@ -43,12 +48,19 @@ pub(super) async fn remove(
         layers::put_back(&runner, &plan).await;
         return true;
     };
+    let docker = made.docker;
     let mut kept = None;
     let mut slot = Some(slot);
     let mut known = false;
     loop {
         let late_of = made.uncertain.then_some(job);
-        let removal = remove_once(&runner, &engine, &plan, late_of, &mut slot, &mut kept);
+        let removal = async {
+            // What the job made itself uses what longshore made.
+            if let Some(docker) = &docker {
+                log_left(&docker.close_guard().await);
+            }
+            remove_once(&runner, &engine, &plan, late_of, &mut slot, &mut kept).await
+        };
         let Ok(errors) = timeout(REMOVAL_DEADLINE, removal).await else {
             tracing::warn!("removal of the job's containers took too long; the next start goes on");
             return false;
@@ -115,6 +127,13 @@ pub(super) async fn close(record: JobRecord, delivered: bool, removal: JoinHandl
 pub(super) fn close_record(record: JobRecord) {
     if let Err(error) = record.close() {
         tracing::warn!(%error, "job's directory could not be removed");
+    }
+}
+
+/// What a guarded socket could not remove.
+pub(super) fn log_left(left: &[String]) {
+    for what in left {
+        tracing::warn!(what, "something that the job made is left");
     }
 }
 

@@ -38,7 +38,7 @@ use super::{
         Planned, TOKEN_GRACE, begin, forget, greet, plan_job, refuse, timeout_of, trace_settings,
     },
     poll::Arrived,
-    removal::{Made, close, close_record, log_errors, remove},
+    removal::{Made, close, close_record, log_errors, log_left, remove},
     stages::Stages,
     stops::{Interrupt, Stops},
 };
@@ -266,7 +266,23 @@ impl Work<'_> {
         {
             made.uncertain = true;
         }
+        self.show_refusals(made);
         ending
+    }
+
+    /// What the job's guarded socket refused, for an author whose tools did not show it.
+    fn show_refusals(&self, made: &Made) {
+        let Some(summary) = made.docker.as_ref().and_then(|docker| docker.guard_summary()) else {
+            return;
+        };
+        let count: u64 = summary.refused.values().sum();
+        if count > 0 {
+            self.voice.warning(&format!(
+                "The guarded Docker socket refused {count} of {} requests:\n{}",
+                summary.requests,
+                summary.messages.join("\n")
+            ));
+        }
     }
 
     /// Prepares, and again after a failure that may pass.
@@ -296,6 +312,9 @@ impl Work<'_> {
                     self.voice.error(&format!("Preparation failed: {}", failure.error));
                     self.voice
                         .plain(&format!("Will be retried in {}s ...", PREPARE_PAUSE.as_secs()));
+                    if let Some(docker) = made.docker.take() {
+                        log_left(&docker.close_guard().await);
+                    }
                     if let Some(engine) = &made.engine {
                         log_errors(
                             &clean_up::remove(
@@ -329,7 +348,11 @@ impl Work<'_> {
         made.engine = Some(engine.clone());
         let auths = self.credentials().await?;
         let config = Arc::clone(&self.runner.config);
-        let docker = Arc::new(Docker::new(engine, Arc::clone(self.plan), config, auths));
+        let registries = registries(&self.job.payload);
+        let docker =
+            Docker::new(engine, Arc::clone(self.plan), config, auths, self.record, registries);
+        let docker = Arc::new(docker);
+        made.docker = Some(Arc::clone(&docker));
 
         // Boxed, as the compiler cannot see through both at once that they may change threads.
         let mut first = self.images_and_services(Arc::clone(&docker), curtain, section).boxed();
@@ -574,6 +597,16 @@ impl Work<'_> {
     fn anonymous(&self) -> Anonymous {
         Anonymous { remove: !self.runner.config.docker.volume_keep }
     }
+}
+
+/// Registries that the server has given the job credentials for.
+fn registries(payload: &JobPayload) -> Vec<String> {
+    let credentials = payload.credentials.iter().filter(|c| c.kind == "registry");
+    let host = |url: &str| {
+        let host = url.split_once("://").map_or(url, |(_, rest)| rest);
+        host.split('/').next().unwrap_or_default().to_owned()
+    };
+    credentials.map(|c| host(&c.url)).filter(|host| !host.is_empty()).collect()
 }
 
 /// Waits for the end of the scripts' time, if they have one of their own.

@@ -10,10 +10,11 @@ use crate::engine::engine;
 const FILE: &str = ".gitlab-ci.yml";
 
 /// Runs the pipeline `file` of the project in `project`: exit code and all that was said.
-async fn exec(project: &Path, file: &str, state: &Path) -> (Option<i32>, String) {
+async fn exec(project: &Path, file: &str, state: &Path, options: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_longshore"))
         .args(["exec", "--file", file, "--state-dir"])
         .arg(state)
+        .args(options)
         .current_dir(project)
         .env("DOCKER_HOST", &engine().host)
         .stdin(Stdio::null())
@@ -44,7 +45,11 @@ impl Example {
 
     /// Runs it to `code`; it must say each of `wanted`.
     async fn run(&self, code: i32, wanted: &[&str]) {
-        let (found, said) = exec(self.project.path(), FILE, self.state.path()).await;
+        self.run_with(&[], code, wanted).await;
+    }
+
+    async fn run_with(&self, options: &[&str], code: i32, wanted: &[&str]) {
+        let (found, said) = exec(self.project.path(), FILE, self.state.path(), options).await;
         assert_eq!(found, Some(code), "{said}");
         for text in wanted {
             assert!(said.contains(text), "no `{text}` in:\n{said}");
@@ -60,7 +65,7 @@ fn path(example: &str) -> String {
 async fn the_hello_example_runs_as_the_readme_has_it() {
     let state = tempfile::tempdir().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (code, said) = exec(root, "tests/examples/hello/.gitlab-ci.yml", state.path()).await;
+    let (code, said) = exec(root, "tests/examples/hello/.gitlab-ci.yml", state.path(), &[]).await;
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("hello from hello"), "{said}");
 }
@@ -74,6 +79,14 @@ async fn the_services_example_reaches_its_service() {
 async fn the_dind_example_builds_an_image_on_a_daemon_of_its_own() {
     engine().needs_dind();
     Example::new("dind").run(0, &["a daemon of its own (docker:dind)", "inner"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dood_example_uses_the_guarded_socket_of_the_host() {
+    engine().needs_dind();
+    let socket = ["--volume", "/var/run/docker.sock:/var/run/docker.sock"];
+    let wanted = ["docker.sock, guarded", "Dockerfile", "mine is all that runs here"];
+    Example::new("dood").run_with(&socket, 0, &wanted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,7 @@ mod counter;
 mod crash;
 mod dind;
 mod docker;
+mod dood;
 mod engine;
 mod exec;
 mod features;

@@ -1,6 +1,10 @@
 //! The guarded socket before a real engine, with the real docker CLI and with raw requests.
 
+mod allowed;
+mod alone;
 mod escapes;
+mod names;
+mod properties;
 
 use std::{
     path::{Path, PathBuf},
@@ -8,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use longshore::proxy::{Guard, GuardSettings, Mapping, Summary};
+use longshore::proxy::{Guard, GuardSettings, Mapping, Names, Summary};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -321,8 +325,8 @@ async fn g_7_binds_of_the_workspace_work_and_stay_what_was_checked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g_8_volumes_and_networks_are_the_jobs() {
-    let case = Case::start().await;
-    let other = Case::start().await;
+    let case = Case::with(|settings| settings.names = Names::Plain).await;
+    let other = Case::with(|settings| settings.names = Names::Plain).await;
     let name = |kind: &str| format!("{kind}-{}", &case.identity[..8]);
     let (volume, network) = (name("vol"), name("net"));
     case.docker(&["volume", "create", &volume]).await;

@@ -11,7 +11,7 @@ use globset::GlobBuilder;
 
 use crate::config::{
     Device, DindConfig, DindMode, DindStorage, DockerConfig, PullPolicy, Resources, ServiceConfig,
-    SocketMode, Ulimit, file::Section, values, volume::Volume,
+    SocketConfig, SocketMode, Ulimit, file::Section, values, volume::Volume,
 };
 
 const SIZE_HINT: &str = "write for example \"512m\" or \"2g\"";
@@ -91,6 +91,7 @@ pub(super) fn docker(section: Section<'_>) -> DockerConfig {
         socket: socket(section.table("socket")),
     };
     without_effect(&section);
+    note_socket(&section, &docker);
     section.finish();
     docker
 }
@@ -113,9 +114,9 @@ fn dind(section: Section<'_>) -> DindConfig {
         mode: section
             .parsed("mode", "", |text| match text {
                 "sidecar" => Ok(DindMode::Sidecar),
+                "socket" => Ok(DindMode::Socket),
                 "refuse" => Ok(DindMode::Refuse),
-                "socket" => Err("not supported yet; wanted sidecar or refuse"),
-                _ => Err("wanted sidecar or refuse"),
+                _ => Err("wanted sidecar, socket or refuse"),
             })
             .unwrap_or_default(),
         images: if section.has("images") { globs(&section, "images") } else { default.images },
@@ -159,18 +160,80 @@ fn one_of(section: &Section<'_>, key: &str, words: &[&str]) -> Option<String> {
     })
 }
 
-fn socket(section: Section<'_>) -> SocketMode {
-    let mode = section.parsed("mode", "", |text| match text {
-        "off" => Ok(SocketMode::Off),
-        "raw" => Ok(SocketMode::Raw),
-        "guarded" => Err("not supported yet; wanted off or raw"),
-        _ => Err("wanted off or raw"),
-    });
-    if mode == Some(SocketMode::Raw) {
-        section.warn("mode", "jobs that `volumes` gives the engine's socket are root on its host");
-    }
+fn socket(section: Section<'_>) -> SocketConfig {
+    let default = SocketConfig::default();
+    let limits = section.table("limits");
+    let socket =
+        SocketConfig {
+            mode: section
+                .parsed("mode", "", |text| match text {
+                    "off" => Ok(SocketMode::Off),
+                    "guarded" => Ok(SocketMode::Guarded),
+                    "raw" => Ok(SocketMode::Raw),
+                    _ => Err("wanted off, guarded or raw"),
+                })
+                .unwrap_or_default(),
+            shared_images: globs(&section, "shared_images"),
+            registries: if section.has("registries") {
+                section.parsed_list("registries", "write docker.io, or HOST[:PORT]", registry)
+            } else {
+                default.registries
+            },
+            remove_images: section.boolean("remove_images").unwrap_or(default.remove_images),
+            memory: limits.parsed("memory", SIZE_HINT, values::memory_size),
+            nano_cpus: limits.parsed("cpus", CPUS_HINT, values::nano_cpus),
+            pids: limits.positive("pids"),
+            containers: limits.positive("containers"),
+            networks: limits.positive("networks"),
+            volumes: limits.positive("volumes"),
+            extra_capabilities: section.parsed_list("extra_capabilities", "", |text| {
+                match text.to_ascii_uppercase() {
+                    text if text == "ALL" => Err("would make jobs root on this host; name them"),
+                    text => Ok(text.trim_start_matches("CAP_").to_owned()),
+                }
+            }),
+            allowed_devices: section.list("allowed_devices"),
+            allowed_runtimes: section.list("allowed_runtimes"),
+            audit_log: section.parsed("audit_log", "write an absolute path", |text| {
+                match PathBuf::from(text) {
+                    path if path.is_absolute() => Ok(path),
+                    _ => Err("not an absolute path"),
+                }
+            }),
+        };
+    limits.finish();
     section.finish();
-    mode.unwrap_or_default()
+    socket
+}
+
+fn registry(text: &str) -> Result<String, &'static str> {
+    let is_host = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
+    if !text.is_empty() && text.chars().all(is_host) {
+        Ok(text.to_owned())
+    } else {
+        Err("not the name of a registry")
+    }
+}
+
+/// Says once, at the start, what jobs get where `volumes` mounts the engine's socket.
+fn note_socket(section: &Section<'_>, docker: &DockerConfig) {
+    let mounted = docker.volumes.iter().find_map(|text| {
+        let volume = Volume::parse(text).ok()?;
+        volume.is_engine_socket().then_some(text)
+    });
+    match (mounted, docker.socket.mode) {
+        (Some(_), SocketMode::Raw) => section
+            .table("socket")
+            .warn("mode", "jobs that `volumes` gives the engine's socket are root on its host"),
+        (Some(text), SocketMode::Off | SocketMode::Guarded) => section.warn(
+            "volumes",
+            format!(
+                "`{text}`: jobs get a guarded socket in place of the engine's own; [runners.docker.\
+                 socket] mode = \"raw\" gives them the real one, and root on its host"
+            ),
+        ),
+        (None, _) => {}
+    }
 }
 
 fn host(section: &Section<'_>) -> Option<String> {

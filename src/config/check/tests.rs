@@ -1,7 +1,9 @@
 use std::fs;
 
 use super::*;
-use crate::config::{DindConfig, DindMode, DindStorage, PullPolicy, RunnerConfig, SocketMode};
+use crate::config::{
+    DindConfig, DindMode, DindStorage, PullPolicy, RunnerConfig, SocketConfig, SocketMode,
+};
 
 fn no_env(_: &str) -> Option<String> {
     None
@@ -389,7 +391,7 @@ fn docker_99_empty_lists_of_what_is_allowed_mean_all() {
 #[test]
 fn what_a_daemon_of_a_job_is_like_is_read_and_defaults_to_a_sidecar() {
     let default = one("", "").docker;
-    assert_eq!((default.dind.mode, default.socket), (DindMode::Sidecar, SocketMode::Off));
+    assert_eq!((default.dind.mode, default.socket.mode), (DindMode::Sidecar, SocketMode::Off));
     assert_eq!(default.dind.ready_timeout, Duration::from_mins(1));
     assert_eq!((default.dind.storage, default.dind.slots), (DindStorage::Fresh, 10));
     let slot = one("", "[runners.docker.dind]\nstorage = 'slot'").docker.dind;
@@ -415,13 +417,52 @@ fn what_a_daemon_of_a_job_is_like_is_read_and_defaults_to_a_sidecar() {
 }
 
 #[test]
-fn ways_to_docker_that_are_not_there_yet_are_refused_by_name() {
+fn ways_to_docker_that_do_not_exist_are_refused_by_name() {
     let text = problems(&with(
         "",
-        "[runners.docker.dind]\nmode = 'socket'\nnetwork = 'shared'\nstorage = 'old'\n\
-         registry_mirrors = ['m:5000']\n[runners.docker.socket]\nmode = 'guarded'",
+        "[runners.docker.dind]\nmode = 'sock'\nnetwork = 'shared'\nstorage = 'old'\n\
+         registry_mirrors = ['m:5000']\n[runners.docker.socket]\nmode = 'open'\n\
+         registries = ['http://r/x']\nextra_capabilities = ['ALL']\naudit_log = 'audit'\n\
+         [runners.docker.socket.limits]\nmemory = 'much'\npids = 0",
     ));
     insta::assert_snapshot!(text);
+}
+
+#[test]
+fn what_jobs_get_of_the_engines_socket_is_read_and_said() {
+    let text = with(
+        "",
+        "[runners.docker.socket]\nmode = 'guarded'\nshared_images = ['debian:*']\n\
+         registries = ['r:5000']\nremove_images = false\nextra_capabilities = ['cap_sys_ptrace']\n\
+         allowed_devices = ['/dev/kvm']\naudit_log = '/var/log/a'\n\
+         [runners.docker.socket.limits]\nmemory = '1g'\ncpus = '1.5'\npids = 100\ncontainers = 3",
+    );
+    let checked = checked(&text);
+    assert_eq!(checked.warnings, []);
+    let wanted = SocketConfig {
+        mode: SocketMode::Guarded,
+        shared_images: vec!["debian:*".to_owned()],
+        registries: vec!["r:5000".to_owned()],
+        remove_images: false,
+        memory: Some(1 << 30),
+        nano_cpus: Some(1_500_000_000),
+        pids: Some(100),
+        containers: Some(3),
+        networks: None,
+        volumes: None,
+        extra_capabilities: vec!["SYS_PTRACE".to_owned()],
+        allowed_devices: vec!["/dev/kvm".to_owned()],
+        allowed_runtimes: Vec::new(),
+        audit_log: Some("/var/log/a".into()),
+    };
+    assert_eq!(checked.config.runners[0].docker.socket, wanted);
+
+    let mounted = "volumes = ['/cache', '/var/run/docker.sock:/var/run/docker.sock']";
+    let guarded = warnings(&with("", mounted)).join("\n");
+    assert!(guarded.contains("jobs get a guarded socket in place"), "{guarded}");
+    let raw = format!("{mounted}\n[runners.docker.socket]\nmode = 'raw'");
+    let raw = warnings(&with("", &raw)).join("\n");
+    assert!(raw.contains("are root on its host"), "{raw}");
 }
 
 #[test]

@@ -203,8 +203,10 @@ impl Build {
 async fn create(docker: &Docker, image: &Image) -> Result<State, ExecutorError> {
     let hosts = docker.hosts().await;
     let plan = &docker.plan;
-    let body = spec::build(plan, &docker.runner, image.reference(), &hosts);
-    docker.create(&plan.names.build, plan.image.platform.as_deref(), body).await?;
+    let socket = docker.guarded().await?.map(|guarded| &guarded.place);
+    let body = spec::build(plan, &docker.runner, image.reference(), &hosts, socket);
+    let id = docker.create(&plan.names.build, plan.image.platform.as_deref(), body).await?;
+    docker.show_to_guard(&id).await?;
     let entrypoint = match &plan.image.entrypoint {
         Some(entrypoint) => entrypoint.as_slice(),
         None => image.entrypoint.as_slice(),

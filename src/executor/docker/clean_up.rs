@@ -39,8 +39,13 @@ pub fn things(plan: &Plan) -> Vec<Thing> {
         .chain([plan.names.build.clone(), plan.names.helper.clone()])
         .map(Thing::Container)
         .collect();
-    if let NetworkPlan::Own { name, .. } = &plan.network {
-        things.push(Thing::Network(name.clone()));
+    match &plan.network {
+        NetworkPlan::Own { name, .. } => things.push(Thing::Network(name.clone())),
+        NetworkPlan::Default | NetworkPlan::Given(_) => {
+            // The guard's, for the job's containers.
+            let guarded = plan.access.guarded().map(|_| plan.names.network.clone());
+            things.extend(guarded.map(Thing::Network));
+        }
     }
     things.extend(plan.mounts.temporary().map(|volume| Thing::Volume(volume.name.clone())));
     things

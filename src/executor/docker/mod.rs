@@ -8,9 +8,10 @@ mod follow;
 pub mod helper;
 mod prepare;
 mod service;
+pub mod socket;
 pub mod spec;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use bollard::query_parameters::CreateContainerOptionsBuilder;
 use tokio::sync::{OnceCell, watch};
@@ -19,6 +20,7 @@ use crate::{
     config::RunnerConfig,
     docker::{self, Engine, auth::Auths, helper_image, image},
     job::outcome::FailureReason,
+    ledger::JobRecord,
     plan::{NetworkPlan, Plan},
 };
 
@@ -35,7 +37,14 @@ pub struct Docker {
     plan: Arc<Plan>,
     runner: Arc<RunnerConfig>,
     auths: Arc<Auths>,
+    /// The job's own files.
+    job_directory: PathBuf,
+    /// The directory of its guarded socket.
+    guard_directory: PathBuf,
+    /// Registries that the server has given the job credentials for.
+    server_registries: Vec<String>,
     network: OnceCell<()>,
+    guarded: OnceCell<socket::Guarded>,
     /// Entries for `/etc/hosts`, once the services have addresses; only without a network that has
     /// names itself.
     hosts: watch::Sender<Option<Vec<String>>>,
@@ -59,6 +68,9 @@ pub enum ExecutorError {
     /// The job's own Docker daemon did not become ready.
     #[error(transparent)]
     Daemon(#[from] dind::DaemonError),
+    /// The job's guarded socket could not be made.
+    #[error(transparent)]
+    Socket(#[from] socket::SocketError),
     /// The job's container is gone.
     #[error("the job's container is gone: something removed it while the job ran")]
     Gone,
@@ -91,7 +103,11 @@ impl ExecutorError {
             | Self::Engine(_)
             | Self::Helper(_)
             | Self::Daemon(_)
+            | Self::Socket(socket::SocketError::Start(_))
             | Self::Gone => FailureReason::RunnerSystemFailure,
+            Self::Socket(socket::SocketError::Elsewhere { .. }) => {
+                FailureReason::RunnerConfigurationError
+            }
         }
     }
 
@@ -106,6 +122,7 @@ impl ExecutorError {
             | Self::HelperImage(_)
             | Self::Helper(_)
             | Self::Daemon(_)
+            | Self::Socket(_)
             | Self::Gone => false,
         }
     }
@@ -138,7 +155,10 @@ impl ExecutorError {
                 "with the variable EXECUTOR_JOB_SECTION_ATTEMPTS above 1, the script runs again in a \
                  new container",
             ),
-            Self::Engine(_) | Self::HelperImage(_) | Self::Helper(_) => None,
+            Self::Socket(socket::SocketError::Elsewhere { .. }) => {
+                Some("run longshore on the engine's host, or use a daemon of the job's own")
+            }
+            Self::Engine(_) | Self::HelperImage(_) | Self::Helper(_) | Self::Socket(_) => None,
         }
     }
 }
@@ -151,6 +171,8 @@ impl Docker {
         plan: Arc<Plan>,
         runner: Arc<RunnerConfig>,
         auths: Arc<Auths>,
+        record: &JobRecord,
+        server_registries: Vec<String>,
     ) -> Self {
         let hosts = if plan.network.has_aliases() || plan.services.is_empty() {
             Some(Vec::new())
@@ -162,7 +184,11 @@ impl Docker {
             plan,
             runner,
             auths,
+            job_directory: record.directory().to_owned(),
+            guard_directory: record.guard(),
+            server_registries,
             network: OnceCell::new(),
+            guarded: OnceCell::new(),
             hosts: watch::Sender::new(hosts),
         }
     }
@@ -189,12 +215,13 @@ impl Docker {
         hosts.wait_for(Option::is_some).await.ok().and_then(|h| h.clone()).unwrap_or_default()
     }
 
+    /// Creates a container; its id.
     async fn create(
         &self,
         name: &str,
         platform: Option<&str>,
         body: bollard::models::ContainerCreateBody,
-    ) -> Result<(), docker::Error> {
+    ) -> Result<String, docker::Error> {
         let mut options = CreateContainerOptionsBuilder::new().name(name);
         if let Some(platform) = platform {
             options = options.platform(platform);
@@ -203,7 +230,7 @@ impl Docker {
             .client()
             .create_container(Some(options.build()), body)
             .await
-            .map(|_| ())
+            .map(|created| created.id)
             .map_err(docker::Error::of("create the container", name))
     }
 

@@ -207,7 +207,7 @@ impl Docker {
                     helper_image::forget(&self.engine);
                     again = false;
                 }
-                created => return Ok(created?),
+                created => return Ok(created.map(drop)?),
             }
         }
     }

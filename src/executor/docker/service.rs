@@ -67,7 +67,8 @@ pub(super) async fn start(
     image: &Image,
     daemon: Option<&Daemon<'_>>,
 ) -> Result<Started, ExecutorError> {
-    let body = spec::service(&docker.plan, &docker.runner, service, image.reference());
+    let socket = docker.guarded().await?.map(|guarded| &guarded.place);
+    let body = spec::service(&docker.plan, &docker.runner, service, image.reference(), socket);
     let mut options = CreateContainerOptionsBuilder::new().name(&service.container);
     if let Some(platform) = &service.platform {
         options = options.platform(platform);

@@ -17,6 +17,37 @@ use crate::{
 /// The first API in which an endpoint has its MAC address (Docker Engine API: version history).
 const MAC_ADDRESS_API: ApiVersion = ApiVersion { major: 1, minor: 44 };
 
+/// How containers of the job get its guarded socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketPlace {
+    /// The socket's file on the engine's host.
+    pub source: String,
+    /// A group that may use it.
+    pub group: Option<u32>,
+    /// Entries for `/etc/hosts` that lead to published ports.
+    pub hosts: Vec<String>,
+    /// The network of the job's containers.
+    pub network: String,
+}
+
+impl SocketPlace {
+    fn put_into(&self, host: &mut HostConfig, plan: &Plan) {
+        let paths = plan.access.guarded().map(|socket| socket.paths.as_slice());
+        for path in paths.unwrap_or_default() {
+            // A mount, not a bind: of a bind, the engine would make a directory where nothing is.
+            host.mounts.get_or_insert_default().push(Mount {
+                typ: Some(MountType::BIND),
+                source: Some(self.source.clone()),
+                target: Some(path.clone()),
+                ..Mount::default()
+            });
+        }
+        let group = self.group.map(|group| group.to_string());
+        host.group_add.get_or_insert_default().extend(group);
+        host.extra_hosts.get_or_insert_default().extend(self.hosts.iter().cloned());
+    }
+}
+
 /// The build container: a shell that waits for its script on stdin.
 #[must_use]
 pub fn build(
@@ -24,6 +55,7 @@ pub fn build(
     runner: &RunnerConfig,
     image: &str,
     hosts: &[String],
+    socket: Option<&SocketPlace>,
 ) -> ContainerCreateBody {
     let docker = &runner.docker;
     let mut body = job_container(plan, runner, image, hosts, "build");
@@ -34,6 +66,9 @@ pub fn build(
         host.privileged = Some(plan.image.privileged);
         host.pid_mode.clone_from(&docker.pid_mode);
         host.init = plan.flags.on("FF_USE_INIT_WITH_DOCKER_EXECUTOR").then_some(true);
+        if let Some(socket) = socket {
+            socket.put_into(host, plan);
+        }
     }
     // Of the job's containers at once only one can have the address.
     let mac_address = docker.mac_address.clone();
@@ -81,6 +116,7 @@ pub fn service(
     runner: &RunnerConfig,
     service: &ServicePlan,
     image: &str,
+    socket: Option<&SocketPlace>,
 ) -> ContainerCreateBody {
     let docker = &runner.docker;
     let mut labels = names::typed(&plan.labels, "service");
@@ -107,6 +143,9 @@ pub fn service(
     host.init = plan.flags.on("FF_USE_INIT_WITH_DOCKER_EXECUTOR").then_some(true);
     if service.unconfined {
         unconfine(&mut host);
+    }
+    if let Some(socket) = socket {
+        socket.put_into(&mut host, plan);
     }
     if plan.access.sidecar_of(service).is_some()
         && let Some(root) = &plan.mounts.daemon

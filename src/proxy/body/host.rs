@@ -457,7 +457,7 @@ pub(super) fn tmpfs_options(options: &str, most: i64, path: &str) -> Result<Stri
 }
 
 /// A number of bytes with one letter for its unit.
-fn bytes(text: &str) -> Option<i64> {
+pub(in crate::proxy) fn bytes(text: &str) -> Option<i64> {
     let lower = text.to_ascii_lowercase();
     let lower = lower.strip_suffix('b').unwrap_or(&lower);
     let (digits, unit) = match lower.char_indices().next_back()? {

@@ -130,7 +130,7 @@ pub(super) fn build<'a>(
         }
         labels.insert(key, json!(fields::text(&value, "labels")?));
     }
-    labels.extend(settings.all_labels().into_iter().map(|(key, value)| (key, json!(value))));
+    labels.extend(settings.image_labels().into_iter().map(|(key, value)| (key, json!(value))));
     query.push(("labels".to_owned(), Value::Object(labels).to_string()));
     let mut arguments = Map::new();
     for (key, value) in object("buildargs")? {

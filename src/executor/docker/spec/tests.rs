@@ -9,7 +9,7 @@ use crate::{
 };
 
 fn build_of(case: &Case) -> ContainerCreateBody {
-    super::build(&case.plan(), &case.config(), "sha256:image", &["db:172.17.0.3".to_owned()])
+    super::build(&case.plan(), &case.config(), "sha256:image", &["db:172.17.0.3".to_owned()], None)
 }
 
 fn helper_of(case: &Case) -> ContainerCreateBody {
@@ -22,7 +22,7 @@ fn helper_of(case: &Case) -> ContainerCreateBody {
 
 fn service_of(case: &Case) -> ContainerCreateBody {
     let plan = case.plan();
-    super::service(&plan, &case.config(), &plan.services[0], "sha256:service")
+    super::service(&plan, &case.config(), &plan.services[0], "sha256:service", None)
 }
 
 /// Build, helper, and the first service.
