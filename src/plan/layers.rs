@@ -121,6 +121,11 @@ pub(super) fn plan(
     let trust = Trust::of(payload, protected);
     let owner = owner(runner, &place.system_id);
     let mut text = owner.clone();
+    // One fork's jobs are not another's.
+    let source = payload.variables.iter().find(|v| v.key == "CI_MERGE_REQUEST_SOURCE_PROJECT_ID");
+    if let (Trust::Outside, Some(source)) = (trust, source) {
+        let _infallible = write!(text, "\n{}", source.value);
+    }
     // An older daemon cannot read what a newer one has written.
     let parts = [
         &payload.job_info.project_id.to_string(),
@@ -203,6 +208,7 @@ mod tests {
         for different in [
             case().git("protected", true),
             case().variable(source, "43"),
+            case().variable(source, "44"),
             case().with("job_info", json!({"name": "unit", "stage": "test", "project_id": 43})),
             case().with("services", json!([{"name": "docker:27-dind"}])),
         ] {

@@ -10,11 +10,12 @@
 //! record, and a job for which there is none begins a new one: it never waits.
 
 use std::{
+    collections::HashSet,
     fs::{self, DirBuilder, File},
     io::{self, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -51,13 +52,20 @@ struct Record {
 #[derive(Debug, Clone)]
 pub struct Layers {
     directory: Arc<Path>,
+    /// Volumes that jobs of this process have. Whoever changes a record holds it, so that a slot is
+    /// at each moment a job's, or noted, or left over.
+    busy: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Layers {
     /// Slots that are noted in `directory`, which need not be there.
     #[must_use]
     pub fn new(directory: PathBuf) -> Self {
-        Self { directory: directory.into() }
+        Self { directory: directory.into(), busy: Arc::default() }
+    }
+
+    fn busy(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All that nobody has, the most recently used first.
@@ -77,13 +85,18 @@ impl Layers {
         Ok(records)
     }
 
-    /// Takes a slot for a job; `None` when none is idle.
-    fn take(&self, key: &str, engine: Option<&str>) -> io::Result<Option<Record>> {
+    /// Takes a slot for a job, or begins the one of the volume `new`, when none is idle (`None`).
+    fn take(&self, key: &str, engine: Option<&str>, new: &str) -> io::Result<Option<Record>> {
+        let mut busy = self.busy();
+        // Whatever goes wrong below, the job has this one then.
+        busy.insert(new.to_owned());
         for record in self.idle()? {
             if record.key == key
                 && record.engine.as_deref() == engine
                 && self.forget(&record.volume)?
             {
+                busy.remove(new);
+                busy.insert(record.volume.clone());
                 return Ok(Some(record));
             }
         }
@@ -102,8 +115,9 @@ impl Layers {
         }
     }
 
-    /// Notes a slot that is in order and nobody's.
+    /// Notes a slot that is in order and nobody's any more.
     fn put(&self, record: &Record) -> io::Result<()> {
+        let mut busy = self.busy();
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
         // Beside the directory, so that nobody reads half a record.
         let beside = self.directory.parent().unwrap_or(&self.directory);
@@ -112,7 +126,28 @@ impl Layers {
         file.flush()?;
         file.as_file().sync_data()?;
         file.persist(self.directory.join(&record.volume))?;
+        busy.remove(&record.volume);
         Ok(())
+    }
+
+    /// Lets go of a slot that nobody must have again: its volume is gone, or is left over.
+    pub(super) fn let_go(&self, volume: &str) {
+        self.busy().remove(volume);
+    }
+
+    /// Which of these `volumes` of an engine are left over. Records of others are removed.
+    fn left_over(&self, mut volumes: Vec<String>, host: Option<&str>) -> io::Result<Vec<String>> {
+        let busy = self.busy();
+        let idle = self.idle()?;
+        for record in &idle {
+            if record.engine.as_deref() == host && !volumes.contains(&record.volume) {
+                self.forget(&record.volume)?;
+            }
+        }
+        volumes.retain(|volume| {
+            !busy.contains(volume) && idle.iter().all(|record| record.volume != *volume)
+        });
+        Ok(volumes)
     }
 
     /// Forgets slots of runners that are not among `owners` any more; their volumes go when the
@@ -133,10 +168,12 @@ impl Layers {
 /// Gives a planned job its slot, when it is to have one: of those that are idle the last used, or
 /// else the new one that its plan names.
 pub(super) async fn lease(runner: &Runner, plan: &mut Arc<Plan>) {
-    let Some(slot) = &plan.mounts.slot else { return };
+    let (Some(slot), Some(new)) = (&plan.mounts.slot, &plan.mounts.daemon) else { return };
+    let new = new.name.clone();
     let (layers, key) = (runner.shared.layers.clone(), slot.key.clone());
     let engine = runner.config.docker.host.clone();
-    let taken = tokio::task::spawn_blocking(move || layers.take(&key, engine.as_deref())).await;
+    let take = move || layers.take(&key, engine.as_deref(), &new);
+    let taken = tokio::task::spawn_blocking(take).await;
     let record = match taken.map_err(io::Error::other).flatten() {
         Ok(record) => record,
         Err(error) => {
@@ -154,10 +191,11 @@ pub(super) async fn lease(runner: &Runner, plan: &mut Arc<Plan>) {
 
 /// Gives back a slot that the job did not come to use.
 pub(super) async fn put_back(runner: &Runner, plan: &Plan) {
-    if let (Some(daemon), Some(slot)) = (&plan.mounts.daemon, &plan.mounts.slot)
-        && let Some(size) = slot.reused
-    {
-        note(runner, slot, &daemon.name, size).await;
+    if let (Some(daemon), Some(slot)) = (&plan.mounts.daemon, &plan.mounts.slot) {
+        match slot.reused {
+            Some(size) if note(runner, slot, &daemon.name, size).await => {}
+            Some(_) | None => runner.shared.layers.let_go(&daemon.name),
+        }
     }
 }
 
@@ -252,8 +290,7 @@ async fn evict(runner: &Runner, engine: &Engine, slot: &SlotPlan) {
     }
 }
 
-/// Removes slots of an earlier process that are not in order, and forgets those that are gone. For
-/// an engine on which no job of this process has begun yet.
+/// Removes slots that are neither in order nor a job's, and forgets those that are gone.
 pub(super) async fn sweep(engine: &Engine, host: Option<&str>, layers: &Layers, instance: &str) {
     let volumes = match clean_up::layers(engine, instance).await {
         Ok(volumes) => volumes,
@@ -263,19 +300,11 @@ pub(super) async fn sweep(engine: &Engine, host: Option<&str>, layers: &Layers, 
         }
     };
     let (layers, host) = (layers.clone(), host.map(str::to_owned));
-    let left = tokio::task::spawn_blocking(move || -> io::Result<Vec<Thing>> {
-        let (mut left, mut known) = (volumes, Vec::new());
-        for record in layers.idle()? {
-            if record.engine == host && !left.contains(&record.volume) {
-                layers.forget(&record.volume)?;
-            }
-            known.push(record.volume);
-        }
-        left.retain(|volume| !known.contains(volume));
-        Ok(left.into_iter().map(Thing::Volume).collect())
-    });
+    let left = move || layers.left_over(volumes, host.as_deref());
+    let left = tokio::task::spawn_blocking(left);
     match left.await.map_err(io::Error::other).flatten() {
         Ok(left) => {
+            let left: Vec<_> = left.into_iter().map(Thing::Volume).collect();
             if !left.is_empty() {
                 tracing::info!(count = left.len(), "removing layer-cache slots not left in order");
             }
@@ -300,16 +329,16 @@ mod tests {
     fn a_slot_is_one_jobs_at_a_time_and_the_last_used_comes_first() {
         let directory = tempfile::tempdir().unwrap();
         let layers = Layers::new(directory.path().join("slots"));
-        assert_eq!(layers.take("k", None).unwrap(), None);
+        assert_eq!(layers.take("k", None, "a").unwrap(), None);
         for record in [record("k", "old", 1), record("k", "new", 2), record("other", "x", 3)] {
             layers.put(&record).unwrap();
         }
-        assert_eq!(layers.take("k", Some("tcp://h:1")).unwrap(), None);
-        assert_eq!(layers.take("k", None).unwrap(), Some(record("k", "new", 2)));
-        assert_eq!(layers.take("k", None).unwrap(), Some(record("k", "old", 1)));
+        assert_eq!(layers.take("k", Some("tcp://h:1"), "b").unwrap(), None);
+        assert_eq!(layers.take("k", None, "c").unwrap(), Some(record("k", "new", 2)));
+        assert_eq!(layers.take("k", None, "d").unwrap(), Some(record("k", "old", 1)));
         // A process that dies now leaves no record of the two.
         let again = Layers::new(directory.path().join("slots"));
-        assert_eq!(again.take("k", None).unwrap(), None);
+        assert_eq!(again.take("k", None, "e").unwrap(), None);
         assert_eq!(again.idle().unwrap(), [record("other", "x", 3)]);
     }
 
@@ -320,11 +349,30 @@ mod tests {
         for _ in 0..50 {
             layers.put(&record("k", "v", 1)).unwrap();
             let taken = std::thread::scope(|scope| {
-                let take = || scope.spawn(|| layers.take("k", None).unwrap());
+                let take = || scope.spawn(|| layers.take("k", None, "new").unwrap());
                 [take(), take(), take()].map(|thread| thread.join().unwrap())
             });
             assert_eq!(taken.iter().flatten().count(), 1);
         }
+    }
+
+    #[test]
+    fn only_what_is_neither_noted_nor_a_jobs_is_left_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let layers = Layers::new(directory.path().join("slots"));
+        let all = || ["idle", "taken", "new", "lost"].map(str::to_owned).to_vec();
+        layers.put(&record("k", "taken", 1)).unwrap();
+        layers.put(&record("other", "idle", 1)).unwrap();
+        layers.put(&record("other", "gone", 1)).unwrap();
+        layers.take("k", None, "unused").unwrap();
+        layers.take("k", None, "new").unwrap();
+        assert_eq!(layers.left_over(all(), Some("tcp://h:1")).unwrap(), ["lost"]);
+        assert_eq!(layers.idle().unwrap().len(), 2);
+        assert_eq!(layers.left_over(all(), None).unwrap(), ["lost"]);
+        assert_eq!(layers.idle().unwrap(), [record("other", "idle", 1)]);
+        layers.put(&record("k", "taken", 2)).unwrap();
+        layers.let_go("new");
+        assert_eq!(layers.left_over(all(), None).unwrap(), ["new", "lost"]);
     }
 
     #[test]

@@ -113,6 +113,11 @@ async fn remove_once(
         errors.extend(clean_up::remove_late(engine, instance, job, anonymous).await);
     }
     errors.extend(clean_up::remove_rest(engine, &things).await);
+    if let (Some(false), Some(daemon)) = (*kept, &plan.mounts.daemon)
+        && errors.is_empty()
+    {
+        runner.shared.layers.let_go(&daemon.name);
+    }
     errors
 }
 
