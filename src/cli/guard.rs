@@ -5,15 +5,11 @@ use std::path::{Path, PathBuf};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
     task::JoinSet,
 };
 
 use super::{Console, Exit, Failure, Outcome};
-use crate::proxy::{Guard, GuardSettings, PolicyError, PolicyFile, Summary, audit};
-
-/// How many events may wait to be written.
-const EVENTS: usize = 256;
+use crate::proxy::{Guard, GuardSettings, PolicyError, PolicyFile, Summary, audit::Log};
 
 /// Arguments of `guard`.
 #[derive(Debug, Clone, clap::Args)]
@@ -102,9 +98,11 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut writers = JoinSet::new();
     if let Some(path) = audit_log {
-        let (sender, events) = mpsc::channel(EVENTS);
-        settings.audit = Some(sender);
-        writers.spawn(async move { audit::write(events, &path).await });
+        let (events, log) = Log::open(&path).await.map_err(|error| {
+            Failure::from(error).context(format!("cannot write audit_log {}", path.display()))
+        })?;
+        settings.audit = Some(events);
+        writers.spawn(log.write());
     }
     let guard = Guard::start(engine, settings)
         .await

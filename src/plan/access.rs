@@ -35,6 +35,19 @@ const ENTRYPOINT: &str = "dockerd-entrypoint.sh";
 /// Range of the daemon's default bridge where the job's network has IPv6 (RFC 4193).
 const BRIDGE_IPV6: &str = "fd6c:6f6e:6773::/64";
 
+/// Where the daemon's unix socket is, in its container and in the job's: a volume of its own, as
+/// one at `/var/run` would hide what images have there.
+pub const SOCKET_DIRECTORY: &str = "/run/longshore";
+
+/// Where tools look for a socket when nothing says otherwise.
+const USUAL_SOCKET: &str = "/var/run/docker.sock";
+
+/// Group of the official image's `docker`; it need not be known in the job's image.
+const SOCKET_GROUP: u32 = 2375;
+
+/// User and group of rootless images.
+const ROOTLESS: u32 = 1000;
+
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {
@@ -59,6 +72,8 @@ pub struct Sidecar {
     pub port: u16,
     /// Certificates that it is given; `None` without TLS.
     pub certificates: Option<CertificatePlan>,
+    /// Its unix socket, where the job has it; `None` when its command is not understood.
+    pub socket: Option<SocketPlan>,
     /// Its data root in the container.
     pub data_root: String,
     /// Whether its command is the image's own, so that it must listen where it is expected to.
@@ -89,7 +104,7 @@ pub struct CertificatePlan {
     /// Names that the daemon is reached by, and those that the job adds (`DOCKER_TLS_SAN`).
     pub names: Vec<String>,
     /// User that the daemon runs as.
-    pub owner: u64,
+    pub owner: u32,
 }
 
 impl CertificatePlan {
@@ -97,6 +112,27 @@ impl CertificatePlan {
     #[must_use]
     pub fn client(&self) -> String {
         format!("{}/client", self.directory)
+    }
+}
+
+/// A daemon's unix socket, shared with its job in a volume at [`SOCKET_DIRECTORY`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketPlan {
+    /// User and group of the directory, which are the daemon's.
+    pub owner: u32,
+    /// Group that may use it. The job's processes are in it, whoever they are.
+    pub group: u32,
+    /// Where links to it are made in the job's container, if nothing is there.
+    pub links: Vec<String>,
+    /// The one of these that the job names in `DOCKER_HOST`.
+    asked: Option<String>,
+}
+
+impl SocketPlan {
+    /// The socket itself.
+    #[must_use]
+    pub fn path() -> String {
+        format!("{SOCKET_DIRECTORY}/docker.sock")
     }
 }
 
@@ -151,7 +187,10 @@ impl fmt::Display for Access {
                 let Sidecar { service, host, port, because, .. } = &**sidecar;
                 let tls = if sidecar.certificates.is_some() { "with" } else { "without" };
                 write!(f, "Docker for this job: a daemon of its own ({service}) at ")?;
-                write!(f, "tcp://{host}:{port}, {tls} TLS{because}")
+                match sidecar.asked_socket() {
+                    Some(path) => write!(f, "unix://{path}, as DOCKER_HOST has it"),
+                    None => write!(f, "tcp://{host}:{port}, {tls} TLS{because}"),
+                }
             }
             Self::Socket(socket) => {
                 let Socket { paths, guarded, in_place_of, .. } = socket;
@@ -266,7 +305,12 @@ fn decide(asked: &Asked<'_>) -> Result<Access, AccessError> {
 #[derive(Debug, PartialEq, Eq)]
 enum Address {
     Unset,
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    /// A socket at this path.
+    Unix(String),
     Other(String),
 }
 
@@ -341,6 +385,9 @@ impl Asked<'_> {
 
     fn address(&self) -> Address {
         let Some(text) = self.variable("DOCKER_HOST") else { return Address::Unset };
+        if let Some(path) = text.strip_prefix("unix://").filter(|path| path.starts_with('/')) {
+            return Address::Unix(path.to_owned());
+        }
         let Some(rest) = text.strip_prefix("tcp://") else {
             return Address::Other(text.to_owned());
         };
@@ -374,7 +421,7 @@ impl Asked<'_> {
             Address::Tcp { host: asked, port } if asked == host || aliases.contains(asked) => {
                 Some(*port)
             }
-            Address::Unset | Address::Other(_) | Address::Tcp { .. } => None,
+            Address::Unset | Address::Unix(_) | Address::Other(_) | Address::Tcp { .. } => None,
         };
         let verify = self.variable("DOCKER_TLS_VERIFY").is_some();
         let written = service.variable("DOCKER_TLS_CERTDIR").or_else(|| {
@@ -397,7 +444,7 @@ impl Asked<'_> {
             certificates: directory.as_ref().map(|directory| CertificatePlan {
                 directory: directory.clone(),
                 names: certificate_names(service, host, &aliases),
-                owner: if rootless { 1000 } else { 0 },
+                owner: if rootless { ROOTLESS } else { 0 },
             }),
             data_root: if rootless {
                 "/home/rootless/.local/share/docker".to_owned()
@@ -405,6 +452,7 @@ impl Asked<'_> {
                 "/var/lib/docker".to_owned()
             },
             host: host.to_owned(),
+            socket: command.takes_flags.then(|| self.shared_socket(&address, rootless)),
             is_understood: command.takes_flags,
             privileged,
             unconfined: rootless && !privileged,
@@ -420,6 +468,12 @@ impl Asked<'_> {
         if sidecar.certificates.is_none() {
             // The daemon itself reads it, and would ask for certificates (dockerd: `--tlsverify`).
             sidecar.environment.push(("DOCKER_TLS_VERIFY", None));
+        }
+        if let Address::Unix(path) = &address
+            && service.variable("DOCKER_HOST") == Some(&format!("unix://{path}"))
+        {
+            // It is meant for the job; the image's entrypoint would have the daemon listen there.
+            sidecar.environment.push(("DOCKER_HOST", None));
         }
         if command.takes_flags {
             self.add_flags(&mut sidecar, &command, service);
@@ -454,6 +508,36 @@ impl Asked<'_> {
         aliases
     }
 
+    fn shared_socket(&self, address: &Address, rootless: bool) -> SocketPlan {
+        let mut links = vec![USUAL_SOCKET.to_owned()];
+        let asked = match address {
+            Address::Unix(path) if *path != SocketPlan::path() && *path != USUAL_SOCKET => {
+                links.push(path.clone());
+                Some(path)
+            }
+            Address::Unix(path) => Some(path),
+            Address::Unset | Address::Tcp { .. } | Address::Other(_) => None,
+        };
+        // What the operator mounts is not the job's to change.
+        links.retain(|link| !self.is_mounted(link));
+        let asked = asked.filter(|p| **p == SocketPlan::path() || links.contains(p)).cloned();
+        let owner = if rootless { ROOTLESS } else { 0 };
+        let group = if rootless { ROOTLESS } else { SOCKET_GROUP };
+        SocketPlan { owner, group, links, asked }
+    }
+
+    /// Whether `path` is in something that the operator mounts. `/var/run` is `/run` in about all
+    /// images.
+    fn is_mounted(&self, path: &str) -> bool {
+        let plain = |path: &str| path.replacen("/var/run", "/run", 1);
+        let path = plain(path);
+        self.docker.volumes.iter().filter_map(|text| Volume::parse(text).ok()).any(|volume| {
+            let rest = plain(&volume.destination);
+            let rest = path.strip_prefix(rest.trim_end_matches('/'));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    }
+
     fn complete_variables(&self, sidecar: &mut Sidecar, address: &Address, port: Option<u16>) {
         match address {
             Address::Unset => {
@@ -461,7 +545,17 @@ impl Asked<'_> {
                 sidecar.variables.push(("DOCKER_HOST", address));
             }
             Address::Tcp { .. } if port.is_some() => {}
-            Address::Tcp { .. } | Address::Other(_) => {
+            Address::Unix(_) if sidecar.asked_socket().is_some() => {
+                if self.variable("DOCKER_TLS_VERIFY").is_some() {
+                    sidecar.notes.push(
+                        "DOCKER_TLS_VERIFY is set, but DOCKER_HOST is a unix socket, which has no \
+                         TLS: docker fails with both, so remove one of the two"
+                            .to_owned(),
+                    );
+                }
+                return;
+            }
+            Address::Tcp { .. } | Address::Unix(_) | Address::Other(_) => {
                 sidecar.notes.push(format!(
                     "DOCKER_HOST is {}, which is not the job's daemon: that is at tcp://{}:{}; \
                      without the variable it is found",
@@ -483,7 +577,7 @@ impl Asked<'_> {
 
     fn note_contradictions(&self, sidecar: &mut Sidecar, plain_port_with_a_directory: bool) {
         let Some(certificates) = &sidecar.certificates else {
-            if self.variable("DOCKER_TLS_VERIFY").is_some() {
+            if self.variable("DOCKER_TLS_VERIFY").is_some() && sidecar.asked_socket().is_none() {
                 sidecar.notes.push(
                     "DOCKER_TLS_VERIFY is set, but DOCKER_TLS_CERTDIR is empty, and so the job's \
                      daemon has no TLS: remove one of the two"
@@ -535,6 +629,9 @@ impl Asked<'_> {
                 }
             }
         }
+        if sidecar.socket.is_some() {
+            flags.push(format!("--host=unix://{}", SocketPlan::path()));
+        }
         // A file that says the same as a flag keeps the daemon from starting.
         let has_file = self
             .docker
@@ -543,6 +640,11 @@ impl Asked<'_> {
             .filter_map(|text| Volume::parse(text).ok())
             .any(|volume| volume.destination.starts_with("/etc/docker"));
         if !has_file && !command.has("--config-file") {
+            if !command.has("--group") && !command.has("-G") {
+                // Without root it has other numbers inside than outside, where its own is 0.
+                let group = sidecar.socket.as_ref().map(|s| s.group).filter(|g| *g != ROOTLESS);
+                flags.push(format!("--group={}", group.unwrap_or_default()));
+            }
             let mtu = self.docker.network_mtu;
             if mtu != 0 && !command.has("--mtu") {
                 flags.push(format!("--mtu={mtu}"));
@@ -619,6 +721,11 @@ impl<'a> Command<'a> {
 }
 
 impl Sidecar {
+    /// The socket that the job names in `DOCKER_HOST`.
+    fn asked_socket(&self) -> Option<&str> {
+        self.socket.as_ref()?.asked.as_deref()
+    }
+
     /// Makes its service's plan what it must be.
     fn apply(&self, services: &mut [ServicePlan]) {
         let Some(service) = services.iter_mut().find(|s| s.container == self.container) else {

@@ -77,6 +77,15 @@ impl Case {
     }
 }
 
+/// Flags of every daemon, for the socket that it shares with its job.
+const SHARED: [&str; 2] = ["--host=unix:///run/longshore/docker.sock", "--group=2375"];
+
+/// The command without these.
+fn but_for_the_socket(mut command: Vec<String>) -> Vec<String> {
+    command.retain(|word| !SHARED.contains(&word.as_str()));
+    command
+}
+
 fn variables(sidecar: &Sidecar) -> Vec<String> {
     sidecar.variables.iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
@@ -93,7 +102,7 @@ fn a_job_that_says_nothing_more_gets_a_daemon_with_tls_under_the_usual_name() {
     let service = case.applied();
     assert!(service.privileged && !service.unconfined);
     assert_eq!(service.variable("DOCKER_TLS_CERTDIR"), Some("/certs"));
-    assert_eq!(service.command, ["--host=tcp://0.0.0.0:2375"]);
+    assert_eq!(service.command, [&["--host=tcp://0.0.0.0:2375"], &SHARED[..]].concat());
     assert_eq!(
         case.decide().unwrap().to_string(),
         "Docker for this job: a daemon of its own (docker:dind) at tcp://docker:2376, with TLS"
@@ -123,7 +132,7 @@ fn docker_101_an_empty_directory_of_certificates_turns_tls_off_without_a_wait() 
         let case = dind(given);
         let sidecar = case.sidecar();
         assert_eq!((sidecar.port, sidecar.certificates.is_none()), (2375, true));
-        assert_eq!(case.applied().command, ["--tls=false"]);
+        assert_eq!(but_for_the_socket(case.applied().command), ["--tls=false"]);
         assert_eq!(sidecar.notes, [""; 0]);
     }
     assert_eq!(
@@ -157,7 +166,7 @@ fn the_port_without_tls_has_it_where_the_job_turns_it_on() {
     let case = dind(&[("DOCKER_HOST", "tcp://docker:2375"), ("DOCKER_TLS_CERTDIR", "/c/")]);
     let sidecar = case.sidecar();
     assert_eq!(sidecar.port, 2375);
-    assert_eq!(case.applied().command, ["--host=tcp://0.0.0.0:2375"]);
+    assert_eq!(but_for_the_socket(case.applied().command), ["--host=tcp://0.0.0.0:2375"]);
     assert_eq!(variables(&sidecar), ["DOCKER_TLS_VERIFY=1", "DOCKER_CERT_PATH=/c/client"]);
     assert_eq!(
         sidecar.notes,
@@ -169,12 +178,13 @@ fn the_port_without_tls_has_it_where_the_job_turns_it_on() {
 #[test]
 fn a_port_that_nobody_expects_is_listened_on_too() {
     let case = dind(&[("DOCKER_HOST", "tcp://docker:2376"), ("DOCKER_TLS_CERTDIR", "")]);
-    assert_eq!(case.applied().command, ["--tls=false", "--host=tcp://0.0.0.0:2376"]);
+    let command = but_for_the_socket(case.applied().command);
+    assert_eq!(command, ["--tls=false", "--host=tcp://0.0.0.0:2376"]);
 }
 
 #[test]
 fn an_address_that_is_not_the_daemons_is_said_with_the_variables_name() {
-    for host in ["tcp://localhost:2375", "unix:///var/run/docker.sock", "tcp://docker:x"] {
+    for host in ["tcp://localhost:2375", "unix://docker.sock", "tcp://docker:x"] {
         let sidecar = dind(&[("DOCKER_HOST", host)]).sidecar();
         assert_eq!(variables(&sidecar), [""; 0]);
         let wanted = format!(
@@ -259,6 +269,10 @@ fn a_rootless_daemon_is_privileged_only_where_services_are() {
     assert_eq!(sidecar.data_root, "/home/rootless/.local/share/docker");
     assert_eq!(sidecar.certificates.as_ref().unwrap().owner, 1000);
     assert_eq!(case.applied().variable(ROOTLESSKIT), Some("-p 0.0.0.0:2375:2375/tcp"));
+    // Its own group inside is root's.
+    assert_eq!(case.applied().command[1..], [SHARED[0], "--group=0"]);
+    let socket = sidecar.socket.unwrap();
+    assert_eq!((socket.owner, socket.group), (1000, 1000));
     case.services[0].privileged = true;
     assert!(case.sidecar().privileged && !case.sidecar().unconfined);
 }
@@ -269,7 +283,7 @@ fn docker_94_the_jobs_command_is_kept_and_flags_follow_it() {
         let mut case = dind(&[("DOCKER_TLS_CERTDIR", "")]);
         case.services[0].entrypoint = words(entrypoint);
         case.services[0].command = words(command);
-        (case.sidecar().is_understood, case.applied().command)
+        (case.sidecar().is_understood, but_for_the_socket(case.applied().command))
     };
     assert_eq!(command(&[], &["--mtu=1400"]), (true, words(&["--mtu=1400", "--tls=false"])));
     assert_eq!(command(&[], &["--tls=false"]), (true, words(&["--tls=false"])));
@@ -303,13 +317,13 @@ fn mtu_mirrors_and_ipv6_are_passed_on_where_nothing_says_otherwise() {
         "--ipv6",
         "--fixed-cidr-v6=fd6c:6f6e:6773::/64",
     ];
-    assert_eq!(case.applied().command, all);
+    assert_eq!(but_for_the_socket(case.applied().command), all);
     case.services[0].command = words(&["--mtu", "1300", "--host=tcp://0.0.0.0:2375", "--ipv6"]);
-    let own = &case.applied().command[4..];
+    let own = but_for_the_socket(case.applied().command).split_off(4);
     assert_eq!(own, ["--registry-mirror=https://m.example"]);
     // The daemon does not start when a file and a flag say the same.
     case.docker.volumes = words(&["/srv/daemon.json:/etc/docker/daemon.json:ro"]);
-    assert_eq!(case.applied().command.len(), 4);
+    assert_eq!(case.applied().command[4..], SHARED[..1]);
 }
 
 #[test]
@@ -399,4 +413,56 @@ fn a_daemon_that_is_mapped_to_the_socket_leaves_the_job_as_it_is() {
     }
     assert_eq!(access.guarded().unwrap().names, ["docker"]);
     assert!(notes[0].contains("DOCKER_HOST is tcp://docker:2376 in this job"), "{notes:?}");
+}
+
+#[test]
+fn a_unix_socket_in_docker_host_is_the_daemons_own() {
+    for (host, links) in [
+        ("unix:///var/run/docker.sock", &["/var/run/docker.sock"][..]),
+        ("unix:///run/longshore/docker.sock", &["/var/run/docker.sock"]),
+        ("unix:///tmp/d.sock", &["/var/run/docker.sock", "/tmp/d.sock"]),
+    ] {
+        let case = dind(&[("DOCKER_HOST", host)]);
+        let sidecar = case.sidecar();
+        assert_eq!(sidecar.socket.as_ref().unwrap().links, links, "{host}");
+        assert_eq!((variables(&sidecar), &sidecar.notes[..]), (vec![], &[][..]), "{host}");
+        assert_eq!(
+            case.decide().unwrap().to_string(),
+            format!(
+                "Docker for this job: a daemon of its own (docker:dind) at {host}, as DOCKER_HOST \
+                 has it"
+            )
+        );
+        // The image's entrypoint would have the daemon listen there instead.
+        assert_eq!(case.applied().variable("DOCKER_HOST"), None);
+    }
+    let sidecar = dind(&[("DOCKER_HOST", "unix:///a.sock"), ("DOCKER_TLS_VERIFY", "1")]).sidecar();
+    assert_eq!(
+        sidecar.notes,
+        ["DOCKER_TLS_VERIFY is set, but DOCKER_HOST is a unix socket, which has no TLS: docker \
+          fails with both, so remove one of the two"]
+    );
+}
+
+#[test]
+fn what_the_operator_mounts_is_not_taken_for_the_daemons_socket() {
+    for volume in ["/run/docker.sock:/var/run/docker.sock", "/var/run:/run/", "/var/run"] {
+        let mut case = dind(&[("DOCKER_HOST", "unix:///var/run/docker.sock")]);
+        case.docker.volumes = words(&[volume]);
+        let sidecar = case.sidecar();
+        assert_eq!(sidecar.socket.as_ref().unwrap().links, [""; 0], "{volume}");
+        assert!(sidecar.notes[0].contains("which is not the job's daemon"), "{volume}");
+    }
+}
+
+#[test]
+fn a_command_that_is_not_understood_shares_no_socket() {
+    let mut case = dind(&[("DOCKER_HOST", "unix:///var/run/docker.sock")]);
+    case.services[0].command = words(&["dockerd", "--host=fd://"]);
+    assert_eq!(case.sidecar().socket, None);
+    assert!(case.sidecar().notes[0].contains("which is not the job's daemon"));
+    // A group of the job's own is its own.
+    let mut case = dind(&[]);
+    case.services[0].command = words(&["--group=docker"]);
+    assert_eq!(case.applied().command[2..], SHARED[..1]);
 }

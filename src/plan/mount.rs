@@ -13,7 +13,7 @@ use crate::{
 
 use super::{
     Directories, Place,
-    access::{Access, Sidecar},
+    access::{Access, SOCKET_DIRECTORY, Sidecar},
     layers::SlotPlan,
     names::{INSTANCE_LABEL, LABEL_PREFIX, Names},
 };
@@ -32,6 +32,8 @@ pub struct Mounts {
     pub daemon: Option<VolumePlan>,
     /// What that is among layer-cache slots, where it is one.
     pub slot: Option<SlotPlan>,
+    /// Socket of the job's Docker daemon, for that container and the job's.
+    pub socket: Option<VolumePlan>,
     /// Where directories below `cache_dir`, which the engine makes, are mounted.
     pub directories: Vec<String>,
 }
@@ -57,7 +59,7 @@ impl Mounts {
 
     /// Volumes that go with the job.
     pub fn temporary(&self) -> impl Iterator<Item = &VolumePlan> {
-        self.volumes.iter().chain(&self.daemon).filter(|v| !v.kept)
+        self.volumes.iter().chain(&self.daemon).chain(&self.socket).filter(|v| !v.kept)
     }
 
     /// Whether `directory` is the job's alone: empty at its start, and gone with it.
@@ -182,6 +184,7 @@ impl Request<'_> {
                 None => self.temporary(root),
             });
         }
+        mounts.socket = sidecar.socket.as_ref().map(|_| self.temporary(SOCKET_DIRECTORY));
         if let Some(certificates) = &sidecar.certificates {
             let client = certificates.client();
             mounts.volumes.retain(|volume| volume.destination != client);

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 
 use crate::{job::variable::Expanded, protocol::ENV_FILE};
 
-use super::Plan;
+use super::{Plan, access::SocketPlan};
 use crate::protocol::GIT_SEED;
 
 /// What runs a script: the first shell there is, bash before sh (docker-executor.md §4.1).
@@ -138,6 +138,7 @@ impl<'a> Script<'a> {
         if !roots.is_empty() {
             self.line(&format!("chmod 0777 {} 2>/dev/null || :", roots.join(" ")));
         }
+        self.link_socket();
         self.line(&format!("for d in {temp} {project}; do [ -d \"$d\" ] || mkdir -p \"$d\"; done"));
         if begins {
             let env = quote(&format!("{}/{ENV_FILE}", directories.temp));
@@ -151,6 +152,21 @@ impl<'a> Script<'a> {
         self.line(&format!("cd {project}"));
         if self.plan.settings.debug_trace {
             self.line("set -o xtrace");
+        }
+    }
+
+    /// Puts the daemon's socket where tools look for it. A shell that may not has had it put there
+    /// before ([`SocketPlan::links`]).
+    fn link_socket(&mut self) {
+        let socket = self.plan.access.sidecar().and_then(|sidecar| sidecar.socket.as_ref());
+        let target = quote(&SocketPlan::path());
+        for link in socket.iter().flat_map(|socket| &socket.links) {
+            let parent = quote(link.rsplit_once('/').map_or("", |(parent, _)| parent));
+            let link = quote(link);
+            self.line(&format!(
+                "[ -e {link} ] || [ -L {link} ] || \
+                 {{ mkdir -p {parent}/ && ln -s {target} {link}; }} 2>/dev/null || :"
+            ));
         }
     }
 

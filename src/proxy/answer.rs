@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, stream};
 use http_body_util::{BodyExt as _, BodyStream, StreamBody};
 use hyper::{
     Method, Response, StatusCode,
-    body::{Frame, Incoming},
+    body::Frame,
     header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, UPGRADE},
     upgrade::OnUpgrade,
 };
@@ -25,6 +25,7 @@ use super::{
     ownership::Container,
     policy::{Filter, Forward, NameFilter, Then},
     serve::Shared,
+    stream::Answer,
 };
 
 /// The longest line of a stream that is looked at; longer ones are not the engine's.
@@ -39,7 +40,7 @@ impl Shared {
     pub(super) async fn answered(
         self: &Arc<Self>,
         ready: Ready,
-        answer: Response<Incoming>,
+        answer: Response<Answer>,
         upgrade: Option<OnUpgrade>,
         slot: Slot,
     ) -> Result<Response<Body>, Refusal> {
@@ -68,7 +69,7 @@ impl Shared {
     /// The connection becomes a stream, in both directions (G-28, G-29).
     fn hijacked(
         self: &Arc<Self>,
-        mut answer: Response<Incoming>,
+        mut answer: Response<Answer>,
         upgrade: Option<OnUpgrade>,
         slot: Slot,
     ) -> Result<Response<Body>, Refusal> {
@@ -106,14 +107,14 @@ impl Shared {
     }
 
     /// An answer in JSON, with the job's names.
-    async fn stripped(&self, answer: Response<Incoming>) -> Result<Value, Refusal> {
+    async fn stripped(&self, answer: Response<Answer>) -> Result<Value, Refusal> {
         let mut value = whole(answer.into_body()).await.map_err(unreachable)?;
         self.settings.names.strip(&mut value);
         Ok(value)
     }
 
     /// The engine's refusal, without what it says of others.
-    async fn failed(&self, ready: &Ready, answer: Response<Incoming>) -> Response<Body> {
+    async fn failed(&self, ready: &Ready, answer: Response<Answer>) -> Response<Body> {
         let status = answer.status();
         if ready.forward.method == Method::HEAD {
             let mut response = Response::new(full(Bytes::new()));
@@ -153,7 +154,7 @@ impl Shared {
         &self,
         what: Filter,
         names: &NameFilter,
-        answer: Response<Incoming>,
+        answer: Response<Answer>,
     ) -> Result<Response<Body>, Refusal> {
         let value = self.stripped(answer).await?;
         let world = self.world();
@@ -180,7 +181,7 @@ impl Shared {
     async fn registered(
         self: &Arc<Self>,
         ready: Ready,
-        answer: Response<Incoming>,
+        answer: Response<Answer>,
     ) -> Result<Response<Body>, Refusal> {
         let status = answer.status();
         let value = self.stripped(answer).await?;
@@ -290,7 +291,7 @@ impl Shared {
         self: &Arc<Self>,
         then: Then,
         forward: &Forward,
-        answer: Response<Incoming>,
+        answer: Response<Answer>,
     ) -> Response<Body> {
         let quiet = forward.query.iter().any(|(name, value)| name == "q" && value == "1");
         let words = match then {
@@ -323,7 +324,7 @@ impl Shared {
                     }
                     Some(Err(error)) => {
                         progress.done = true;
-                        Some((Err(error.into()), progress))
+                        Some((Err(error), progress))
                     }
                     None => {
                         progress.done = true;
@@ -381,7 +382,7 @@ impl Shared {
     /// Values that come one by one, in lines, as `judge` leaves them.
     fn lines(
         self: &Arc<Self>,
-        answer: Response<Incoming>,
+        answer: Response<Answer>,
         judge: fn(Value, &World) -> Option<Value>,
     ) -> Response<Body> {
         let shared = Arc::clone(self);
@@ -526,9 +527,9 @@ async fn follow(shared: &Shared) {
 }
 
 /// The answer as it comes.
-fn passed(answer: Response<Incoming>) -> Response<Body> {
+fn passed(answer: Response<Answer>) -> Response<Body> {
     let (parts, body) = answer.into_parts();
-    let mut response = Response::new(body.map_err(Broken::from).boxed_unsync());
+    let mut response = Response::new(body.boxed_unsync());
     *response.status_mut() = parts.status;
     for name in [CONTENT_TYPE, HeaderName::from_static("x-docker-container-path-stat")] {
         if let Some(value) = parts.headers.get(&name) {
@@ -548,7 +549,7 @@ fn streamed(
 }
 
 struct Progress {
-    body: BodyStream<Incoming>,
+    body: BodyStream<Answer>,
     lines: Lines,
     heard: Heard,
     done: bool,

@@ -4,7 +4,11 @@
 use std::{io, path::Path};
 
 use serde::Serialize;
-use tokio::{fs::OpenOptions, io::AsyncWriteExt as _, sync::mpsc::Receiver};
+use tokio::{
+    fs::{File, OpenOptions},
+    io::AsyncWriteExt as _,
+    sync::mpsc::{Receiver, Sender, channel},
+};
 
 /// What became of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,21 +49,42 @@ pub enum Decision {
     Refused,
 }
 
-/// Appends events to a file, one a line, until no guard is left to send any.
-///
-/// # Errors
-/// When the file cannot be written.
-pub async fn write(mut events: Receiver<AuditEvent>, path: &Path) -> io::Result<()> {
-    let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path).await?;
-    while let Some(event) = events.recv().await {
-        let mut line = serde_json::to_vec(&event)?;
-        line.push(b'\n');
-        file.write_all(&line).await?;
-        if events.is_empty() {
-            file.flush().await?;
-        }
+/// Events that may wait for the disk.
+const WAITING: usize = 256;
+
+/// A file of events, one a line.
+#[derive(Debug)]
+pub struct Log {
+    file: File,
+    events: Receiver<AuditEvent>,
+}
+
+impl Log {
+    /// Opens the file, and gives where events for it go.
+    ///
+    /// # Errors
+    /// When it cannot be opened for appending.
+    pub async fn open(path: &Path) -> io::Result<(Sender<AuditEvent>, Self)> {
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path).await?;
+        let (sender, events) = channel(WAITING);
+        Ok((sender, Self { file, events }))
     }
-    file.flush().await
+
+    /// Appends events until nobody is left to send any.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub async fn write(mut self) -> io::Result<()> {
+        while let Some(event) = self.events.recv().await {
+            let mut line = serde_json::to_vec(&event)?;
+            line.push(b'\n');
+            self.file.write_all(&line).await?;
+            if self.events.is_empty() {
+                self.file.flush().await?;
+            }
+        }
+        self.file.flush().await
+    }
 }
 
 #[cfg(test)]
@@ -70,7 +95,7 @@ mod tests {
     async fn events_are_lines_of_json_that_leave_out_what_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("audit.jsonl");
-        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        let (sender, log) = Log::open(&path).await.unwrap();
         let event = AuditEvent {
             time: "2026-01-01T00:00:00Z".into(),
             job: "7".into(),
@@ -85,7 +110,7 @@ mod tests {
         };
         sender.send(event).await.unwrap();
         drop(sender);
-        write(receiver, &path).await.unwrap();
+        log.write().await.unwrap();
         let text = std::fs::read_to_string(path).unwrap();
         assert_eq!(
             text,

@@ -210,7 +210,7 @@ impl Shared {
         let mut body = answer.into_body();
         let mut text = Vec::new();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| unreachable(error.into()))?;
+            let frame = frame.map_err(unreachable)?;
             text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
             if text.len() > 16 << 20 {
                 return Err(Refusal::failed(502, "the pull says too much"));

@@ -1,12 +1,17 @@
 //! Requests to the engine: one connection each, framed by the guard alone (G-28).
 
-use std::{io, path::PathBuf, pin::Pin};
+use std::{
+    future::poll_fn,
+    io,
+    path::PathBuf,
+    pin::{Pin, pin},
+};
 
 use bytes::Bytes;
+use futures_util::future::OptionFuture;
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::Incoming,
     header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
@@ -17,7 +22,10 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::target;
+use super::{
+    stream::{Answer, Connection},
+    target,
+};
 
 /// The highest version whose tables were read (G-41).
 const HIGHEST: (u32, u32) = (1, 47);
@@ -107,7 +115,7 @@ impl Engine {
     }
 
     /// One exchange; the answer's body is still to be read.
-    pub(super) async fn send(&self, outgoing: Outgoing<'_>) -> Result<Response<Incoming>, Broken> {
+    pub(super) async fn send(&self, outgoing: Outgoing<'_>) -> Result<Response<Answer>, Broken> {
         let stream: Pin<Box<dyn Stream>> = match &self.address {
             Address::Unix(path) => Box::pin(UnixStream::connect(path).await?),
             Address::Tcp(address) => {
@@ -118,8 +126,7 @@ impl Engine {
         };
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // It ends with the exchange: with its answer, or when either is dropped.
-        self.tasks.spawn(async move { drop(connection.with_upgrades().await) });
+        let mut connection: Option<Connection> = Some(Box::pin(connection.with_upgrades()));
         let uri =
             format!("{}{}{}", self.version, outgoing.path, target::encode_query(outgoing.query));
         let mut request = Request::builder()
@@ -136,7 +143,24 @@ impl Engine {
         if outgoing.upgrade {
             request = request.header(CONNECTION, "Upgrade").header(UPGRADE, "tcp");
         }
-        Ok(sender.send_request(request.body(outgoing.body)?).await?)
+        let answer = {
+            let mut answer = pin!(sender.send_request(request.body(outgoing.body)?));
+            poll_fn(|context| {
+                if let Some(driven) = &mut connection
+                    && driven.as_mut().poll(context).is_ready()
+                {
+                    connection = None;
+                }
+                answer.as_mut().poll(context)
+            })
+            .await?
+        };
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // It ends when the stream is taken from it.
+            let upgraded = connection.take();
+            self.tasks.spawn(async move { drop(OptionFuture::from(upgraded).await) });
+        }
+        Ok(answer.map(|body| Answer::new(body, connection)))
     }
 
     /// One exchange in JSON.
@@ -176,7 +200,7 @@ impl Engine {
 }
 
 /// A body as JSON; what is none is null.
-pub(super) async fn whole(body: Incoming) -> Result<Value, Broken> {
+pub(super) async fn whole(body: Answer) -> Result<Value, Broken> {
     let bytes = http_body_util::Limited::new(body, ANSWER).collect().await?.to_bytes();
     Ok(serde_json::from_slice(&bytes).unwrap_or(Value::Null))
 }

@@ -32,6 +32,7 @@ pub mod policy;
 pub mod policy_file;
 pub mod serve;
 pub mod settings;
+mod stream;
 pub mod target;
 
 pub use audit::AuditEvent;

@@ -167,6 +167,65 @@ async fn a_daemon_costs_three_starts_and_thirty_requests() {
     assert!(count.starts() <= 3 && count.requests.len() <= 30, "{count:#?}");
 }
 
+/// What is left when only `DOCKER_HOST` and TLS are taken away: docker's own default.
+const USUAL_SOCKET: &str =
+    "(unset DOCKER_HOST DOCKER_TLS_VERIFY; docker info > /dev/null && echo at the socket)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemons_unix_socket_is_where_the_job_says_it_is() {
+    let case = Case::start().await;
+    let build = [&BUILD[..], &["(unset DOCKER_HOST; docker info > /dev/null && echo unset)"]];
+    let build = build.concat();
+    let usual = docker_job(&build).variable("DOCKER_HOST", "unix:///var/run/docker.sock");
+    let own = docker_job(&["docker info > /dev/null && echo elsewhere"])
+        .variable("DOCKER_HOST", "unix:///srv/x/d.sock");
+    let (usual, own) = tokio::join!(case.run(usual), case.run(own));
+    usual.assert_success();
+    usual.assert_lines(&["inner:1", "unset"]);
+    assert!(usual.story().contains("at unix:///var/run/docker.sock, as DOCKER_HOST has it"));
+    own.assert_success();
+    own.assert_lines(&["elsewhere"]);
+    engine().nothing_left_of(usual.id).await;
+    engine().nothing_left_of(own.id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_that_only_know_the_usual_socket_find_it_beside_tcp() {
+    let case = Case::start().await;
+    let plain = ["(unset DOCKER_HOST; docker info > /dev/null && echo unset)", USUAL_SOCKET];
+    let plain = docker_job(&plain).variable("DOCKER_TLS_CERTDIR", "");
+    // An image that knows nothing of Docker.
+    let ask = "perl -MIO::Socket::UNIX -e '$s = IO::Socket::UNIX->new(\"/var/run/docker.sock\") or die; \
+               print $s \"GET /_ping HTTP/1.0\\r\\n\\r\\n\"; print while <$s>; print \"\\n\"'";
+    let (tls, plain, debian) = tokio::join!(
+        case.run(docker_job(&[USUAL_SOCKET])),
+        case.run(plain),
+        case.run(docker_job(&[ask]).image("debian:stable"))
+    );
+    tls.assert_success();
+    tls.assert_lines(&["at the socket"]);
+    plain.assert_success();
+    plain.assert_lines(&["unset", "at the socket"]);
+    debian.assert_success();
+    debian.assert_lines(&["OK"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_without_rights_may_use_the_socket() {
+    let case = Case::start().await;
+    let spec = docker_job(&[
+        "id -u",
+        "docker info > /dev/null && echo answered",
+        "ls -l /var/run/docker.sock",
+    ])
+    .variable("DOCKER_HOST", "unix:///var/run/docker.sock")
+    .set("/image", json!({"name": "docker:cli", "executor_opts": {"docker": {"user": "65534"}}}));
+    let ended = case.run(spec).await;
+    ended.assert_success();
+    ended.assert_lines(&["65534", "answered"]);
+    engine().nothing_left_of(ended.id).await;
+}
+
 /// A runner whose jobs' daemons have layer-cache slots, with more keys of `[runners.docker.dind]`.
 fn with_slots(docker: &'static str) -> Options {
     Options { docker, ..Options::default() }

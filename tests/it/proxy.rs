@@ -507,13 +507,12 @@ async fn g_11_the_classic_builder_builds_from_what_the_job_sees() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g_14_refusals_are_counted_and_audited() {
-    let (sender, receiver) = tokio::sync::mpsc::channel(16);
-    let case = Case::with(|settings| settings.audit = Some(sender)).await;
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("audit.jsonl");
-    let path = file.clone();
+    let (events, log) = longshore::proxy::audit::Log::open(&file).await.unwrap();
+    let case = Case::with(|settings| settings.audit = Some(events)).await;
     let mut writer = tokio::task::JoinSet::new();
-    writer.spawn(async move { longshore::proxy::audit::write(receiver, &path).await });
+    writer.spawn(log.write());
     let said = case.fails(&["run", "--privileged", "busybox"]).await;
     assert!(said.contains("HostConfig.Privileged") && said.contains("G-1"), "{said}");
     let summary = case.stop().await;

@@ -103,8 +103,7 @@ impl Build {
     /// Whether its processes are root's.
     #[must_use]
     pub fn is_root(&self) -> bool {
-        let user = self.docker.plan.image.user.as_deref().unwrap_or(&self.image.user);
-        matches!(user.split(':').next(), Some("" | "0" | "root") | None)
+        is_root(&self.docker, &self.image)
     }
 
     /// Runs a script to its end. Not cancel-safe: after a drop, [`Build::stop`] comes next.
@@ -207,6 +206,9 @@ async fn create(docker: &Docker, image: &Image) -> Result<State, ExecutorError> 
     let body = spec::build(plan, &docker.runner, image.reference(), &hosts, socket);
     let id = docker.create(&plan.names.build, plan.image.platform.as_deref(), body).await?;
     docker.show_to_guard(&id).await?;
+    if !is_root(docker, image) {
+        dind::link_socket(docker).await;
+    }
     let entrypoint = match &plan.image.entrypoint {
         Some(entrypoint) => entrypoint.as_slice(),
         None => image.entrypoint.as_slice(),
@@ -217,6 +219,11 @@ async fn create(docker: &Docker, image: &Image) -> Result<State, ExecutorError> 
         State::Created
     };
     Ok(state)
+}
+
+fn is_root(docker: &Docker, image: &Image) -> bool {
+    let user = docker.plan.image.user.as_deref().unwrap_or(&image.user);
+    matches!(user.split(':').next(), Some("" | "0" | "root") | None)
 }
 
 /// Waits for the container's end; its exit code.

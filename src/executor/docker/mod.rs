@@ -103,7 +103,7 @@ impl ExecutorError {
             | Self::Engine(_)
             | Self::Helper(_)
             | Self::Daemon(_)
-            | Self::Socket(socket::SocketError::Start(_))
+            | Self::Socket(socket::SocketError::Start(_) | socket::SocketError::AuditLog { .. })
             | Self::Gone => FailureReason::RunnerSystemFailure,
             Self::Socket(socket::SocketError::Elsewhere { .. }) => {
                 FailureReason::RunnerConfigurationError

@@ -10,7 +10,7 @@ use std::{
 
 use bollard::models::{EndpointSettings, NetworkConnectRequest, VolumeCreateRequest};
 use futures_util::future;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::task::JoinSet;
 
 use crate::{
     config::{RunnerConfig, SocketConfig, volume::Volume},
@@ -21,7 +21,7 @@ use crate::{
         mount::VolumePlan,
         names::{INSTANCE_LABEL, LABEL_PREFIX},
     },
-    proxy::{self, Guard, GuardSettings, Mapping, Summary, audit, image::Reference},
+    proxy::{self, Guard, GuardSettings, Mapping, Summary, audit::Log, image::Reference},
 };
 
 use super::{Docker, ExecutorError, spec};
@@ -32,9 +32,6 @@ const IDENTITY: &str = "longshore.guard";
 /// The socket's group where the engine's own has none that a job could be in. Any will do that is
 /// nobody's: containers are put into it.
 const GROUP: u32 = 2375;
-
-/// Events of the audit log that may wait for the disk.
-const EVENTS: usize = 256;
 
 /// A job whose guarded socket could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +44,14 @@ pub enum SocketError {
     Elsewhere {
         /// Its address.
         host: String,
+    },
+    /// What it does could not be noted.
+    #[error("cannot write the audit log {}", path.display())]
+    AuditLog {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
     },
     /// It could not be made.
     #[error("cannot make the job's guarded socket")]
@@ -81,14 +86,16 @@ impl Docker {
         settings.workspace = workspace(&self.plan, volumes.into_iter().flatten());
         settings.images.registries.extend(self.server_registries.iter().cloned());
         settings.socket_group = group(Path::new(own));
-        let (events, received) = mpsc::channel(EVENTS);
+        let config = &self.runner.docker.socket;
+        let path = config.audit_log.clone();
+        let path = path.unwrap_or_else(|| self.job_directory.join("audit.jsonl"));
+        let (events, log) =
+            Log::open(&path).await.map_err(|source| SocketError::AuditLog { path, source })?;
         settings.audit = Some(events);
         let group = settings.socket_group;
         let guard = Guard::start(host, settings).await.map_err(SocketError::Start)?;
-        let path = self.runner.docker.socket.audit_log.clone();
-        let path = path.unwrap_or_else(|| self.job_directory.join("audit.jsonl"));
         let mut audit = JoinSet::new();
-        audit.spawn(async move { audit::write(received, &path).await });
+        audit.spawn(log.write());
         let (network, gateway) = guard.network();
         let place = spec::SocketPlace {
             source: guard.socket().display().to_string(),

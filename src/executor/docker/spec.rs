@@ -66,6 +66,12 @@ pub fn build(
         host.privileged = Some(plan.image.privileged);
         host.pid_mode.clone_from(&docker.pid_mode);
         host.init = plan.flags.on("FF_USE_INIT_WITH_DOCKER_EXECUTOR").then_some(true);
+        if let Some(volume) = &plan.mounts.socket {
+            host.mounts.get_or_insert_default().push(mount(volume, docker));
+        }
+        if let Some(socket) = plan.access.sidecar().and_then(|sidecar| sidecar.socket.as_ref()) {
+            host.group_add.get_or_insert_default().push(socket.group.to_string());
+        }
         if let Some(socket) = socket {
             socket.put_into(host, plan);
         }
@@ -147,10 +153,9 @@ pub fn service(
     if let Some(socket) = socket {
         socket.put_into(&mut host, plan);
     }
-    if plan.access.sidecar_of(service).is_some()
-        && let Some(root) = &plan.mounts.daemon
-    {
-        host.mounts.get_or_insert_default().push(mount(root, docker));
+    if plan.access.sidecar_of(service).is_some() {
+        let own = plan.mounts.daemon.iter().chain(&plan.mounts.socket);
+        host.mounts.get_or_insert_default().extend(own.map(|volume| mount(volume, docker)));
     }
     ContainerCreateBody {
         image: Some(image.to_owned()),

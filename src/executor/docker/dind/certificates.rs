@@ -4,7 +4,7 @@
 //! when `server/{ca,cert,key}.pem` are there and `ca/key.pem` is not (docker-library/docker,
 //! `_tls_generate_certs`). The CA's key is dropped here, so nobody can sign with it later.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
 use rcgen::{
@@ -18,6 +18,8 @@ use rustls::{
 
 use crate::plan::access::CertificatePlan;
 
+use super::files::Files;
+
 /// How long they are valid: longer than any job.
 const DAYS: i64 = 90;
 
@@ -30,9 +32,6 @@ pub enum CertificateError {
     /// They cannot be used by ourselves.
     #[error("cannot use the certificates of the job's Docker daemon")]
     Use(#[from] rustls::Error),
-    /// They cannot be packed.
-    #[error("cannot pack the certificates of the job's Docker daemon")]
-    Pack(#[from] io::Error),
 }
 
 /// Certificates and keys, PEM.
@@ -74,39 +73,30 @@ impl Certificates {
         })
     }
 
-    /// The files where the image looks for them, as a tar for the container's root. The client's
-    /// can be read by any user of the job's image; the server's by the daemon alone.
-    pub(super) fn archive(&self, plan: &CertificatePlan) -> Result<Vec<u8>, CertificateError> {
-        let root = plan.directory.trim_matches('/');
-        let mut tar = tar::Builder::new(Vec::new());
-        let mut add = |path: &str, mode: u32, owner: u64, content: Option<&str>| {
-            let mut header = tar::Header::new_gnu();
-            header.set_entry_type(match content {
-                Some(_) => tar::EntryType::Regular,
-                None => tar::EntryType::Directory,
-            });
-            let bytes = content.unwrap_or_default().as_bytes();
-            header.set_size(bytes.len() as u64);
-            header.set_mode(mode);
-            header.set_uid(owner);
-            header.set_gid(owner);
-            header.set_mtime(0);
-            tar.append_data(&mut header, format!("{root}/{path}"), bytes)
+    /// Adds the files where the image looks for them. The client's can be read by any user of the
+    /// job's image; the server's by the daemon alone.
+    pub(super) fn add_to(&self, files: &mut Files, plan: &CertificatePlan) {
+        let root = &plan.directory;
+        let mut add = |path: &str, mode: u32, owner: u32, content: Option<&str>| {
+            let path = format!("{root}/{path}");
+            match content {
+                Some(content) => files.file(&path, mode, owner, content),
+                None => files.directory(&path, owner),
+            }
         };
-        for directory in ["", "ca/", "server/", "client/"] {
-            add(directory, 0o755, plan.owner, None)?;
+        for directory in ["", "ca", "server", "client"] {
+            add(directory, 0o755, plan.owner, None);
         }
         // Empty, it counts as absent; one from before, in a volume of the operator, would have the
         // image make all anew.
-        add("ca/key.pem", 0o644, plan.owner, Some(""))?;
+        add("ca/key.pem", 0o644, plan.owner, Some(""));
         for (directory, pair, mode, owner) in
             [("server", &self.server, 0o600, plan.owner), ("client", &self.client, 0o644, 0)]
         {
-            add(&format!("{directory}/ca.pem"), 0o644, owner, Some(&self.ca))?;
-            add(&format!("{directory}/cert.pem"), 0o644, owner, Some(&pair.certificate))?;
-            add(&format!("{directory}/key.pem"), mode, owner, Some(&pair.key))?;
+            add(&format!("{directory}/ca.pem"), 0o644, owner, Some(&self.ca));
+            add(&format!("{directory}/cert.pem"), 0o644, owner, Some(&pair.certificate));
+            add(&format!("{directory}/key.pem"), mode, owner, Some(&pair.key));
         }
-        Ok(tar.into_inner()?)
     }
 
     /// TLS as the job's tools have it.
@@ -149,12 +139,18 @@ mod tests {
 
     use super::*;
 
-    fn unpacked(owner: u64) -> (tempfile::TempDir, Certificates) {
+    fn archive(certificates: &Certificates, plan: &CertificatePlan) -> Vec<u8> {
+        let mut files = Files::new();
+        certificates.add_to(&mut files, plan);
+        files.finish().unwrap().unwrap()
+    }
+
+    fn unpacked(owner: u32) -> (tempfile::TempDir, Certificates) {
         let names = ["docker", "127.0.0.1", "reg__docker"].map(str::to_owned).to_vec();
         let certificates = Certificates::mint(&names).unwrap();
         let plan = CertificatePlan { directory: "/certs".to_owned(), names, owner };
         let directory = tempfile::tempdir().unwrap();
-        let archive = certificates.archive(&plan).unwrap();
+        let archive = archive(&certificates, &plan);
         tar::Archive::new(archive.as_slice()).unpack(directory.path()).unwrap();
         (directory, certificates)
     }
@@ -190,7 +186,7 @@ mod tests {
         let names = vec!["docker".to_owned()];
         let certificates = Certificates::mint(&names).unwrap();
         let plan = CertificatePlan { directory: "/certs".to_owned(), names, owner: 1000 };
-        let archive = certificates.archive(&plan).unwrap();
+        let archive = archive(&certificates, &plan);
         let mut archive = tar::Archive::new(archive.as_slice());
         let key = archive
             .entries()

@@ -2,6 +2,7 @@
 //! `plan::access`'s; how its container is made and started is every service's (`service`).
 
 mod certificates;
+mod files;
 mod probe;
 pub mod scrub;
 
@@ -15,10 +16,17 @@ use futures_util::StreamExt;
 use rustls::ClientConfig;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::{config::values, docker, plan::access::Sidecar, trace::Voice};
+use crate::{
+    causes,
+    config::values,
+    docker,
+    plan::access::{SOCKET_DIRECTORY, Sidecar, SocketPlan},
+    trace::Voice,
+};
 
 use self::{
     certificates::Certificates,
+    files::Files,
     probe::{About, Silence},
 };
 pub use certificates::CertificateError;
@@ -140,19 +148,15 @@ impl<'a> Daemon<'a> {
 
     /// Gives the created container what must be in it when it starts.
     pub(super) async fn furnish(&self, docker: &Docker) -> Result<(), DaemonError> {
-        let (Some(plan), Some(certificates)) = (&self.plan.certificates, &self.certificates) else {
-            return Ok(());
-        };
-        let archive = certificates.archive(plan)?;
-        let container = &self.plan.container;
-        let options = UploadToContainerOptions { path: "/".into(), ..Default::default() };
-        docker
-            .engine
-            .client()
-            .upload_to_container(container, Some(options), bollard::body_full(archive.into()))
-            .await
-            .map_err(docker::Error::of("put certificates into the container", container))?;
-        Ok(())
+        let mut files = Files::new();
+        if let (Some(plan), Some(certificates)) = (&self.plan.certificates, &self.certificates) {
+            certificates.add_to(&mut files, plan);
+        }
+        // Who is root can make its socket in a directory of root's.
+        if let Some(socket) = self.plan.socket.as_ref().filter(|socket| socket.owner != 0) {
+            files.directory(SOCKET_DIRECTORY, socket.owner);
+        }
+        Ok(put(docker, &self.plan.container, files).await?)
     }
 
     /// Waits until the daemon answers as the job will ask it.
@@ -243,6 +247,38 @@ impl<'a> Daemon<'a> {
                  does not let it use overlay2"
             ));
         }
+    }
+}
+
+/// Puts files into a container that has not started; nothing is asked for none.
+async fn put(docker: &Docker, container: &str, files: Files) -> Result<(), docker::Error> {
+    let failed = || docker::Error::of("put files into the container", container);
+    let Some(archive) = files.finish().map_err(|error| failed()(error.into()))? else {
+        return Ok(());
+    };
+    let options = UploadToContainerOptions { path: "/".into(), ..Default::default() };
+    docker
+        .engine
+        .client()
+        .upload_to_container(container, Some(options), bollard::body_full(archive.into()))
+        .await
+        .map_err(failed())
+}
+
+/// Puts the daemon's socket where tools look for it into the job's container, whose own user may
+/// not; root's first script does it without asking the engine. A job that does not use the socket
+/// does well without.
+pub(super) async fn link_socket(docker: &Docker) {
+    let Some(socket) = docker.plan.access.sidecar().and_then(|s| s.socket.as_ref()) else {
+        return;
+    };
+    let mut files = Files::new();
+    let target = SocketPlan::path();
+    for link in &socket.links {
+        files.link(link, &target);
+    }
+    if let Err(error) = put(docker, &docker.plan.names.build, files).await {
+        tracing::warn!(error = %causes::chain(&error), "the job has no socket at its usual place");
     }
 }
 
