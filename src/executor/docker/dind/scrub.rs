@@ -25,19 +25,36 @@ const STOP_GRACE: i32 = 20;
 /// Of a process that was killed (128 + SIGKILL).
 const KILLED: i64 = 137;
 
-/// Prints the size of the data root `$1` in KiB when all is in order. Named volumes go too, as they
-/// carry data from one job to the next; a swarm and plugins would come to life again.
+/// Where the image's daemon listens, with root and without.
+const SOCKETS: [&str; 2] = ["/var/run/docker.sock", "/run/user/1000/docker.sock"];
+
+/// Prints the size of the data root `$1` in KiB when all is in order; the rest of its arguments are
+/// sockets. Named volumes go too, as they carry data from one job to the next; a swarm and plugins
+/// would come to life again.
+///
+/// The container's environment is the job's, and a socket in it may be another daemon's, such as the
+/// host's own: before anything is removed, a new volume shows whose data root this is.
 const SCRIPT: &str = r#"set -eu
-unset DOCKER_TLS_VERIFY DOCKER_CERT_PATH DOCKER_CONTEXT DOCKER_API_VERSION
-for socket in /var/run/docker.sock /run/user/1000/docker.sock; do
+unset DOCKER_HOST DOCKER_TLS_VERIFY DOCKER_CERT_PATH DOCKER_CONTEXT DOCKER_CONFIG DOCKER_API_VERSION
+root=$1
+shift
+for socket; do
   if [ -S "$socket" ]; then export DOCKER_HOST="unix://$socket"; fi
 done
+[ -n "${DOCKER_HOST:-}" ] || { echo 'the daemon has no socket'; exit 1; }
 tries=0
 until docker version > /dev/null 2>&1; do
   tries=$((tries + 1))
   [ "$tries" -lt 50 ] || { echo 'the daemon does not answer'; exit 1; }
   sleep 0.2
 done
+mark=longshore-$(cat /proc/sys/kernel/random/uuid)
+docker volume create "$mark" > /dev/null
+[ -d "$root/volumes/$mark" ] || {
+  docker volume rm "$mark" > /dev/null
+  echo 'the daemon has another data root'
+  exit 1
+}
 swarm=$(docker info --format '{{.Swarm.LocalNodeState}}')
 [ "$swarm" = inactive ] || { echo "it is in a swarm ($swarm)"; exit 1; }
 plugins=$(docker plugin ls --quiet)
@@ -48,7 +65,7 @@ docker network prune --force > /dev/null
 volumes=$(docker volume ls --quiet)
 [ -z "$volumes" ] || docker volume rm $volumes > /dev/null
 [ -z "$(docker ps --all --quiet)$(docker volume ls --quiet)" ] || { echo 'something came back'; exit 1; }
-size=$(du -sk "$1")
+size=$(du -sk "$root")
 echo "size $size"
 "#;
 
@@ -86,8 +103,9 @@ pub async fn scrub(engine: &Engine, container: &str, data_root: &str) -> Result<
 async fn ask(engine: &Engine, container: &str, data_root: &str) -> Result<u64, ScrubError> {
     let failed = || docker::Error::of("clean up in the container", container);
     let client = engine.client();
+    let command = ["sh", "-c", SCRIPT, "sh", data_root].into_iter().chain(SOCKETS);
     let config = ExecConfig {
-        cmd: Some(["sh", "-c", SCRIPT, "sh", data_root].map(str::to_owned).to_vec()),
+        cmd: Some(command.map(str::to_owned).collect()),
         attach_stdout: Some(true),
         attach_stderr: Some(true),
         ..ExecConfig::default()
@@ -140,7 +158,61 @@ async fn stop(engine: &Engine, container: &str) -> Result<(), ScrubError> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs,
+        os::unix::{fs::PermissionsExt, net::UnixListener},
+        path::Path,
+        process::Command,
+    };
+
     use super::*;
+
+    /// Runs the script with a `docker` that notes how it is called, and makes volumes in `root`.
+    fn run(root: &str, directory: &Path, sockets: &[&Path]) -> (String, String) {
+        let bin = directory.join("bin");
+        fs::create_dir_all(&bin).unwrap();
+        let calls = directory.join("calls");
+        let stub = format!(
+            "#!/bin/sh\necho \"$DOCKER_HOST $*\" >> {calls}\ncase \"$1 $2\" in\n\
+             'volume create') mkdir -p {real}/volumes/$3 ;;\n\
+             'info --format') echo inactive ;;\n\
+             'ps --all') [ -e {calls}.rm ] || echo c1 ;;\n\
+             'rm --force') touch {calls}.rm ;;\nesac\n",
+            calls = calls.display(),
+            real = directory.join("root").display(),
+        );
+        fs::write(bin.join("docker"), stub).unwrap();
+        fs::set_permissions(bin.join("docker"), fs::Permissions::from_mode(0o755)).unwrap();
+        let output = Command::new("sh")
+            .args(["-c", SCRIPT, "sh", root])
+            .args(sockets)
+            .env("PATH", format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()))
+            .env("DOCKER_HOST", "tcp://elsewhere:2375")
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.success(), said.contains("size "), "{said}");
+        (said, fs::read_to_string(calls).unwrap_or_default())
+    }
+
+    #[test]
+    fn no_other_daemon_than_the_jobs_own_is_cleaned_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let socket = path.join("docker.sock");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let root = path.join("root");
+        let root = root.to_str().unwrap();
+        let (said, calls) = run(root, path, &[]);
+        assert_eq!((said.trim(), calls.as_str()), ("the daemon has no socket", ""));
+        let (said, calls) = run("/another", path, &[&socket]);
+        assert_eq!(said.trim(), "the daemon has another data root");
+        assert!(!calls.contains("rm --force") && !calls.contains("prune"), "{calls}");
+        let (said, calls) = run(root, path, &[&socket]);
+        assert!(said.starts_with("size "), "{said}");
+        assert!(calls.contains("rm --force --volumes c1"), "{calls}");
+        assert!(!calls.contains("elsewhere"), "{calls}");
+    }
 
     #[test]
     fn the_size_is_read_in_bytes() {
