@@ -19,6 +19,7 @@ use crate::{
     config::{Config, RunnerConfig},
     ledger::StateError,
     metrics::Configured,
+    plan,
     runner::{
         self, Gate, Interrupt, Runner, Shared, Signal,
         poll::{self, Arrival, Bounds, Orders},
@@ -205,6 +206,14 @@ impl Daemon {
             self.jobs.spawn(async move {
                 recover::end_job(&shared, client, info, &docker, record, entry).await;
             });
+        }
+        let owners: Vec<String> = config
+            .runners
+            .iter()
+            .map(|runner| plan::layers::owner(runner, &self.shared.system_id))
+            .collect();
+        if let Err(error) = self.shared.layers.keep_only(&owners) {
+            tracing::warn!(%error, "layer-cache slots cannot be looked through");
         }
         // Connecting removes what is left, of jobs the ledger does not know too.
         for runner in &config.runners {

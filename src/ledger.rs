@@ -4,6 +4,7 @@
 //! ```text
 //! <state>/lock                 held while a longshore uses the directory
 //! <state>/instance             marks everything this longshore makes on an engine
+//! <state>/slots/               layer-cache slots that nobody has (`runner::layers`)
 //! <state>/jobs/<key>/entry     one JSON object: the job, and what it makes; written before it does
 //! <state>/jobs/<key>/trace     the spool of its trace
 //! <state>/jobs/<key>/end       how it ended, once that is known
@@ -127,6 +128,12 @@ impl State {
             Err(error) => return Err(at(&path)(error)),
         };
         Ok(Self { directory: directory.to_owned(), instance, _lock: lock })
+    }
+
+    /// Where layer-cache slots are noted.
+    #[must_use]
+    pub fn slots(&self) -> PathBuf {
+        self.directory.join("slots")
     }
 
     /// What marks everything this longshore makes.

@@ -283,6 +283,16 @@ pub enum DindNetwork {
     Shared,
 }
 
+/// Where a job's daemon has its layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DindStorage {
+    /// In a volume that goes with the job.
+    #[default]
+    Fresh,
+    /// In one that later jobs use again, one at a time.
+    Slot,
+}
+
 /// `[runners.docker.dind]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DindConfig {
@@ -299,6 +309,12 @@ pub struct DindConfig {
     pub insecure_registries: Vec<String>,
     /// How long it may take until it answers.
     pub ready_timeout: Duration,
+    /// Where it has its layers.
+    pub storage: DindStorage,
+    /// Layer-cache slots that are kept at most.
+    pub slots: usize,
+    /// Bytes that a slot may have to be kept.
+    pub slot_size: u64,
 }
 
 impl Default for DindConfig {
@@ -314,6 +330,9 @@ impl Default for DindConfig {
             registry_mirrors: Vec::new(),
             insecure_registries: Vec::new(),
             ready_timeout: Duration::from_mins(1),
+            storage: DindStorage::default(),
+            slots: 10,
+            slot_size: 20 << 30,
         }
     }
 }

@@ -4,6 +4,7 @@
 pub mod access;
 pub mod cache;
 pub mod flags;
+pub mod layers;
 pub mod mount;
 pub mod names;
 pub mod policy;
@@ -303,6 +304,9 @@ pub fn plan(job: &Job, runner: &RunnerConfig, place: &Place) -> Result<Plan, Pla
         protected: protected || caches.iter().any(CachePlan::is_protected),
         has_caches: !caches.is_empty(),
         access: &access,
+        slot: access.sidecar().and_then(|sidecar| {
+            layers::plan(&job.payload, runner, place, protected, sidecar, &services)
+        }),
     })?;
     let sources = sources::task(
         job,

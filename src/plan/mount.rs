@@ -14,8 +14,12 @@ use crate::{
 use super::{
     Directories, Place,
     access::{Access, SOCKET_DIRECTORY, Sidecar},
+    layers::SlotPlan,
     names::{INSTANCE_LABEL, LABEL_PREFIX, Names},
 };
+
+/// Type of a layer-cache slot's volume, in its labels.
+pub const LAYERS_TYPE: &str = "layers";
 
 /// Everything a job's containers have mounted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,6 +30,8 @@ pub struct Mounts {
     pub volumes: Vec<VolumePlan>,
     /// Data root of the job's Docker daemon, for that container alone.
     pub daemon: Option<VolumePlan>,
+    /// What that is among layer-cache slots, where it is one.
+    pub slot: Option<SlotPlan>,
     /// Socket of the job's Docker daemon, for that container and the job's.
     pub socket: Option<VolumePlan>,
     /// Where directories below `cache_dir`, which the engine makes, are mounted.
@@ -100,6 +106,7 @@ pub(super) struct Request<'a> {
     pub(super) protected: bool,
     pub(super) has_caches: bool,
     pub(super) access: &'a Access,
+    pub(super) slot: Option<SlotPlan>,
 }
 
 /// Whether a host path or a volume of the operator covers `directory`: then work trees of all
@@ -171,7 +178,11 @@ impl Request<'_> {
             || mounts.binds.iter().filter_map(destination).any(|d| d == *root)
             || self.runner.docker.services_tmpfs.contains_key(root);
         if !has_root {
-            mounts.daemon = Some(self.temporary(root));
+            mounts.slot.clone_from(&self.slot);
+            mounts.daemon = Some(match &self.slot {
+                Some(slot) => self.layers(slot, root),
+                None => self.temporary(root),
+            });
         }
         mounts.socket = sidecar.socket.as_ref().map(|_| self.temporary(SOCKET_DIRECTORY));
         if let Some(certificates) = &sidecar.certificates {
@@ -190,6 +201,19 @@ impl Request<'_> {
             destination: destination.to_owned(),
             labels: self.labels(destination, false),
             kept: false,
+        }
+    }
+
+    /// A new layer-cache slot.
+    fn layers(&self, slot: &SlotPlan, destination: &str) -> VolumePlan {
+        let mut labels = self.labels(destination, true);
+        labels.insert(format!("{LABEL_PREFIX}.type"), LAYERS_TYPE.to_owned());
+        labels.insert(format!("{LABEL_PREFIX}.trust"), slot.trust.as_str().to_owned());
+        VolumePlan {
+            name: slot.new_volume(self.place),
+            destination: destination.to_owned(),
+            labels,
+            kept: true,
         }
     }
 
@@ -226,11 +250,7 @@ impl Request<'_> {
     /// Who may use a volume again: this runner on this machine, for this project, in this slot –
     /// but local caches are for all slots, so that a job finds what another slot's job saved.
     fn owner(&self, destination: &str) -> String {
-        // The runner's number outlives its token, which may be rotated.
-        let mut text = match self.runner.id {
-            0 => self.runner.short_token().to_string(),
-            id => format!("{}-{id}", self.runner.url),
-        };
+        let mut text = lasting_name(self.runner);
         let _infallible = write!(text, "-{}-{}", self.place.system_id, self.project_id);
         let holds = |directory: &str| is_within(directory.trim_end_matches('/'), destination);
         if !holds(&self.directories.cache) || holds(&self.directories.builds) {
@@ -261,7 +281,15 @@ impl Request<'_> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// A runner by what outlives its token, which may be rotated: its number.
+pub(super) fn lasting_name(runner: &RunnerConfig) -> String {
+    match runner.id {
+        0 => runner.short_token().to_string(),
+        id => format!("{}-{id}", runner.url),
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _infallible = write!(text, "{byte:02x}");
         text

@@ -3,6 +3,7 @@
 mod channel;
 mod ending;
 mod gate;
+pub mod layers;
 mod opening;
 pub mod poll;
 mod provenance;
@@ -27,6 +28,7 @@ use crate::{
 };
 
 pub use gate::Gate;
+use layers::Layers;
 pub use run::run;
 pub use slots::Slots;
 pub use stops::{Interrupt, Signal};
@@ -41,6 +43,8 @@ pub struct Shared {
     pub engine_env: EngineEnv,
     /// Numbers of running jobs.
     pub slots: Slots,
+    /// Layer-cache slots.
+    pub layers: Layers,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Removals that go on after a job's end; the daemon waits for them.
@@ -63,6 +67,7 @@ impl Shared {
         Self {
             metrics: Arc::new(Metrics::new(system_id.clone())),
             system_id,
+            layers: Layers::new(state.slots()),
             state,
             engine_env,
             slots: Slots::default(),
@@ -98,6 +103,8 @@ impl Shared {
         cell.get_or_try_init(|| async {
             let engine = Engine::connect(config, &self.engine_env).await?;
             recover::sweep(&engine, self.state.instance()).await;
+            let host = config.host.as_deref();
+            layers::sweep(&engine, host, &self.layers, self.state.instance()).await;
             Ok(engine)
         })
         .await

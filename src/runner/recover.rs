@@ -21,6 +21,7 @@ use super::{
     Shared,
     channel::{Acknowledged, Channel},
     ending::{self, SystemFailure},
+    layers,
     removal::log_left,
 };
 
@@ -67,6 +68,8 @@ pub async fn end_job(
             let mut errors = clean_up::remove(&engine, &entry.things, anonymous).await;
             let instance = shared.state.instance();
             errors.extend(clean_up::remove_late(&engine, instance, entry.job, anonymous).await);
+            // What came late may have had a layer-cache slot.
+            layers::sweep(&engine, entry.engine.as_deref(), &shared.layers, instance).await;
             for error in &errors {
                 tracing::warn!(error = causes::chain(error), "something of the job is left");
             }

@@ -12,11 +12,11 @@ use crate::{
         clean_up::{self, Anonymous},
     },
     ids::JobId,
-    ledger::JobRecord,
+    ledger::{JobRecord, Thing},
     plan::Plan,
 };
 
-use super::{Runner, slots::Slot};
+use super::{Runner, layers, slots::Slot};
 
 /// How long a job's removal may take before it is left to the next start.
 const REMOVAL_DEADLINE: Duration = Duration::from_mins(5);
@@ -43,8 +43,13 @@ pub(super) async fn remove(
     job: JobId,
     slot: Slot,
 ) -> bool {
-    let (Some(plan), Some(engine)) = (plan, made.engine) else { return true };
+    let Some(plan) = plan else { return true };
+    let Some(engine) = made.engine else {
+        layers::put_back(&runner, &plan).await;
+        return true;
+    };
     let docker = made.docker;
+    let mut kept = None;
     let mut slot = Some(slot);
     let mut known = false;
     loop {
@@ -54,7 +59,7 @@ pub(super) async fn remove(
             if let Some(docker) = &docker {
                 log_left(&docker.close_guard().await);
             }
-            remove_once(&runner, &engine, &plan, late_of, &mut slot).await
+            remove_once(&runner, &engine, &plan, late_of, &mut slot, &mut kept).await
         };
         let Ok(errors) = timeout(REMOVAL_DEADLINE, removal).await else {
             tracing::warn!("removal of the job's containers took too long; the next start goes on");
@@ -84,9 +89,20 @@ async fn remove_once(
     plan: &Plan,
     late_of: Option<JobId>,
     slot: &mut Option<Slot>,
+    kept: &mut Option<bool>,
 ) -> Vec<docker::Error> {
     let anonymous = Anonymous { remove: !runner.config.docker.volume_keep };
-    let things = clean_up::things(plan);
+    let mut things = clean_up::things(plan);
+    if let (Some(_), Some(daemon)) = (&plan.mounts.slot, &plan.mounts.daemon) {
+        let is_kept = match *kept {
+            Some(known) => known,
+            None => layers::give_back(runner, engine, plan).await,
+        };
+        *kept = Some(is_kept);
+        if !is_kept {
+            things.push(Thing::Volume(daemon.name.clone()));
+        }
+    }
     let mut errors = clean_up::remove_containers(engine, &things, anonymous).await;
     if errors.is_empty() {
         drop(slot.take());
@@ -97,6 +113,11 @@ async fn remove_once(
         errors.extend(clean_up::remove_late(engine, instance, job, anonymous).await);
     }
     errors.extend(clean_up::remove_rest(engine, &things).await);
+    if let (Some(false), Some(daemon)) = (*kept, &plan.mounts.daemon)
+        && errors.is_empty()
+    {
+        runner.shared.layers.let_go(&daemon.name);
+    }
     errors
 }
 

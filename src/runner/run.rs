@@ -33,6 +33,7 @@ use super::{
     Runner,
     channel::{Acknowledged, Channel},
     ending::{self, Ending, SystemFailure, log_end},
+    layers,
     opening::{
         Planned, TOKEN_GRACE, begin, forget, greet, plan_job, refuse, timeout_of, trace_settings,
     },
@@ -115,6 +116,10 @@ pub async fn run(
             return;
         }
     };
+    let mut planned = planned;
+    if let Ok((_, plan)) = &mut planned {
+        layers::lease(runner, plan).await;
+    }
     greet(&trace.voice(), runner, &planned);
     channel.debug_trace = planned
         .as_ref()

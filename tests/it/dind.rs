@@ -372,3 +372,164 @@ async fn a_shared_network_that_went_with_its_daemon_is_explained() {
     ended.assert_contains("hint: the job's Docker daemon has ended, and the job's container is in");
     engine().nothing_left_of(id).await;
 }
+
+/// A runner whose jobs' daemons have layer-cache slots, with more keys of `[runners.docker.dind]`.
+fn with_slots(docker: &'static str) -> Options {
+    Options { docker, ..Options::default() }
+}
+
+const SLOT: &str = "[runners.docker.dind]\nstorage = \"slot\"";
+
+/// What a job says of a slot that is new, and of one that earlier jobs have used.
+const NEW: &str = "Docker layers: none yet";
+const REUSED: &str = "MiB of earlier jobs";
+
+/// Volumes of the case's layer-cache slots.
+fn slot_volumes(case: &Case) -> Vec<String> {
+    let id = case.gitlab.project_id.to_string();
+    let all = engine().docker(&["volume", "ls", "--format", "{{.Name}} {{.Labels}}"]);
+    let own = all.lines().filter(|line| line.contains(&id) && line.contains("-layers-"));
+    own.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_job_builds_on_the_firsts_layers_and_finds_nothing_else_of_it() {
+    let case = Case::with(with_slots(SLOT)).await;
+    let leave = [
+        "docker run -d --name left -v left:/v -v /w inner:1 /true || docker create -v left:/v inner:1 /true",
+        "docker network create left",
+        "docker volume create other",
+    ];
+    let look = [
+        "echo containers $(docker ps --all --quiet | wc -l)",
+        "echo volumes $(docker volume ls --quiet | wc -l)",
+        "echo networks $(docker network ls --quiet | wc -l)",
+    ];
+    let first = case.run_over(docker_job(&[&look[..], &BUILD, &leave].concat())).await;
+    first.assert_success();
+    first.assert_contains(NEW);
+    first.assert_lines(&["containers 0", "volumes 0", "networks 3"]);
+    first.assert_no_line(" ---> Using cache");
+    let volumes = slot_volumes(&case);
+    assert_eq!(volumes.len(), 1, "{volumes:?}");
+    let second = case.run_over(docker_job(&[&look[..], &BUILD].concat())).await;
+    second.assert_success();
+    second.assert_contains(REUSED);
+    second.assert_lines(&["containers 0", "volumes 0", "networks 3", " ---> Using cache"]);
+    assert_eq!(slot_volumes(&case), volumes);
+    // A job that is trusted less does not see it.
+    let other = case.run_over(docker_job(&BUILD).unprotected()).await;
+    other.assert_success();
+    other.assert_contains(NEW);
+    other.assert_no_line(" ---> Using cache");
+    assert_eq!(slot_volumes(&case).len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_at_once_have_slots_of_their_own_and_wait_for_none() {
+    let case = Case::with(with_slots(SLOT)).await;
+    case.run_over(docker_job(&["docker info"])).await.assert_success();
+    let long = case.gitlab.submit(docker_job(&["docker info > /dev/null; echo has it; sleep 600"]));
+    case.gitlab.until_output(long, "has it").await;
+    // It ends while the other one runs.
+    let beside = case.run(docker_job(&["docker info"])).await;
+    beside.assert_success();
+    beside.assert_contains(NEW);
+    let during = slot_volumes(&case);
+    assert_eq!(during.len(), 2, "{during:?}");
+    case.gitlab.set_status(long, "canceling");
+    case.gitlab.ended(long).await.assert_contains(REUSED);
+    case.until_idle().await;
+    // One that was canceled leaves its slot in order too.
+    assert_eq!(slot_volumes(&case), during);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_was_in_use_at_kill_9_is_removed() {
+    let mut case = Case::with(with_slots(SLOT)).await;
+    case.run_over(docker_job(&["docker info"])).await.assert_success();
+    let before = slot_volumes(&case);
+    let id = case.gitlab.submit(docker_job(&["docker info > /dev/null; echo has it; sleep 600"]));
+    case.gitlab.until_output(id, "has it").await;
+    case.kill().await;
+    case.gitlab.allow_jump(id);
+    case.restart();
+    case.gitlab.ended(id).await.assert_contains(REUSED);
+    case.until_idle().await;
+    assert_eq!(slot_volumes(&case), [""; 0]);
+    let next = case.run_over(docker_job(&["docker info"])).await;
+    next.assert_success();
+    next.assert_contains(NEW);
+    let after = slot_volumes(&case);
+    assert!(after.len() == 1 && after != before, "{before:?} {after:?}");
+    // One that nobody has survives a restart.
+    case.kill().await;
+    case.restart();
+    case.run_over(docker_job(&["docker info"])).await.assert_contains(REUSED);
+    assert_eq!(slot_volumes(&case), after);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_above_their_number_or_size_and_those_of_a_daemon_that_was_killed_go() {
+    let case = Case::with(with_slots("[runners.docker.dind]\nstorage = \"slot\"\nslots = 1")).await;
+    case.run_over(docker_job(&["docker info"])).await.assert_success();
+    let first = slot_volumes(&case);
+    case.run_over(docker_job(&["docker info"]).unprotected()).await.assert_success();
+    let second = slot_volumes(&case);
+    assert!(second.len() == 1 && second != first, "{first:?} {second:?}");
+    // Its daemon cannot clean up any more.
+    let id = case.gitlab.submit(docker_job(&["docker info; echo has it; sleep 600"]).unprotected());
+    case.gitlab.until_output(id, "has it").await;
+    let containers = engine().running_containers(id);
+    let mut names = containers.iter().filter_map(|line| line.split(' ').next());
+    engine().docker(&["kill", names.find(|name| name.contains("-docker-")).unwrap()]);
+    case.gitlab.set_status(id, "canceling");
+    case.gitlab.ended(id).await.assert_contains(REUSED);
+    case.until_idle().await;
+    assert_eq!(slot_volumes(&case), [""; 0]);
+    case.edit(|text| text.replace("slots = 1", "slot_size = \"1k\""));
+    case.until_log("configuration is in force", 1).await;
+    let small = case.run_over(docker_job(&["docker info"])).await;
+    small.assert_success();
+    assert_eq!(slot_volumes(&case), [""; 0]);
+}
+
+/// At how many moments of a job with a slot `kill -9` is tried.
+const MOMENTS: usize = 6;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_kill_9_at_any_moment_only_slots_in_order_are_left() {
+    let counter = Counter::start(engine().socket());
+    let options = Options { engine: Some(counter.host()), ..with_slots(SLOT) };
+    let mut case = Case::with(options).await;
+    let spec = || docker_job(&["docker info"]);
+    let mut needed = 0;
+    for _ in 0..2 {
+        let before = counter.count();
+        case.run_over(spec()).await.assert_success();
+        needed = counter.count().since(&before).requests.len();
+    }
+    for moment in 0..MOMENTS {
+        let reached = counter.count().requests.len() + 1 + needed * moment / MOMENTS;
+        let id = case.gitlab.submit(spec());
+        // There may be fewer requests this time.
+        tokio::select! {
+            () = counter.until(reached) => {}
+            _ = case.gitlab.ended(id) => {}
+        }
+        case.kill().await;
+        case.gitlab.allow_jump(id);
+        case.restart();
+        case.gitlab.ended(id).await;
+        case.until_idle().await;
+        engine().nothing_left_of(id).await;
+        let noted = std::fs::read_dir(case.state().join("slots")).unwrap();
+        let mut noted: Vec<_> =
+            noted.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut there = slot_volumes(&case);
+        noted.sort();
+        there.sort();
+        assert_eq!(there, noted, "killed at moment {moment} of {needed} requests");
+        case.run_over(spec()).await.assert_success();
+    }
+}

@@ -10,8 +10,8 @@ use std::{
 use globset::GlobBuilder;
 
 use crate::config::{
-    Device, DindConfig, DindMode, DindNetwork, DockerConfig, PullPolicy, Resources, ServiceConfig,
-    SocketConfig, SocketMode, Ulimit, file::Section, values, volume::Volume,
+    Device, DindConfig, DindMode, DindNetwork, DindStorage, DockerConfig, PullPolicy, Resources,
+    ServiceConfig, SocketConfig, SocketMode, Ulimit, file::Section, values, volume::Volume,
 };
 
 const SIZE_HINT: &str = "write for example \"512m\" or \"2g\"";
@@ -148,10 +148,16 @@ fn dind(section: Section<'_>) -> DindConfig {
             },
         ),
         ready_timeout: section.positive_duration("ready_timeout").unwrap_or(default.ready_timeout),
+        storage: match one_of(&section, "storage", &["fresh", "slot"]).as_deref() {
+            Some("slot") => DindStorage::Slot,
+            _ => DindStorage::Fresh,
+        },
+        slots: section.positive("slots").unwrap_or(default.slots),
+        slot_size: section
+            .parsed("slot_size", SIZE_HINT, values::memory_size)
+            .and_then(|bytes| u64::try_from(bytes).ok())
+            .unwrap_or(default.slot_size),
     };
-    if let Some("slot") = one_of(&section, "storage", &["fresh", "slot"]).as_deref() {
-        section.warn("storage", "slots are not supported yet: each daemon begins with no layers");
-    }
     if section.number::<u32>("warm").is_some_and(|count| count > 0) {
         section.warn("warm", "warm daemons are not supported yet: each is started for its job");
     }

@@ -2,7 +2,8 @@ use std::fs;
 
 use super::*;
 use crate::config::{
-    DindConfig, DindMode, DindNetwork, PullPolicy, RunnerConfig, SocketConfig, SocketMode,
+    DindConfig, DindMode, DindNetwork, DindStorage, PullPolicy, RunnerConfig, SocketConfig,
+    SocketMode,
 };
 
 fn no_env(_: &str) -> Option<String> {
@@ -393,11 +394,15 @@ fn what_a_daemon_of_a_job_is_like_is_read_and_defaults_to_a_sidecar() {
     let default = one("", "").docker;
     assert_eq!((default.dind.mode, default.socket.mode), (DindMode::Sidecar, SocketMode::Off));
     assert_eq!(default.dind.ready_timeout, Duration::from_mins(1));
+    assert_eq!((default.dind.storage, default.dind.slots), (DindStorage::Fresh, 10));
+    let slot = one("", "[runners.docker.dind]\nstorage = 'slot'").docker.dind;
+    assert_eq!((slot.storage, slot.slot_size), (DindStorage::Slot, 20 << 30));
     let dind = one(
         "",
         "[runners.docker.dind]\nmode = 'refuse'\nimages = ['x:*']\nstorage = 'fresh'\n\
          network = 'shared'\nwarm = 0\nregistry_mirrors = ['http://m:5000']\n\
-         insecure_registries = ['r:5000', '10.0.0.0/8']\nready_timeout = '90s'",
+         insecure_registries = ['r:5000', '10.0.0.0/8']\nready_timeout = '90s'\n\
+         slots = 3\nslot_size = '2g'",
     )
     .docker
     .dind;
@@ -408,6 +413,9 @@ fn what_a_daemon_of_a_job_is_like_is_read_and_defaults_to_a_sidecar() {
         registry_mirrors: vec!["http://m:5000".to_owned()],
         insecure_registries: ["r:5000", "10.0.0.0/8"].map(str::to_owned).to_vec(),
         ready_timeout: Duration::from_secs(90),
+        storage: DindStorage::Fresh,
+        slots: 3,
+        slot_size: 2 << 30,
     };
     assert_eq!(dind, wanted);
 }

@@ -15,6 +15,7 @@ use crate::{
     ledger::Thing,
     plan::{
         NetworkPlan, Plan,
+        mount::LAYERS_TYPE,
         names::{INSTANCE_LABEL, LABEL_PREFIX},
     },
 };
@@ -134,6 +135,19 @@ pub async fn marked(
     let names = volumes.volumes.unwrap_or_default().into_iter().map(|v| v.name);
     things.extend(names.map(Thing::Volume));
     Ok(things)
+}
+
+/// Volumes of this longshore's layer-cache slots.
+///
+/// # Errors
+/// When the engine cannot list them.
+pub async fn layers(engine: &Engine, instance: &str) -> Result<Vec<String>, Error> {
+    let type_label = format!("{LABEL_PREFIX}.type");
+    let labels = BTreeMap::from([(INSTANCE_LABEL, instance), (&type_label, LAYERS_TYPE)]);
+    let options = ListVolumesOptionsBuilder::new().filters(&spec::label_filter(&labels)).build();
+    let listed = engine.client().list_volumes(Some(options)).await;
+    let listed = listed.map_err(Error::of("list the volumes", ""))?;
+    Ok(listed.volumes.unwrap_or_default().into_iter().map(|volume| volume.name).collect())
 }
 
 /// Removes what requests that were under way when a job was stopped, or its longshore died, have made

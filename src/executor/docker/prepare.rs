@@ -33,6 +33,9 @@ impl Docker {
     ) -> Result<Build, ExecutorError> {
         if self.plan.access != Access::None {
             voice.plain(&self.plan.access.to_string());
+            if let Some(slot) = &self.plan.mounts.slot {
+                voice.plain(&slot.to_string());
+            }
         }
         let network = async {
             // Made early, as containers wait for it when they start.

@@ -4,6 +4,7 @@
 mod certificates;
 mod files;
 mod probe;
+pub mod scrub;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
