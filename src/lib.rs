@@ -32,6 +32,7 @@
 //! | [`trace`] | what the job's author reads, until the server has all of it |
 //! | [`ledger`] | what must be removed and said, noted before it is made |
 //! | [`docker`] | the only door to an engine: connection, images, credentials, the helper image |
+//! | [`proxy`] | the guarded socket: what of an engine's API a job may use, and all that it made with it |
 //! | [`transfer`] | archives, the choice of files for them, caches and their store |
 //! | [`helper`] | what runs inside the helper container: git, archives, files |
 //! | [`executor`] | plans carried out in containers |

@@ -56,12 +56,15 @@ pub(super) async fn remove(
         let late_of = made.uncertain.then_some(job);
         let removal = async {
             // What the job made itself uses what longshore made.
-            if let Some(docker) = &docker {
-                log_left(&docker.close_guard().await);
-            }
-            remove_once(&runner, &engine, &plan, late_of, &mut slot, &mut kept).await
+            let left = match &docker {
+                Some(docker) => docker.close_guard().await,
+                None => Vec::new(),
+            };
+            log_left(&left);
+            let errors = remove_once(&runner, &engine, &plan, late_of, &mut slot, &mut kept).await;
+            (left, errors)
         };
-        let Ok(errors) = timeout(REMOVAL_DEADLINE, removal).await else {
+        let Ok((left, errors)) = timeout(REMOVAL_DEADLINE, removal).await else {
             tracing::warn!("removal of the job's containers took too long; the next start goes on");
             return false;
         };
@@ -70,7 +73,7 @@ pub(super) async fn remove(
             errors.iter().any(docker::Error::is_gone) && !runner.shared.removals.is_closed();
         if !waits {
             log_errors(&errors);
-            return errors.is_empty();
+            return errors.is_empty() && left.is_empty();
         }
         if !known {
             log_errors(&errors);
