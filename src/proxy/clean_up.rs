@@ -18,12 +18,17 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// How long the engine is given for what it was making when its client died.
 const SETTLING: Duration = Duration::from_millis(300);
 
+/// The list of images.
+const IMAGES: &str = "/images/json";
+
 /// What is to be removed, beside all that has the labels.
 pub(super) struct Remains {
     engine: Engine,
     /// The further ones count, too: a container of another job whose image this job built has
     /// this job's identity from that image, but its own job's labels.
     labels: BTreeMap<String, String>,
+    /// Those of images.
+    image_labels: BTreeMap<String, String>,
     containers: BTreeSet<String>,
     /// By id; the default network last, by name where its id was never known.
     networks: Vec<String>,
@@ -49,6 +54,7 @@ impl Remains {
         Self {
             engine: shared.engine.clone(),
             labels: shared.settings.all_labels(),
+            image_labels: shared.settings.image_labels(),
             containers: owned
                 .containers()
                 .filter(|(_, container)| !container.is_self)
@@ -72,6 +78,7 @@ impl Remains {
         Self {
             engine: engine.clone(),
             labels: record.labels,
+            image_labels: record.image_labels,
             containers: BTreeSet::new(),
             networks: record.network.into_iter().collect(),
             volumes: record.volumes,
@@ -89,7 +96,7 @@ impl Remains {
         self.networks(&mut left).await;
         self.volumes(&mut left).await;
         if self.images_go {
-            self.images(&mut left).await;
+            self.images().await;
         }
         left
     }
@@ -110,15 +117,16 @@ impl Remains {
         }
     }
 
-    /// What a list at `path` has under all labels: the text in `field` of each entry.
+    /// What a list at `path` has under all labels of such things: the text in `field` of each entry.
     async fn listed(
         &self,
         path: &str,
         query: &[(&str, &str)],
         field: &str,
     ) -> Result<Vec<String>, String> {
+        let labels = if path == IMAGES { &self.image_labels } else { &self.labels };
         let labels: Vec<String> =
-            self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let filters = json!({ "label": labels }).to_string();
         let query = [query, &[("filters", &*filters)]].concat();
         let (status, list) = self.ask(Method::GET, path, &query, None).await?;
@@ -227,12 +235,12 @@ impl Remains {
     }
 
     /// Tags that the job made, then images that only it had. What others use meanwhile stays.
-    async fn images(&mut self, left: &mut Vec<String>) {
+    async fn images(&mut self) {
         for (name, ids) in &self.tags {
             let path = format!("/images/{name}");
             let Some(details) = self.image(&path).await else { continue };
             let has_labels = self
-                .labels
+                .image_labels
                 .iter()
                 .all(|(key, value)| details["Config"]["Labels"][key] == value.as_str());
             let id = details["Id"].as_str().unwrap_or_default();
@@ -240,12 +248,15 @@ impl Remains {
                 drop(self.ask(Method::DELETE, &path, &[], None).await);
                 self.images.insert(id.to_owned());
             } else if self.is_abandoned && ids.is_empty() {
-                // Loaded or imported, perhaps, when the guard died; perhaps by somebody else.
-                left.push(format!("image {name}: it may be another's"));
+                // Said once: nothing will ever tell.
+                tracing::warn!(
+                    image = name,
+                    "left alone: loaded when the guard died, or by somebody else"
+                );
             }
         }
         // Failed and unnamed ones that nobody entered.
-        let unnamed = self.listed("/images/json", &[], "Id").await.unwrap_or_default();
+        let unnamed = self.listed(IMAGES, &[], "Id").await.unwrap_or_default();
         self.images.extend(unnamed);
         for id in &self.images {
             let path = format!("/images/{id}");

@@ -30,6 +30,8 @@ pub(super) enum Entry {
     Guard {
         /// All labels.
         labels: BTreeMap<String, String>,
+        /// Those of images.
+        image_labels: BTreeMap<String, String>,
         /// The default network's name.
         network: String,
         /// Whether images are removed.
@@ -83,6 +85,7 @@ impl Journal {
         self.file.set_len(0)?;
         self.write(&Entry::Guard {
             labels: settings.all_labels(),
+            image_labels: settings.image_labels(),
             network: settings.network.clone(),
             images: settings.images.remove,
         })
@@ -101,6 +104,7 @@ impl Journal {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) labels: BTreeMap<String, String>,
+    pub(super) image_labels: BTreeMap<String, String>,
     pub(super) images_go: bool,
     /// The default network, by id, or by name where its making was not completed.
     pub(super) network: Option<String>,
@@ -114,8 +118,10 @@ impl Record {
     /// `None` when nobody wrote. A line that was cut by a crash is passed over.
     fn read(text: &str) -> Option<Self> {
         let mut entries = text.lines().filter_map(|line| serde_json::from_str(line).ok());
-        let Entry::Guard { labels, network: name, images } = entries.next()? else { return None };
-        let mut record = Self { labels, images_go: images, ..Self::default() };
+        let Entry::Guard { labels, image_labels, network: name, images } = entries.next()? else {
+            return None;
+        };
+        let mut record = Self { labels, image_labels, images_go: images, ..Self::default() };
         for entry in entries {
             match entry {
                 Entry::Guard { .. } => {}

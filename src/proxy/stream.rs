@@ -2,20 +2,26 @@
 //!
 //! Its connection is driven in the same task: between two tasks, each of the many small pieces of a
 //! log would be a switch from one to the other and back. Pieces that are there at once are passed
-//! on as one; nothing waits for more.
+//! on as one, and those that follow each other fast wait a moment for more: each would be two system
+//! calls, and two processes woken.
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::engine::Broken;
 
 /// How much is passed on at once.
 const PIECE: usize = 64 << 10;
+
+/// How soon after another a piece waits for more, and for how long.
+const SOON: Duration = Duration::from_millis(1);
 
 /// What drives a connection; it ends when the connection does.
 pub(super) type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
@@ -24,6 +30,12 @@ pub(super) type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>> + Se
 pub(super) struct Answer {
     body: Incoming,
     connection: Option<Connection>,
+    /// What is passed on next.
+    gathered: BytesMut,
+    /// When something was passed on last.
+    passed: Option<Instant>,
+    /// Until when `gathered` waits for more.
+    pause: Option<Pin<Box<Sleep>>>,
     ended: bool,
     /// Why it ended early, which is said after the last of it.
     broken: Option<Broken>,
@@ -31,7 +43,20 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn new(body: Incoming, connection: Option<Connection>) -> Self {
-        Self { body, connection, ended: false, broken: None }
+        Self {
+            body,
+            connection,
+            gathered: BytesMut::new(),
+            passed: None,
+            pause: None,
+            ended: false,
+            broken: None,
+        }
+    }
+
+    /// Whether something was passed on just now.
+    fn is_fast(&self) -> bool {
+        self.passed.is_some_and(|passed| passed.elapsed() <= SOON)
     }
 
     /// The next piece as it came, and the connection driven until there is one.
@@ -64,32 +89,42 @@ impl Body for Answer {
         if self.ended {
             return Poll::Ready(self.broken.take().map(Err));
         }
-        let mut gathered = BytesMut::new();
+        // Meanwhile nothing is read: what comes is then read at once.
+        let has_waited = self.pause.is_some();
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(context));
+            self.pause = None;
+        }
         loop {
             match self.piece(context) {
                 Poll::Ready(Some(Ok(frame))) => {
                     // Trailers are dropped (G-22).
                     let Ok(data) = frame.into_data() else { continue };
-                    if gathered.is_empty() && data.len() >= PIECE / 2 {
+                    if self.gathered.is_empty() && data.len() >= PIECE / 2 {
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
-                    gathered.extend_from_slice(&data);
-                    if gathered.len() < PIECE {
+                    self.gathered.extend_from_slice(&data);
+                    if self.gathered.len() < PIECE {
                         continue;
                     }
                 }
-                Poll::Pending if gathered.is_empty() => return Poll::Pending,
-                // Whoever takes this asks again, and is woken then.
+                Poll::Pending if self.gathered.is_empty() => return Poll::Pending,
+                Poll::Pending if !has_waited && self.is_fast() => {
+                    let pause = self.pause.insert(Box::pin(sleep(SOON)));
+                    ready!(pause.as_mut().poll(context));
+                }
                 Poll::Pending => {}
                 Poll::Ready(end) => {
                     self.ended = true;
                     self.broken = end.and_then(Result::err);
-                    if gathered.is_empty() {
+                    if self.gathered.is_empty() {
                         return Poll::Ready(self.broken.take().map(Err));
                     }
                 }
             }
-            return Poll::Ready(Some(Ok(Frame::data(gathered.freeze()))));
+            self.passed = Some(Instant::now());
+            let gathered = self.gathered.split().freeze();
+            return Poll::Ready(Some(Ok(Frame::data(gathered))));
         }
     }
 }

@@ -18,8 +18,32 @@ fn spec() -> JobSpec {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_196_after_kill_9_at_any_moment_nothing_is_left_and_the_server_knows() {
+    killed_at_any_moment(Options::default(), spec, &["started", "served", "finished"]).await;
+}
+
+/// A job with the guarded socket makes things itself, some without a label.
+fn guarded() -> JobSpec {
+    engine().needs_dind();
+    job(&[
+        "mkdir data && docker run --detach --volume $PWD/data:/data docker:cli sleep 1000",
+        "docker network create net && docker volume create volume",
+        "printf 'FROM docker:cli\nLABEL made=1\n' | docker build --tag made-in-crash:1 -",
+        "echo finished",
+    ])
+    .image("docker:cli")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_kill_9_at_any_moment_nothing_is_left_of_what_a_guarded_job_made() {
+    let docker = "[runners.docker.socket]\nmode = \"guarded\"";
+    killed_at_any_moment(Options { docker, ..Options::default() }, guarded, &["finished"]).await;
+    assert_eq!(engine().docker(&["images", "--quiet", "made-in-crash"]), "");
+}
+
+/// Kills longshore at moments of a job, by the requests that it has made to the engine.
+async fn killed_at_any_moment(options: Options, spec: fn() -> JobSpec, lines: &[&str]) {
     let counter = Counter::start(engine().socket());
-    let options = Options { engine: Some(counter.host()), ..Options::default() };
+    let options = Options { engine: Some(counter.host()), ..options };
     let mut case = Case::with(options).await;
     // The first job makes what is made once a host, the second shows how many requests a job is.
     let mut needed = 0;
@@ -48,7 +72,7 @@ async fn docker_196_after_kill_9_at_any_moment_nothing_is_left_and_the_server_kn
         );
         assert!(known, "killed at moment {moment}: {}", ended.story());
         if ended.state() == "success" {
-            ended.assert_lines(&["started", "served", "finished"]);
+            ended.assert_lines(lines);
         }
         engine().nothing_left_of(id).await;
         // Killed once more while it tells of this job, it would tell again, and be noted for it.
