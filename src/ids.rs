@@ -1,6 +1,6 @@
-//! Names and numbers that must not be mixed up.
+//! Names and numbers that must not be mixed up, and the hex that many are made of.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 
@@ -65,9 +65,29 @@ impl fmt::Display for ShortToken {
     }
 }
 
+/// Bytes in lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// `N` random bytes in hex: a text that nobody can guess, or that nothing else has.
+pub(crate) fn random_hex<const N: usize>() -> String {
+    hex(&rand::random::<[u8; N]>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_byte_is_two_digits() {
+        assert_eq!(hex(&[0, 0x0a, 0xf0, 0xff]), "000af0ff");
+        assert_eq!(random_hex::<8>().len(), 16);
+        assert_ne!(random_hex::<8>(), random_hex::<8>());
+    }
 
     #[test]
     fn short_tokens_follow_the_vectors_of_the_job_api() {

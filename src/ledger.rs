@@ -24,7 +24,10 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::{ids::JobId, secret::Secret};
+use crate::{
+    ids::{JobId, random_hex},
+    secret::Secret,
+};
 
 /// The state directory, in use by this process alone.
 #[derive(Debug)]
@@ -262,7 +265,7 @@ fn private(path: &Path) -> io::Result<File> {
 }
 
 fn new_instance(path: &Path) -> io::Result<String> {
-    let instance = format!("{:016x}", rand::random::<u64>());
+    let instance = random_hex::<8>();
     let mut file = private(path)?;
     file.write_all(instance.as_bytes())?;
     file.sync_data()?;

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::ids::hex;
+
 /// Who runs the program.
 #[derive(Debug, Clone)]
 pub struct User {
@@ -56,9 +58,7 @@ impl User {
             return self.state_dir();
         }
         let digest = Sha256::digest(config.as_os_str().as_encoded_bytes());
-        let name =
-            digest.iter().take(6).fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
-        self.state_dir().join("configs").join(name)
+        self.state_dir().join("configs").join(hex(&digest[..6]))
     }
 }
 

@@ -2,8 +2,7 @@
 //! configuration file, kept beside it.
 
 use std::{
-    fmt::{self, Write},
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -12,6 +11,7 @@ use rand::Rng;
 use sha2::Sha256;
 
 use super::edit;
+use crate::ids::hex;
 
 /// Name of the file beside the configuration.
 const FILE_NAME: &str = ".runner_system_id";
@@ -48,11 +48,7 @@ impl SystemId {
         let mut mac = Hmac::<Sha256>::new_from_slice(machine_id.as_bytes()).ok()?;
         mac.update(b"gitlab-runner");
         let hash = mac.finalize().into_bytes();
-        let mut id = "s_".to_owned();
-        for byte in hash.iter().take(LENGTH / 2) {
-            write!(id, "{byte:02x}").ok()?;
-        }
-        Some(Self(id))
+        Some(Self(format!("s_{}", hex(&hash[..LENGTH / 2]))))
     }
 
     fn random() -> Self {

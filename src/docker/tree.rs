@@ -15,6 +15,8 @@ use std::{
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
+use crate::ids::hex;
+
 type Hash = [u8; 32];
 
 /// Symbolic links on one path, as the kernel counts them (`MAXSYMLINKS`).
@@ -195,7 +197,7 @@ impl Tree {
             };
             entries.push((path, entry));
         }
-        let name = all.finalize().iter().fold(String::new(), |text, b| format!("{text}{b:02x}"));
+        let name = hex(&all.finalize());
         Ok(Sealed { name, entries })
     }
 }

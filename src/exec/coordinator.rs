@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     api::wire::{ArtifactsFile, JobPayload, TraceOutput},
-    ids::JobId,
+    ids::{JobId, random_hex},
     secret::Secret,
 };
 
@@ -403,21 +403,6 @@ pub(crate) fn folders<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
         out.push(unique);
     }
     out
-}
-
-/// Bytes in hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut out, byte| {
-        out.extend(
-            [byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16)).iter().flatten(),
-        );
-        out
-    })
-}
-
-/// `N` random bytes in hex.
-pub(crate) fn random_hex<const N: usize>() -> String {
-    hex(&rand::random::<[u8; N]>())
 }
 
 #[cfg(test)]

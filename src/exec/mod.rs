@@ -34,7 +34,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    coordinator::{Coordinator, random_hex},
+    coordinator::Coordinator,
     payload::Plan,
     pipeline::{Pipeline, Source},
     project::Project,
@@ -44,7 +44,7 @@ pub use self::{
     pipeline::{PipelineError, Problem},
     worktree::WorktreeError,
 };
-use crate::{api::wire::Variable, secret::Secret};
+use crate::{api::wire::Variable, ids::random_hex, secret::Secret};
 
 /// The file GitLab reads when a project does not say otherwise.
 const DEFAULT_FILE: &str = ".gitlab-ci.yml";

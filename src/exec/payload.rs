@@ -8,7 +8,6 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    coordinator::hex,
     pipeline::{self, CacheKey, Job, Pipeline},
     project::{Project, public, slug},
 };
@@ -17,7 +16,7 @@ use crate::{
         ArtifactsFile, Dependency, GitInfo, JobInfo, JobPayload, RunnerInfo, ServerFeatures, Step,
         Variable,
     },
-    ids::JobId,
+    ids::{JobId, hex},
     secret::Secret,
 };
 

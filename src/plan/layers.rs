@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     api::wire::JobPayload,
     config::{DindStorage, RunnerConfig},
+    ids::hex,
 };
 
 use super::{Place, access::Sidecar, mount, service::ServicePlan};
@@ -140,7 +141,7 @@ pub(super) fn plan(
 }
 
 fn digest(text: &str) -> String {
-    mount::hex(&Sha256::digest(text.as_bytes())[..16])
+    hex(&Sha256::digest(text.as_bytes())[..16])
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use sha2::Sha256;
 
 use crate::{
     config::{RunnerConfig, volume::Volume},
-    ids::JobId,
+    ids::{JobId, hex},
     job::variable::Expanded,
 };
 
@@ -287,11 +287,4 @@ pub(super) fn lasting_name(runner: &RunnerConfig) -> String {
         0 => runner.short_token().to_string(),
         id => format!("{}-{id}", runner.url),
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
 }

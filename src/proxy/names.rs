@@ -10,6 +10,8 @@
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
+use crate::ids::hex;
+
 use super::{
     body::World,
     image::is_id_like,
@@ -31,10 +33,8 @@ impl Names {
     #[must_use]
     pub fn of(identity: &(String, String)) -> Self {
         let digest = Sha256::digest(format!("{}={}", identity.0, identity.1));
-        let number =
-            digest.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
         // Not hexadecimal, so that it is nowhere taken for an id.
-        Self::Scoped(format!("g{number:016x}"))
+        Self::Scoped(format!("g{}", hex(&digest[..8])))
     }
 
     /// What the engine calls it.

@@ -19,6 +19,7 @@ use crate::{
             clean_up::{self, Anonymous},
         },
     },
+    ids::random_hex,
     job::{
         Job,
         outcome::{Deadline, JobStatus, Outcome, StopReason},
@@ -622,5 +623,5 @@ async fn script_deadline(limit: Option<Duration>) -> StopReason {
 
 /// A word that no script can guess.
 fn nonce() -> String {
-    format!("{:016x}", rand::random::<u64>())
+    random_hex::<8>()
 }

@@ -4,8 +4,10 @@
 
 use sha2::{Digest, Sha256};
 
-use super::fingerprint::hex;
-use crate::{config::CacheConfig, ids::ShortToken};
+use crate::{
+    config::CacheConfig,
+    ids::{ShortToken, hex},
+};
 
 /// Name of the archive, whatever its format.
 pub const ARCHIVE: &str = "cache.zip";

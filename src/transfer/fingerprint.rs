@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::archive::{Kind, Member};
+use crate::ids::hex;
 
 /// A hash of the list of `files` with their kinds, sizes, modes, times and link targets. Contents are
 /// not read. A file that cannot be looked at counts as one that is not there.
@@ -37,15 +38,6 @@ pub fn fingerprint(project_dir: &Path, files: &[PathBuf]) -> String {
         hash.update([0]);
     }
     hex(&hash.finalize())
-}
-
-/// Lower-case hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// The file `metadata.json` beside a cache's archive (docker-executor.md §12.3).

@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::fingerprint::hex;
+use crate::ids::hex;
 
 /// Why there is no provenance file.
 #[derive(Debug, thiserror::Error)]

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use futures_util::FutureExt;
 
 use super::*;
-use crate::{secret::Secret, transfer::fingerprint::hex};
+use crate::{ids::hex, secret::Secret};
 
 const SECRET: &str = "secret-key-of-the-test";
 
