@@ -1,6 +1,6 @@
 //! The variables of a job: assembled in order, expanded once.
 
-use crate::api::wire::Variable;
+use crate::{api::wire::Variable, config::values};
 
 /// Variables in order, as they were written. Later ones win.
 #[derive(Debug, Clone, Default)]
@@ -203,14 +203,10 @@ fn resolve(name: &str, lookup: &dyn Fn(&str) -> Option<String>) -> String {
     if name == "$" { "$".to_owned() } else { lookup(name).unwrap_or_default() }
 }
 
-/// A boolean as settings variables write it (Go: `strconv.ParseBool`).
+/// A boolean as settings variables write it, blanks around it aside (Go: `strconv.ParseBool`).
 #[must_use]
 pub fn parse_bool(text: &str) -> Option<bool> {
-    match text.trim() {
-        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
-        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
-        _ => None,
-    }
+    values::boolean(text.trim())
 }
 
 #[cfg(test)]
