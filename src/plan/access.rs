@@ -341,7 +341,11 @@ impl Asked<'_> {
         }
         let mut socket = Socket {
             guarded: mode != SocketMode::Raw,
-            names: service.map_or_else(|| vec![NAME.to_owned()], |service| self.aliases(service)),
+            names: match service {
+                Some(service) => self.aliases(service),
+                None if self.has_named() => Vec::new(),
+                None => vec![NAME.to_owned()],
+            },
             in_place_of: service.map(|service| service.written.clone()),
             variables: Vec::new(),
             notes: Vec::new(),
@@ -354,20 +358,18 @@ impl Asked<'_> {
             socket.variables.push(("DOCKER_HOST", Some(address)));
         }
         if socket.guarded {
-            let path = socket.paths[0].clone();
             let defaults = [
                 // The engine's BuildKit is everybody's (docker-socket-guard.md §11.2).
-                ("DOCKER_BUILDKIT", "0"),
+                ("DOCKER_BUILDKIT", Some("0".to_owned())),
                 // Where Testcontainers finds published ports and the socket (§12.3).
-                ("TESTCONTAINERS_HOST_OVERRIDE", NAME),
-                ("TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE", &path),
-                ("TESTCONTAINERS_RYUK_CONTAINER_PRIVILEGED", "false"),
+                ("TESTCONTAINERS_HOST_OVERRIDE", socket.names.first().cloned()),
+                ("TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE", socket.paths.first().cloned()),
+                ("TESTCONTAINERS_RYUK_CONTAINER_PRIVILEGED", Some("false".to_owned())),
             ];
-            for (name, value) in defaults {
-                if self.variable(name).is_none() {
-                    socket.variables.push((name, Some(value.to_owned())));
-                }
-            }
+            let is_new = |(name, value): &(&str, Option<String>)| {
+                value.is_some() && self.variable(name).is_none()
+            };
+            socket.variables.extend(defaults.into_iter().filter(is_new));
         }
         Some(socket)
     }
@@ -523,10 +525,15 @@ impl Asked<'_> {
     /// Its own names, and the usual one unless another service has it.
     fn aliases(&self, service: &ServicePlan) -> Vec<String> {
         let mut aliases = service.aliases.clone();
-        if !self.services.iter().any(|s| s.aliases.iter().any(|alias| alias == NAME)) {
+        if !self.has_named() {
             aliases.push(NAME.to_owned());
         }
         aliases
+    }
+
+    /// Whether a service has the name under which jobs expect their daemon.
+    fn has_named(&self) -> bool {
+        self.services.iter().any(|s| s.aliases.iter().any(|alias| alias == NAME))
     }
 
     fn complete_variables(&self, sidecar: &mut Sidecar, address: &Address, port: Option<u16>) {

@@ -390,6 +390,15 @@ fn a_guarded_job_finds_its_socket_and_keeps_what_it_says_itself() {
 }
 
 #[test]
+fn a_service_of_the_daemons_name_keeps_it_beside_a_guarded_socket() {
+    let mut case = dood(&[]);
+    case.services.push(service("example/other", &["other", "docker"]));
+    let socket = case.socket();
+    assert_eq!(socket.names, [""; 0]);
+    assert!(socket.variables.iter().all(|(name, _)| *name != "TESTCONTAINERS_HOST_OVERRIDE"));
+}
+
+#[test]
 fn a_daemon_that_is_mapped_to_the_socket_leaves_the_job_as_it_is() {
     let mut case = dind(&[
         ("DOCKER_HOST", "tcp://docker:2376"),

@@ -2,7 +2,7 @@
 //! so that two jobs can use one name at once. Pure.
 //!
 //! The rest of the guard knows the job's names only. They are changed here, in the last step
-//! before a request is sent ([`outward`]), and in the first step after an answer has come
+//! before a request is sent (`outward`), and in the first step after an answer has come
 //! ([`Names::strip`]). The prefix is in nothing else that the engine says, so it is taken out of
 //! every text of an answer, and no field can be forgotten. What looks like an id is no name that a
 //! job can give (G-48): anonymous volumes keep theirs, as do containers that the engine named.
