@@ -58,6 +58,8 @@ async fn api_65_a_job_whose_acknowledgement_is_refused_is_left_alone() {
     let case = Case::start().await;
     case.gitlab.fault(Endpoint::Acknowledge, Fault::status(403));
     let id = case.gitlab.submit(job(&["true"]));
+    // The next job's must not be the one that is refused.
+    case.until_log("job is not wanted any more", 0).await;
     case.run(job(&["true"])).await.assert_success();
     engine().nothing_left_of(id).await;
     let path = format!("/api/v4/jobs/{id}");
