@@ -20,7 +20,7 @@ use crate::{
 use super::{NetworkPlan, policy, service::ServicePlan};
 
 pub use networks::InnerNetworks;
-pub use shared_socket::{SOCKET_DIRECTORY, SocketPlan};
+pub use shared_socket::{SOCKET_DIRECTORY, SOCKET_GROUP, SocketPlan};
 
 use shared_socket::USUAL_SOCKET;
 

@@ -17,7 +17,7 @@ use crate::{
     docker::{self, Engine},
     plan::{
         NetworkPlan, Plan,
-        access::Socket,
+        access::{SOCKET_GROUP, Socket},
         mount::VolumePlan,
         names::{INSTANCE_LABEL, LABEL_PREFIX},
     },
@@ -28,10 +28,6 @@ use super::{Docker, ExecutorError, spec};
 
 /// Names this guard's objects, its job's and nobody else's.
 const IDENTITY: &str = "longshore.guard";
-
-/// The socket's group where the engine's own has none that a job could be in. Any will do that is
-/// nobody's: containers are put into it.
-const GROUP: u32 = 2375;
 
 /// A job whose guarded socket could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -297,5 +293,5 @@ fn group(engine: &Path) -> Option<u32> {
         return None;
     }
     let own = std::fs::metadata(engine).map(|metadata| metadata.gid()).unwrap_or_default();
-    Some(if own == 0 { GROUP } else { own })
+    Some(if own == 0 { SOCKET_GROUP } else { own })
 }

@@ -12,7 +12,7 @@ pub const SOCKET_DIRECTORY: &str = "/run/longshore";
 pub(super) const USUAL_SOCKET: &str = "/var/run/docker.sock";
 
 /// Group of the official image's `docker`; it need not be known in the job's image.
-const SOCKET_GROUP: u32 = 2375;
+pub const SOCKET_GROUP: u32 = 2375;
 
 /// A daemon's unix socket, shared with its job in a volume at [`SOCKET_DIRECTORY`].
 #[derive(Debug, Clone, PartialEq, Eq)]
