@@ -7,13 +7,15 @@
 //! `dockerd-entrypoint.sh`): `DOCKER_TLS_CERTDIR` decides whether the daemon listens with TLS on
 //! 2376 or without on 2375, and flags in the service's `command` are the daemon's.
 
+mod command;
 mod networks;
 mod shared_socket;
+mod socket;
 
 use std::fmt;
 
 use crate::{
-    config::{DindMode, DindNetwork, DockerConfig, SocketMode, volume::Volume},
+    config::{DindMode, DindNetwork, DockerConfig, volume::Volume},
     job::{JobStep, variable::Expanded},
 };
 
@@ -21,7 +23,9 @@ use super::{NetworkPlan, policy, service::ServicePlan};
 
 pub use networks::InnerNetworks;
 pub use shared_socket::{SOCKET_DIRECTORY, SOCKET_GROUP, SocketPlan};
+pub use socket::Socket;
 
+use command::Command;
 use shared_socket::USUAL_SOCKET;
 
 /// Ports of a daemon without and with TLS (IANA: `docker`, `docker-s`).
@@ -36,9 +40,6 @@ const LOCAL: &str = "127.0.0.1";
 
 /// Where the image has its certificates when nobody says otherwise (`ENV DOCKER_TLS_CERTDIR`).
 const CERTIFICATES: &str = "/certs";
-
-/// The image's program that turns its environment into flags.
-const ENTRYPOINT: &str = "dockerd-entrypoint.sh";
 
 /// Range of the daemon's default bridge where the job's network has IPv6 (RFC 4193).
 const BRIDGE_IPV6: &str = "fd6c:6f6e:6773::/64";
@@ -115,23 +116,6 @@ impl CertificatePlan {
     pub fn client(&self) -> String {
         format!("{}/client", self.directory)
     }
-}
-
-/// The engine's own socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Socket {
-    /// Where it is in the job's containers; the job's variables lead to the first.
-    pub paths: Vec<String>,
-    /// Whether a guard stands before it. If not, it is mounted as it is.
-    pub guarded: bool,
-    /// Names under which the job expects ports that its containers publish.
-    pub names: Vec<String>,
-    /// The service in whose place it is, as the job writes it.
-    pub in_place_of: Option<String>,
-    /// Variables for the job; `None` removes one.
-    pub variables: Vec<(&'static str, Option<String>)>,
-    /// What of the job's own variables does not hold here, one line each.
-    pub notes: Vec<String>,
 }
 
 /// Why a job cannot have its daemon. The job's author reads this.
@@ -325,71 +309,6 @@ enum Address {
 }
 
 impl Asked<'_> {
-    /// The engine's socket, where the runner mounts or offers it, or in the place of a service.
-    fn socket(&self, service: Option<&ServicePlan>) -> Option<Socket> {
-        let mode = self.docker.socket.mode;
-        let mut paths: Vec<String> = self
-            .docker
-            .volumes
-            .iter()
-            .filter_map(|text| Volume::parse(text).ok())
-            .filter(Volume::is_engine_socket)
-            .map(|volume| self.variables.expand(&volume.destination))
-            .collect();
-        if paths.is_empty() && (service.is_some() || mode == SocketMode::Guarded) {
-            paths.push(USUAL_SOCKET.to_owned());
-        }
-        let mut socket = Socket {
-            guarded: mode != SocketMode::Raw,
-            names: match service {
-                Some(service) => self.aliases(service),
-                None if self.has_named() => Vec::new(),
-                None => vec![NAME.to_owned()],
-            },
-            in_place_of: service.map(|service| service.written.clone()),
-            variables: Vec::new(),
-            notes: Vec::new(),
-            paths,
-        };
-        let address = format!("unix://{}", socket.paths.first()?);
-        if service.is_some() {
-            self.point_to(&address, &mut socket);
-        } else if socket.guarded && self.variable("DOCKER_HOST").is_none() {
-            socket.variables.push(("DOCKER_HOST", Some(address)));
-        }
-        if socket.guarded {
-            let defaults = [
-                // The engine's BuildKit is everybody's (docker-socket-guard.md §11.2).
-                ("DOCKER_BUILDKIT", Some("0".to_owned())),
-                // Where Testcontainers finds published ports and the socket (§12.3).
-                ("TESTCONTAINERS_HOST_OVERRIDE", socket.names.first().cloned()),
-                ("TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE", socket.paths.first().cloned()),
-                ("TESTCONTAINERS_RYUK_CONTAINER_PRIVILEGED", Some("false".to_owned())),
-            ];
-            let is_new = |(name, value): &(&str, Option<String>)| {
-                value.is_some() && self.variable(name).is_none()
-            };
-            socket.variables.extend(defaults.into_iter().filter(is_new));
-        }
-        Some(socket)
-    }
-
-    /// Makes a job that expects a daemon on TCP find the socket.
-    fn point_to(&self, address: &str, socket: &mut Socket) {
-        for name in ["DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_TLS_CERTDIR", "DOCKER_TLS"] {
-            if self.variables.value(name).is_some() {
-                socket.variables.push((name, None));
-            }
-        }
-        if let Some(own) = self.variable("DOCKER_HOST").filter(|own| *own != address) {
-            socket.notes.push(format!(
-                "DOCKER_HOST is {own} in this job; here it is {address}, as this runner gives jobs \
-                 the engine's socket in place of a daemon of their own"
-            ));
-        }
-        socket.variables.push(("DOCKER_HOST", Some(address.to_owned())));
-    }
-
     /// A variable of the job that says something: an empty one does not.
     fn variable(&self, name: &str) -> Option<&str> {
         self.variables.value(name).filter(|value| !value.is_empty())
@@ -680,53 +599,6 @@ fn certificate_names(service: &ServicePlan, host: &str, aliases: &[String]) -> V
         is_new
     });
     names
-}
-
-/// What a daemon's container runs.
-struct Command<'a> {
-    /// Words after the image's entrypoint.
-    words: Vec<&'a str>,
-    /// Whether these are flags of the daemon, so that others may follow.
-    takes_flags: bool,
-    turns_tls_off: bool,
-}
-
-impl<'a> Command<'a> {
-    fn of(service: &'a ServicePlan) -> Self {
-        let words = |list: &'a [String]| list.iter().map(String::as_str).filter(|w| !w.is_empty());
-        let mut all: Vec<&str> =
-            words(&service.entrypoint).chain(words(&service.command)).collect();
-        // As GitLab's documentation has it: `env -u DOCKER_HOST dockerd-entrypoint.sh`.
-        let is_entrypoint = |word: &&str| word.rsplit('/').next() == Some(ENTRYPOINT);
-        let position = all.iter().position(is_entrypoint);
-        let (found, before) = match position {
-            Some(position) => (true, all.drain(..=position).collect()),
-            None => (service.entrypoint.is_empty(), Vec::new()),
-        };
-        let is_flags = all.first().is_none_or(|word| word.starts_with('-'));
-        Self {
-            takes_flags: found && is_flags && !before.contains(&"-c"),
-            turns_tls_off: all.iter().any(|w| matches!(*w, "--tls=false" | "--tlsverify=false")),
-            words: all,
-        }
-    }
-
-    fn has(&self, flag: &str) -> bool {
-        self.value(flag).is_some()
-    }
-
-    /// What follows a flag, in its own word or in the next.
-    fn value(&self, flag: &str) -> Option<&'a str> {
-        let mut words = self.words.iter();
-        words
-            .by_ref()
-            .find_map(|word| {
-                word.strip_prefix(flag).filter(|rest| rest.is_empty() || rest.starts_with('='))
-            })
-            .map(|rest| {
-                rest.strip_prefix('=').unwrap_or_else(|| words.next().copied().unwrap_or_default())
-            })
-    }
 }
 
 impl Sidecar {

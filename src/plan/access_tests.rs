@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     api::wire::Variable,
-    config::{DindConfig, DindNetwork, testing::docker_config},
+    config::{DindConfig, DindNetwork, SocketMode, testing::docker_config},
     job::variable::Variables,
 };
 
