@@ -39,6 +39,7 @@ pub fn things(plan: &Plan) -> Vec<Thing> {
         .chain([plan.names.build.clone(), plan.names.helper.clone()])
         .map(Thing::Container)
         .collect();
+    things.extend(plan.access.buildkit().map(|_| Thing::Container(plan.names.buildkit.clone())));
     match &plan.network {
         NetworkPlan::Own { name, .. } => things.push(Thing::Network(name.clone())),
         NetworkPlan::Default | NetworkPlan::Given(_) => {

@@ -11,7 +11,7 @@ use super::{
     },
     send,
 };
-use crate::proxy::{Refusal, body};
+use crate::proxy::{Refusal, body, buildkit};
 
 impl Judge<'_> {
     pub(super) fn containers(&self, segments: &[&str]) -> Decision {
@@ -20,6 +20,9 @@ impl Judge<'_> {
             (&Method::GET, ["json"]) => self.container_list(),
             (&Method::POST, ["create"]) => self.container_create(),
             (&Method::POST, ["prune"]) => self.prune("containers", "ContainersDeleted"),
+            (_, [reference, ..]) if buildkit::is_builder(reference) => {
+                Err(buildkit::builder(self.world.settings.build))
+            }
             (&Method::DELETE, [reference]) => {
                 let (id, _) = owned.own_container(reference)?;
                 let query = self.query(&[("v", Flag), ("force", Flag), ("link", Ignored)])?;
@@ -198,6 +201,9 @@ impl Judge<'_> {
         let mut query = self.query(&[("name", Word), ("platform", Word)])?;
         let name = self.raw("name").trim_start_matches('/').to_owned();
         query.retain(|(known, _)| known != "name");
+        if buildkit::is_builder(&name) {
+            return Err(buildkit::builder(self.world.settings.build));
+        }
         if !name.is_empty() {
             body::name(&name, &self.world.settings)?;
             query.push(("name".to_owned(), name));

@@ -5,14 +5,13 @@ use serde_json::{Value, json};
 
 use super::{
     Decision, Filter, Forward, ImageUse, Judge, Reply, Sent, Then, Verdict, bad_reference, new_tag,
-    no_buildkit,
     query::{
         self,
         Param::{self, Drop as Ignored, Flag, Many, Number, Word},
     },
     send,
 };
-use crate::proxy::{Refusal, body, dockerfile, image::Reference};
+use crate::proxy::{Refusal, body, buildkit, dockerfile, image::Reference, settings::Build};
 
 impl Judge<'_> {
     pub(super) fn images(&self, segments: &[&str]) -> Decision {
@@ -208,11 +207,12 @@ impl Judge<'_> {
     }
 
     pub(super) fn build(&self) -> Decision {
-        if !self.world.settings.build {
-            return Err(Refusal::denied("building images", "G-70"));
+        let offered = self.world.settings.build;
+        if offered == Build::Off {
+            return Err(buildkit::off());
         }
         if !["", "1"].contains(&self.raw("version")) || !self.raw("session").is_empty() {
-            return Err(no_buildkit());
+            return Err(buildkit::in_the_engine(offered));
         }
         let mut query = self.query(&[
             ("t", Many),

@@ -26,10 +26,10 @@ use crate::{
 
 use self::{
     certificates::Certificates,
-    files::Files,
     probe::{About, Silence},
 };
 pub use certificates::CertificateError;
+pub(super) use files::Files;
 
 use super::{Docker, service::Started};
 
@@ -261,7 +261,11 @@ impl<'a> Daemon<'a> {
 }
 
 /// Puts files into a container that has not started; nothing is asked for none.
-async fn put(docker: &Docker, container: &str, files: Files) -> Result<(), docker::Error> {
+pub(super) async fn put(
+    docker: &Docker,
+    container: &str,
+    files: Files,
+) -> Result<(), docker::Error> {
     let failed = || docker::Error::of("put files into the container", container);
     let Some(archive) = files.finish().map_err(|error| failed()(error.into()))? else {
         return Ok(());
@@ -318,7 +322,7 @@ pub(super) async fn lost(docker: &Docker) -> Option<String> {
     ))
 }
 
-async fn last_lines(docker: &Docker, container: &str) -> String {
+pub(super) async fn last_lines(docker: &Docker, container: &str) -> String {
     let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail(LOG_LINES).build();
     let mut log = String::new();
     let mut pieces = docker.engine.client().logs(container, Some(options));
@@ -329,7 +333,7 @@ async fn last_lines(docker: &Docker, container: &str) -> String {
 }
 
 /// Waits for the container's end; its exit code.
-async fn ended(docker: &Docker, container: &str) -> Result<i64, docker::Error> {
+pub(super) async fn ended(docker: &Docker, container: &str) -> Result<i64, docker::Error> {
     let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
     let mut end = docker.engine.client().wait_container(container, Some(options));
     match end.next().await {
