@@ -68,6 +68,17 @@ impl Engine {
         });
     }
 
+    /// Makes sure that it has `docker:cli-buildx`, `registry:2` and `moby/buildkit:rootless`.
+    pub(crate) fn needs_buildx(&self) {
+        static MADE: Once = Once::new();
+        MADE.call_once(|| {
+            let up = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engine/up");
+            let output = Command::new(up).arg("--buildx").env("DOCKER_HOST", &self.host).output();
+            let output = output.unwrap();
+            assert!(output.status.success(), "tests/engine/up --buildx: {output:?}");
+        });
+    }
+
     /// The engine's socket.
     pub(crate) fn socket(&self) -> PathBuf {
         let path = self.host.strip_prefix("unix://");

@@ -21,6 +21,10 @@ const READY: Duration = Duration::from_mins(1);
 /// What its log says when its socket is there (moby/buildkit: `serveGRPC`, at least v0.11 to v0.34).
 const LISTENS: &str = "running server on";
 
+/// What there is to say of an image that cannot run it.
+const NOT_BUILDKIT: &str = "[runners.docker.socket] buildkit_image must be one whose entrypoint takes \
+                            buildkitd's arguments, such as moby/buildkit:rootless";
+
 /// A job whose BuildKit did not become ready.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildKitError {
@@ -51,8 +55,9 @@ impl BuildKitError {
     /// What its log says of why.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
-        let (Self::Ended { image, log, .. } | Self::Late { image, log }) = self else {
-            return None;
+        let (image, log) = match self {
+            Self::Ended { image, log, .. } | Self::Late { image, log } => (image, log),
+            Self::Engine(error) => return error.is_at_start().then_some(NOT_BUILDKIT),
         };
         let log = log.to_lowercase();
         let has = |words: &[&str]| words.iter().any(|word| log.contains(word));
@@ -73,6 +78,8 @@ impl BuildKitError {
                 "its container is not privileged: [runners.docker.socket] buildkit_image must be a \
                  rootless one, or [runners.docker] runtime one such as sysbox-runc",
             )
+        } else if has(&["unknown flag", "not found", "unrecognized option"]) {
+            Some(NOT_BUILDKIT)
         } else {
             None
         }

@@ -102,10 +102,7 @@ impl ExecutorError {
             Self::Engine(error) if error.status() == Some(400) && !error.is_at_start() => {
                 FailureReason::RunnerConfigurationError
             }
-            Self::Daemon(dind::DaemonError::Engine(error))
-            | Self::BuildKit(BuildKitError::Engine(error))
-                if error.status() == Some(400) =>
-            {
+            Self::Daemon(dind::DaemonError::Engine(error)) if error.status() == Some(400) => {
                 FailureReason::RunnerConfigurationError
             }
             Self::HelperImage(_)
