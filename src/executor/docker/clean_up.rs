@@ -257,6 +257,22 @@ mod tests {
     }
 
     #[test]
+    fn a_jobs_buildkit_goes_with_its_state_and_its_socket() {
+        let with = |build: &str| {
+            let socket =
+                format!("[runners.docker.socket]\nmode = \"guarded\"\nbuild = \"{build}\"");
+            things(&Case::new().docker(&socket).plan())
+        };
+        let (with, without) = (with("sidecar"), with("classic"));
+        let more: Vec<&Thing> = with.iter().filter(|thing| !without.contains(thing)).collect();
+        assert!(
+            matches!(more[..], [Thing::Container(name), Thing::Volume(_), Thing::Volume(_)]
+                if name.ends_with("-buildkit")),
+            "{more:?}"
+        );
+    }
+
+    #[test]
     fn docker_119_what_the_job_did_not_make_is_not_removed() {
         for mode in ["", "network_mode = \"ours\"", "network_mode = \"host\""] {
             let plan = case().docker(mode).variable("FF_NETWORK_PER_BUILD", "false").plan();

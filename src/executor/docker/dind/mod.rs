@@ -296,9 +296,20 @@ pub(super) async fn link_socket(docker: &Docker) {
     }
 }
 
-/// What there is to say when a script has failed: that the daemon it used had ended meanwhile.
+/// What there is to say when a script has failed: that the daemon or the BuildKit it used had ended
+/// meanwhile.
 pub(super) async fn lost(docker: &Docker) -> Option<String> {
-    let Sidecar { service, container, .. } = docker.plan.access.sidecar()?;
+    let access = &docker.plan.access;
+    let (what, container, key) = match (access.sidecar(), access.buildkit()) {
+        (Some(Sidecar { service, container, .. }), _) => {
+            (format!("Docker daemon ({service})"), container, "[runners.docker] service_memory")
+        }
+        (None, Some(buildkit)) => {
+            let what = format!("BuildKit ({})", buildkit.image);
+            (what, &docker.plan.names.buildkit, "[runners.docker.socket.limits] memory")
+        }
+        (None, None) => return None,
+    };
     let state = docker
         .engine
         .client()
@@ -311,13 +322,13 @@ pub(super) async fn lost(docker: &Docker) -> Option<String> {
     }
     let code = state.exit_code.unwrap_or_default();
     let memory = if state.oom_killed == Some(true) {
-        " (out of memory; [runners.docker] service_memory limits it)"
+        format!(" (out of memory; {key} limits it)")
     } else {
-        ""
+        String::new()
     };
     let log = last_lines(docker, container).await;
     Some(format!(
-        "The job's Docker daemon ({service}) ended with exit code {code}{memory} while the script \
+        "The job's {what} ended with exit code {code}{memory} while the script \
          ran. Its last lines:\n{log}"
     ))
 }
