@@ -62,7 +62,9 @@ impl Judge<'_> {
             }
             (&Method::POST, [name @ .., "push"]) if !name.is_empty() => self.push(&name.join("/")),
             (&Method::DELETE, name) if !name.is_empty() => {
-                let query = self.query(&[("force", Flag), ("noprune", Flag)])?;
+                // With `noprune`, which compose sets, layers without a name or a label would be left,
+                // and nothing of the job leads to them any more.
+                let query = self.query(&[("force", Flag), ("noprune", Ignored)])?;
                 let mut forward = self.forward("/images/{image}".to_owned(), query);
                 forward.image = Some((name.join("/"), ImageUse::Remove));
                 Ok(send(forward))

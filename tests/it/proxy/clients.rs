@@ -97,3 +97,18 @@ async fn g_12_1_a_terminal_is_one_and_has_its_clients_size() {
     assert!(text.contains("/dev/pts/0") && text.contains("sized"), "{text}");
     case.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g_15_layers_that_are_kept_from_pruning_go_with_the_job() {
+    let case = Case::start().await;
+    let label = format!("it={}", case.identity);
+    let dockerfile = format!("FROM busybox\nLABEL {label}\nRUN touch /made\n");
+    let built = case.fed(&["build", "--tag", "layers:1", "-"], dockerfile.as_bytes()).await;
+    assert!(built.status.success(), "{built:?}");
+    // As compose does it.
+    case.docker(&["rmi", "--no-prune", "layers:1"]).await;
+    case.stop().await;
+    let filter = format!("label={label}");
+    let left = engine().docker(&["images", "--all", "--quiet", "--filter", &filter]);
+    assert_eq!(left, "");
+}
