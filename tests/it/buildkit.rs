@@ -32,6 +32,9 @@ fn buildx_job(script: &[&str]) -> JobSpec {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g_11_3_docker_buildx_and_compose_build_with_the_jobs_own_buildkit() {
+    if !engine().has_buildkit() {
+        return;
+    }
     let case = case(SIDECAR).await;
     let script = [
         CONTEXT,
@@ -68,6 +71,9 @@ async fn g_11_3_docker_buildx_and_compose_build_with_the_jobs_own_buildkit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g_11_3_a_push_leaves_from_the_jobs_network_and_any_user_may_build() {
+    if !engine().has_buildkit() {
+        return;
+    }
     let case = case(SIDECAR).await;
     let script = [
         "id -u",
@@ -91,6 +97,9 @@ async fn g_11_3_a_push_leaves_from_the_jobs_network_and_any_user_may_build() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g_11_3_a_jobs_buildkit_cannot_be_touched_by_it_and_goes_with_it_after_a_kill() {
+    if !engine().has_buildkit() {
+        return;
+    }
     let mut case = case(SIDECAR).await;
     let script = [
         CONTEXT,

@@ -68,15 +68,29 @@ impl Engine {
         });
     }
 
-    /// Makes sure that it has `docker:cli-buildx`, `registry:2` and `moby/buildkit:rootless`.
+    /// Makes sure that it has `docker:cli-buildx` and `registry:2`.
     pub(crate) fn needs_buildx(&self) {
         static MADE: Once = Once::new();
-        MADE.call_once(|| {
-            let up = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engine/up");
-            let output = Command::new(up).arg("--buildx").env("DOCKER_HOST", &self.host).output();
-            let output = output.unwrap();
-            assert!(output.status.success(), "tests/engine/up --buildx: {output:?}");
-        });
+        MADE.call_once(|| self.make("--buildx"));
+    }
+
+    /// Makes sure that it has `moby/buildkit:rootless` as well. False where that cannot be made and
+    /// whoever runs the tests has said so.
+    pub(crate) fn has_buildkit(&self) -> bool {
+        static MADE: Once = Once::new();
+        if std::env::var_os("LONGSHORE_TESTS_WITHOUT_BUILDKIT").is_some() {
+            println!("skipped: LONGSHORE_TESTS_WITHOUT_BUILDKIT is set");
+            return false;
+        }
+        self.needs_buildx();
+        MADE.call_once(|| self.make("--buildkit"));
+        true
+    }
+
+    fn make(&self, what: &str) {
+        let up = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engine/up");
+        let output = Command::new(up).arg(what).env("DOCKER_HOST", &self.host).output().unwrap();
+        assert!(output.status.success(), "tests/engine/up {what}: {output:?}");
     }
 
     /// The engine's socket.

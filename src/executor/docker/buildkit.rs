@@ -105,11 +105,10 @@ impl Docker {
         let Some(guarded) = guarded else { return Ok(()) };
         let since = Instant::now();
         let started = self.run_buildkit(plan, &image, &guarded.place.network).await;
-        started.map_err(|error| {
+        started.inspect_err(|error| {
             if let Some(log) = error.log() {
                 voice.warning(&format!("BuildKit's last lines:\n{log}"));
             }
-            error
         })?;
         voice.plain(&format!(
             "BuildKit {} is ready after {:.1} s",

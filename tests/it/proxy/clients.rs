@@ -31,7 +31,7 @@ async fn g_12_1_images_are_pushed_to_and_pulled_from_allowed_registries_alone() 
     let allowed = |host: &str| {
         let host = host.to_owned();
         move |settings: &mut longshore::proxy::GuardSettings| {
-            settings.images.registries = vec![host]
+            settings.images.registries = vec![host];
         }
     };
     let (case, other) = tokio::join!(Case::with(allowed(&host)), Case::with(allowed(&host)));
