@@ -47,6 +47,7 @@ async fn g_12_2_two_jobs_run_the_same_compose_file_at_once() {
         "curl --silent http://docker:8080/ | sed 's/^/port: /'",
         "docker compose port web 80 | sed 's/.*:/port /'",
         "docker compose ls --quiet",
+        // Its init, and itself.
         "docker compose top web | grep -c httpd",
         "docker compose restart client && docker compose stop && docker compose start",
         "docker compose kill client && docker compose ps --services --status exited",
@@ -63,7 +64,7 @@ async fn g_12_2_two_jobs_run_the_same_compose_file_at_once() {
         let marked = ["exec", "run", "cp", "bind", "port"].map(|mark| format!("{mark}: {payload}"));
         let mut lines = vec!["client web ", payload];
         lines.extend(marked.iter().map(String::as_str));
-        lines.extend(["port 8080", "none", "1", "client", "0", "0"]);
+        lines.extend(["port 8080", "none", "2", "client", "0", "0"]);
         ended.assert_lines(&lines);
         engine().nothing_left_of(ended.id).await;
     }
