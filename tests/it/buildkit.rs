@@ -121,6 +121,7 @@ async fn g_11_3_a_jobs_buildkit_cannot_be_touched_by_it_and_goes_with_it_after_a
         "refused docker run --rm --volume /run/longshore:/run/longshore busybox:latest true",
         "refused docker buildx create --driver docker-container --name other",
         "refused docker buildx build --allow security.insecure .",
+        "refused docker buildx build --allow network.host --network host .",
         "docker network inspect bridge --format '{{len .Containers}} in the network'",
         "docker volume ls --quiet | wc -l",
         "docker buildx build --quiet --load --tag one . > /dev/null && docker run --rm one",
@@ -145,7 +146,7 @@ async fn g_11_3_a_jobs_buildkit_cannot_be_touched_by_it_and_goes_with_it_after_a
     let said = case.gitlab.result_so_far(id);
     let text = said.plain();
     assert!(!text.contains("allowed: "), "{text}");
-    assert_eq!(text.matches("refused: ").count(), 12, "{text}");
+    assert_eq!(text.matches("refused: ").count(), 13, "{text}");
     assert!(
         text.contains("this job has a BuildKit of its own: build with --builder longshore"),
         "{text}"
