@@ -39,16 +39,18 @@ async fn g_11_3_docker_buildx_and_compose_build_with_the_jobs_own_buildkit() {
     let script = [
         CONTEXT,
         "echo \"buildkit=$DOCKER_BUILDKIT.\"",
-        "docker buildx build --quiet --load --tag one . > /dev/null && docker run --rm one",
-        "docker build --quiet --load --tag two . > /dev/null && docker run --rm two",
-        "docker image ls --format '{{.Repository}}' | sort | tr '\\n' ' ' && echo",
+        "docker buildx build --quiet --load --tag one-$CI_JOB_ID . > /dev/null && docker run --rm one-$CI_JOB_ID",
+        "docker build --quiet --load --tag two-$CI_JOB_ID . > /dev/null && docker run --rm two-$CI_JOB_ID",
+        "docker image ls --format '{{.Repository}}' | sed 's/-[0-9]*$//' | sort | tr '\\n' ' ' && echo",
         "printf '%s\\n' 'services:' '  web:' '    build: .' > compose.yaml",
+        // A name of the engine, which its jobs have in common.
+        "export COMPOSE_PROJECT_NAME=compose-$CI_JOB_ID",
         "docker compose up --build 2>&1 | grep '| 0'",
         "docker compose down --rmi local",
         // The classic builder is there for whoever wants it.
         "printf 'FROM busybox\\nRUN echo classic > /who\\n' | \
-         DOCKER_BUILDKIT=0 docker build --quiet --tag three - > /dev/null",
-        "docker run --rm three cat /who",
+         DOCKER_BUILDKIT=0 docker build --quiet --tag three-$CI_JOB_ID - > /dev/null",
+        "docker run --rm three-$CI_JOB_ID cat /who",
     ];
     let ended = case.run(buildx_job(&script)).await;
     ended.assert_success();
@@ -67,6 +69,9 @@ async fn g_11_3_docker_buildx_and_compose_build_with_the_jobs_own_buildkit() {
     );
     assert!(story.contains("BuildKit moby/buildkit:rootless is ready after"), "{story}");
     engine().nothing_left_of(ended.id).await;
+    case.until_idle().await;
+    let images = engine().docker(&["images", "--format", "{{.Repository}}"]);
+    assert!(!images.contains(&ended.id.to_string()), "{images}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,7 +129,7 @@ async fn g_11_3_a_jobs_buildkit_cannot_be_touched_by_it_and_goes_with_it_after_a
         "refused docker buildx build --allow network.host --network host .",
         "docker network inspect bridge --format '{{len .Containers}} in the network'",
         "docker volume ls --quiet | wc -l",
-        "docker buildx build --quiet --load --tag one . > /dev/null && docker run --rm one",
+        "docker buildx build --quiet --load --tag one-$CI_JOB_ID . > /dev/null && docker run --rm one-$CI_JOB_ID",
         "echo all-'tried'",
         "sleep 1000",
     ];
@@ -181,6 +186,7 @@ async fn g_11_2_without_it_buildx_is_refused_at_once_and_told_the_way_out() {
     let script = [
         "printf 'FROM busybox\\nRUN echo classic > /who\\n' > Dockerfile",
         "printf '%s\\n' 'services:' '  web:' '    build: .' '    command: cat /who' > compose.yaml",
+        "export COMPOSE_PROJECT_NAME=compose-$CI_JOB_ID",
         REFUSED,
         "refused docker buildx build .",
         "DOCKER_BUILDKIT=1 refused docker build .",
@@ -188,7 +194,7 @@ async fn g_11_2_without_it_buildx_is_refused_at_once_and_told_the_way_out() {
         "refused docker buildx du",
         "DOCKER_BUILDKIT=1 refused docker compose build",
         "docker buildx ls 2>&1 | grep --only-matching 'set DOCKER_BUILDKIT=0'",
-        "docker build --quiet --tag one . > /dev/null && docker run --rm one cat /who",
+        "docker build --quiet --tag one-$CI_JOB_ID . > /dev/null && docker run --rm one-$CI_JOB_ID cat /who",
         "docker compose up --build 2>&1 | grep '| classic'",
         "docker compose down",
     ];
