@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{Seek as _, SeekFrom, Write as _},
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,9 +25,11 @@ use super::{
     engine::{Body, Broken, Outgoing, full},
     exchange::{Resolved, unreachable},
     image::Reference,
+    journal::Entry,
     json as strict,
-    policy::{Forward, Sent, registry_host},
+    policy::{Forward, registry_host},
     serve::Shared,
+    tags::{Held, Use},
 };
 
 /// How long the next piece may take (G-86).
@@ -37,28 +40,40 @@ const IMAGES: usize = 100;
 const UNPACKED: u64 = 8;
 
 impl Shared {
-    /// Reads the client's archive to its end, and judges it.
-    pub(super) async fn read_archive(
-        &self,
+    /// Reads an archive of images to its end, and judges it (G-64). Its tags are the request's from
+    /// here on.
+    pub(super) async fn read_images(
+        self: &Arc<Self>,
+        archive: &mut Option<Incoming>,
+        held: &mut Vec<Held>,
+    ) -> Result<File, Refusal> {
+        let (spool, most) = self.spooled_archive(archive).await?;
+        let (mut tags, spool) = blocking(move || {
+            let tags = archive::images(&spool, most)?;
+            Ok((tags, rewound(spool)?))
+        })
+        .await?;
+        // In one order, so that no two requests wait for each other.
+        tags.sort_by_key(Reference::canonical);
+        tags.dedup();
+        for tag in &tags {
+            held.push(self.reserve(tag, Use::Alone).await?);
+            self.free_tag(tag).await?;
+        }
+        if !tags.is_empty() {
+            let tags = tags.iter().map(Reference::canonical).collect();
+            self.note(&Entry::Tagging { tags, image: None })?;
+        }
+        Ok(spool)
+    }
+
+    /// Reads a build's context to its end, and judges it (G-72 … G-75).
+    pub(super) async fn read_context(
+        self: &Arc<Self>,
         forward: &mut Forward,
         archive: &mut Option<Incoming>,
     ) -> Result<File, Refusal> {
-        let body =
-            archive.take().ok_or_else(|| Refusal::malformed("there is no archive", "G-26"))?;
-        let mut spool = self.spool(body).await?;
-        let most = self.settings.limits.upload.saturating_mul(UNPACKED);
-        if forward.body == Sent::Images {
-            let (tags, spool) = blocking(move || {
-                let tags = archive::images(&spool, most)?;
-                Ok((tags, rewound(spool)?))
-            })
-            .await?;
-            for tag in &tags {
-                self.free_tag(tag).await?;
-            }
-            self.note_tags(&tags, None)?;
-            return Ok(spool);
-        }
+        let (mut spool, most) = self.spooled_archive(archive).await?;
         let name = parameter(forward, "dockerfile").to_owned();
         let arguments = arguments(parameter(forward, "buildargs"))?;
         let needed;
@@ -69,6 +84,17 @@ impl Shared {
         .await?;
         self.need_images(needed, forward).await?;
         Ok(spool)
+    }
+
+    /// The client's archive in a file, and how large it may be, unpacked.
+    async fn spooled_archive(
+        &self,
+        archive: &mut Option<Incoming>,
+    ) -> Result<(File, u64), Refusal> {
+        let body =
+            archive.take().ok_or_else(|| Refusal::malformed("there is no archive", "G-26"))?;
+        let spool = self.spool(body).await?;
+        Ok((spool, self.settings.limits.upload.saturating_mul(UNPACKED)))
     }
 
     /// Writes a body to a file that nobody can name.
@@ -105,7 +131,11 @@ impl Shared {
     }
 
     /// Sees to it that all images of a build are there and may be used (G-73).
-    async fn need_images(&self, needed: Vec<String>, forward: &mut Forward) -> Result<(), Refusal> {
+    async fn need_images(
+        self: &Arc<Self>,
+        needed: Vec<String>,
+        forward: &mut Forward,
+    ) -> Result<(), Refusal> {
         // The engine would pull what others share; the guard knows what to pull.
         let pull = parameter(forward, "pull") == "1";
         forward.query.retain(|(name, _)| name != "pull");
@@ -119,7 +149,7 @@ impl Shared {
             if seen.len() > IMAGES {
                 return Err(Refusal::because("Dockerfile: too many images", "G-73"));
             }
-            let found = self.base_image(&name, pull, &credentials).await?;
+            let found = self.base_image(&name, pull, &credentials, forward).await?;
             let lines: Vec<String> = found.details["Config"]["OnBuild"]
                 .as_array()
                 .into_iter()
@@ -132,23 +162,30 @@ impl Shared {
     }
 
     async fn base_image(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         pull: bool,
         credentials: &Map<String, Value>,
+        forward: &mut Forward,
     ) -> Result<Resolved, Refusal> {
         // By an id the engine would find any image: only names are taken.
         let reference = Reference::parse(name).ok_or_else(|| {
             Refusal::because(&format!("Dockerfile: {name} is no name of an image"), "G-73")
         })?;
-        let is_pulled = !reference.is_shared(&self.settings.images)
-            && !self.owned().tag(&reference.canonical()).is_some_and(|tag| tag.made);
+        let is_made = self.owned().tag(&reference.canonical()).is_some_and(|tag| tag.made);
         let found = self.image(name).await;
+        if is_made && self.settings.scopes_tags() {
+            forward.held.push(reference);
+            return found;
+        }
+        let is_pulled = !is_made && !reference.is_shared(&self.settings.images);
         if !(is_pulled && (pull || found.is_err())) {
             return self.same_image(&reference, found?).await;
         }
         reference.may_ask(&self.settings.images)?;
+        let held = self.reserve(&reference, Use::Pull).await?;
         self.pull(&reference, credentials).await?;
+        drop(held);
         self.image(name).await
     }
 
@@ -223,10 +260,8 @@ impl Shared {
         if bad {
             return Err(failed());
         }
-        let path = format!("/images/{}/json", reference.canonical());
-        let details = self.engine.get(&path).await.map_err(unreachable)?.ok_or_else(failed)?;
-        let id = details["Id"].as_str().unwrap_or_default().to_owned();
-        self.change(|owned| owned.add_tag(reference.canonical(), &id, false));
+        let id = self.meaning(reference).await?.ok_or_else(failed)?;
+        self.pulled(reference, &id).await;
         Ok(())
     }
 

@@ -33,6 +33,7 @@ pub mod policy_file;
 pub mod serve;
 pub mod settings;
 mod stream;
+mod tags;
 pub mod target;
 
 pub use audit::AuditEvent;
