@@ -4,36 +4,28 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
-    io::{Seek as _, SeekFrom, Write as _},
     sync::Arc,
-    time::Duration,
 };
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE};
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
-use http_body_util::{BodyExt as _, StreamBody};
-use hyper::{
-    Method,
-    body::{Frame, Incoming},
-};
+use http_body_util::BodyExt as _;
+use hyper::{Method, body::Incoming};
 use serde_json::{Map, Value, json};
-use tokio_util::io::ReaderStream;
 
 use super::{
     Refusal, archive, dockerfile,
-    engine::{Body, Broken, Outgoing, full},
+    engine::{Outgoing, full},
     exchange::{Resolved, unreachable},
     image::Reference,
     journal::Entry,
     json as strict,
     policy::{Forward, registry_host},
     serve::Shared,
+    spool::Spool,
     tags::{Held, Use},
 };
 
-/// How long the next piece may take (G-86).
-const PROGRESS: Duration = Duration::from_mins(1);
 /// How many images a build may need.
 const IMAGES: usize = 100;
 /// How much larger than what was sent an archive may be, unpacked.
@@ -47,12 +39,10 @@ impl Shared {
         archive: &mut Option<Incoming>,
         held: &mut Vec<Held>,
     ) -> Result<File, Refusal> {
-        let (spool, most) = self.spooled_archive(archive).await?;
-        let (mut tags, spool) = blocking(move || {
-            let tags = archive::images(&spool, most)?;
-            Ok((tags, rewound(spool)?))
-        })
-        .await?;
+        let most = self.settings.limits.upload.saturating_mul(UNPACKED);
+        let body = body_of(archive)?;
+        let (mut tags, spool) =
+            self.spool(body, move |archive| archive::images(archive, most)).await?;
         // In one order, so that no two requests wait for each other.
         tags.sort_by_key(Reference::canonical);
         tags.dedup();
@@ -73,61 +63,15 @@ impl Shared {
         forward: &mut Forward,
         archive: &mut Option<Incoming>,
     ) -> Result<File, Refusal> {
-        let (mut spool, most) = self.spooled_archive(archive).await?;
+        let most = self.settings.limits.upload.saturating_mul(UNPACKED);
         let name = parameter(forward, "dockerfile").to_owned();
         let arguments = arguments(parameter(forward, "buildargs"))?;
-        let needed;
-        (needed, spool) = blocking(move || {
-            let source = archive::dockerfile(&spool, &name, most)?;
-            Ok((dockerfile::images(&source, &arguments)?, rewound(spool)?))
-        })
-        .await?;
+        let judge = move |archive: &mut Spool| {
+            dockerfile::images(&archive::dockerfile(archive, &name, most)?, &arguments)
+        };
+        let (needed, spool) = self.spool(body_of(archive)?, judge).await?;
         self.need_images(needed, forward).await?;
         Ok(spool)
-    }
-
-    /// The client's archive in a file, and how large it may be, unpacked.
-    async fn spooled_archive(
-        &self,
-        archive: &mut Option<Incoming>,
-    ) -> Result<(File, u64), Refusal> {
-        let body =
-            archive.take().ok_or_else(|| Refusal::malformed("there is no archive", "G-26"))?;
-        let spool = self.spool(body).await?;
-        Ok((spool, self.settings.limits.upload.saturating_mul(UNPACKED)))
-    }
-
-    /// Writes a body to a file that nobody can name.
-    async fn spool(&self, mut body: Incoming) -> Result<File, Refusal> {
-        let failed = |_| Refusal::failed(500, "the archive cannot be kept");
-        let directory = self.settings.private.join("spool");
-        let mut file = tempfile::tempfile_in(directory).map_err(failed)?;
-        let mut size = 0_u64;
-        loop {
-            let frame =
-                tokio::time::timeout(PROGRESS, body.frame()).await.map_err(|_| Refusal {
-                    status: 408,
-                    message: "guard: the body took too long (G-86)".to_owned(),
-                    rule: "G-86",
-                })?;
-            let Some(frame) = frame else { break };
-            let frame = frame.map_err(|_| Refusal::malformed("the body broke off", "G-22"))?;
-            let Ok(data) = frame.into_data() else { continue };
-            size += data.len() as u64;
-            if size > self.settings.limits.upload {
-                return Err(Refusal {
-                    status: 413,
-                    message: "guard: the archive is too large (G-86)".to_owned(),
-                    rule: "G-86",
-                });
-            }
-            file = blocking(move || {
-                file.write_all(&data).map_err(failed)?;
-                Ok(file)
-            })
-            .await?;
-        }
-        rewound(file)
     }
 
     /// Sees to it that all images of a build are there and may be used (G-73).
@@ -277,10 +221,8 @@ impl Shared {
     }
 }
 
-/// The spooled file as a body.
-pub(super) fn spooled(file: File) -> Body {
-    let reader = ReaderStream::with_capacity(tokio::fs::File::from_std(file), 1 << 16);
-    StreamBody::new(reader.map_ok(Frame::data).map_err(Broken::from)).boxed_unsync()
+fn body_of(archive: &mut Option<Incoming>) -> Result<Incoming, Refusal> {
+    archive.take().ok_or_else(|| Refusal::malformed("there is no archive", "G-26"))
 }
 
 fn parameter<'a>(forward: &'a Forward, name: &str) -> &'a str {
@@ -293,17 +235,4 @@ fn arguments(text: &str) -> Result<BTreeMap<String, String>, Refusal> {
         .into_iter()
         .filter_map(|(name, value)| Some((name, value.as_str()?.to_owned())))
         .collect())
-}
-
-fn rewound(mut file: File) -> Result<File, Refusal> {
-    file.seek(SeekFrom::Start(0))
-        .map_err(|_| Refusal::failed(500, "the archive cannot be read"))?;
-    Ok(file)
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
-) -> Result<T, Refusal> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|_| Err(Refusal::failed(500, "the archive cannot be read")))
 }

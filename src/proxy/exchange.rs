@@ -28,7 +28,6 @@ use crate::causes;
 use super::{
     Refusal,
     audit::{AuditEvent, Decision},
-    build,
     engine::{Body, Outgoing, full},
     filter,
     image::{Reference, is_id, is_id_like},
@@ -38,6 +37,7 @@ use super::{
     paths::{Pin, Place},
     policy::{self, BodyKind, Call, Forward, ImageUse, Reply, Sent, Then, Verdict},
     serve::Shared,
+    spool::spooled,
     tags::{Held, Use},
     target,
 };
@@ -559,7 +559,7 @@ impl Shared {
                 let spool = ready.spool.take();
                 let spool =
                     spool.ok_or_else(|| Refusal::malformed("there is no archive", "G-26"))?;
-                (Some("application/x-tar"), build::spooled(spool))
+                (Some("application/x-tar"), spooled(spool))
             }
         })
     }

@@ -32,6 +32,7 @@ pub mod policy;
 pub mod policy_file;
 pub mod serve;
 pub mod settings;
+mod spool;
 mod stream;
 mod tags;
 pub mod target;
