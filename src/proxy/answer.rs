@@ -393,7 +393,11 @@ impl Shared {
                     self.keep_loaded(held).await;
                 }
             }
-            Then::Pushed(reference) => self.keep_digests(&reference).await,
+            Then::Pushed(tag) => {
+                for held in held {
+                    self.keep_digests(&tag, &held.tag).await;
+                }
+            }
             _ => {}
         }
         said
@@ -414,13 +418,14 @@ impl Shared {
     }
 
     /// What a push said of the image's digest goes with the name that is taken off the engine.
-    async fn keep_digests(&self, pushed: &Reference) {
+    async fn keep_digests(&self, tag: &Reference, pushed: &Reference) {
         let path = format!("/images/{}/json", pushed.canonical());
         let Ok(Some(details)) = self.engine.get(&path).await else { return };
         let id = details["Id"].as_str().unwrap_or_default();
         for digest in details["RepoDigests"].as_array().into_iter().flatten() {
             let digest = digest.as_str().and_then(Reference::parse);
             if let Some(digest) = digest.filter(|d| d.repository() == pushed.repository()) {
+                let digest = Reference { registry: tag.registry.clone(), ..digest };
                 self.change(|owned| owned.add_digest(digest, id));
             }
         }

@@ -338,6 +338,11 @@ impl Shared {
             Sent::Images => Some(self.read_images(archive, &mut held).await?),
             _ => None,
         };
+        if let Then::Pushed(tag) = &forward.then {
+            let name = self.hold_to_push(tag).await?;
+            forward.path = format!("/images/{}/push", name.tag.repository());
+            held.push(name);
+        }
         // In one order, so that no two requests wait for each other.
         forward.held.sort_by_key(Reference::canonical);
         forward.held.dedup();

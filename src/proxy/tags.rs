@@ -22,8 +22,14 @@ use sha2::{Digest as _, Sha256};
 use crate::ids::hex;
 
 use super::{
-    Refusal, exchange::unreachable, image::Reference, journal::Entry, names::Names, policy,
-    serve::Shared, settings::GuardSettings,
+    Refusal,
+    exchange::unreachable,
+    image::{HUB, Reference},
+    journal::Entry,
+    names::Names,
+    policy,
+    serve::Shared,
+    settings::GuardSettings,
 };
 
 /// How long until a name that another job uses is tried again.
@@ -112,25 +118,39 @@ impl Shared {
     /// Has a tag of the job's under its own name on the engine, for as long as what this gives
     /// lives.
     pub(super) async fn hold(self: &Arc<Self>, tag: &Reference) -> Result<Held, Refusal> {
-        let mut held = self.reserve(tag, Use::Alone).await?;
-        let Some(Some(id)) = self
-            .settings
-            .scopes_tags()
-            .then(|| Some(self.owned().tag(&tag.canonical())?.id.clone()))
-        else {
+        self.hold_as(tag, tag).await?.ok_or_else(|| in_use(tag))
+    }
+
+    /// The same for a push, which another spelling of the registry serves as well: what others have
+    /// pulled under the name is there still, and stays.
+    pub(super) async fn hold_to_push(self: &Arc<Self>, tag: &Reference) -> Result<Held, Refusal> {
+        if let Some(held) = self.hold_as(tag, tag).await? {
             return Ok(held);
-        };
-        match self.meaning(tag).await? {
+        }
+        let other = same_registry(tag).ok_or_else(|| in_use(tag))?;
+        self.hold_as(tag, &other).await?.ok_or_else(|| in_use(tag))
+    }
+
+    /// `None` where the engine has another image under `name`.
+    async fn hold_as(
+        self: &Arc<Self>,
+        tag: &Reference,
+        name: &Reference,
+    ) -> Result<Option<Held>, Refusal> {
+        let mut held = self.reserve(name, Use::Alone).await?;
+        let id = self.owned().tag(&tag.canonical()).map(|tag| tag.id.clone());
+        let Some(id) = id.filter(|_| self.settings.scopes_tags()) else { return Ok(Some(held)) };
+        match self.meaning(name).await? {
             Some(found) if found == id => {}
-            Some(_) => return Err(in_use(tag)),
+            Some(_) => return Ok(None),
             None => {
-                let tags = vec![tag.canonical()];
+                let tags = vec![name.canonical()];
                 self.note(&Entry::Tagging { tags, image: Some(id.clone()) })?;
                 held.id = Some(id.clone());
-                self.put_tag(tag, &id).await?;
+                self.put_tag(name, &id).await?;
             }
         }
-        Ok(held)
+        Ok(Some(held))
     }
 
     /// Keeps others from a name that is going to be made.
@@ -209,10 +229,22 @@ impl Shared {
 }
 
 fn in_use(tag: &Reference) -> Refusal {
-    Refusal::because(
-        &format!("the tag {} is in use and was not made by this job", tag.short()),
-        "G-61",
-    )
+    let tag = tag.short();
+    let what = format!(
+        "the tag {tag} is in use on this host and was not made by this job, which needs another"
+    );
+    Refusal::because(&what, "G-61")
+}
+
+/// The same tag at the same registry, as nobody spells it; `None` where there is no other way to.
+fn same_registry(tag: &Reference) -> Option<Reference> {
+    let registry = match &*tag.registry {
+        // Where the engine itself goes for it (moby: `registry.DefaultV2Registry`).
+        HUB => "registry-1.docker.io".to_owned(),
+        registry if !registry.contains(':') => format!("{registry}:443"),
+        _ => return None,
+    };
+    Some(Reference { registry, ..tag.clone() })
 }
 
 /// One name on this host, for one guard at a time, whichever process it is in.

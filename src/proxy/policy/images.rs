@@ -181,12 +181,7 @@ impl Judge<'_> {
         let query = vec![("tag".to_owned(), reference.tag.clone().unwrap_or_default())];
         let forward = self.forward(format!("/images/{}/push", reference.repository()), query);
         let auth = self.call.auth.clone();
-        Ok(send(Forward {
-            auth,
-            held: vec![reference.clone()],
-            then: Then::Pushed(reference),
-            ..forward
-        }))
+        Ok(send(Forward { auth, then: Then::Pushed(reference), ..forward }))
     }
 
     pub(super) fn commit(&self) -> Decision {

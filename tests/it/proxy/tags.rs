@@ -26,11 +26,14 @@ type Stored = Arc<Mutex<BTreeMap<String, Bytes>>>;
 async fn registry() -> (String, Stored, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = listener.local_addr().unwrap().to_string();
-    let stored = Stored::default();
-    let app = Router::new().fallback(stored_at).with_state(Arc::clone(&stored));
-    let mut server = JoinSet::new();
-    server.spawn(async { axum::serve(listener, app).await.unwrap() });
+    let (stored, mut server) = (Stored::default(), JoinSet::new());
+    serve(listener, &stored, &mut server);
     (host, stored, server)
+}
+
+fn serve(listener: TcpListener, stored: &Stored, server: &mut JoinSet<()>) {
+    let app = Router::new().fallback(stored_at).with_state(Arc::clone(stored));
+    server.spawn(async { axum::serve(listener, app).await.unwrap() });
 }
 
 async fn stored_at(
@@ -225,4 +228,48 @@ async fn g_61_two_jobs_push_one_tag_and_each_pushes_its_own() {
     }
     let left = on_the_engine(&["images", "-a", "--format", "{{.Repository}}"]).await;
     assert!(!left.contains(&host) && !left.contains(&host.replace(':', "__")), "{left}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g_61_a_tag_that_the_host_has_pulled_can_be_pushed_and_stays_what_it_was() {
+    let case_at = |host: &str| {
+        let host = host.to_owned();
+        Case::with(move |settings| settings.images.registries.push(host))
+    };
+    // A registry at the usual ports, of an address that is this test's alone.
+    let (stored, mut server) = (Stored::default(), JoinSet::new());
+    let process = std::process::id();
+    let host = format!("127.{}.{}.61", 1 + process / 250 % 250, 1 + process % 250);
+    for port in [80, 443] {
+        let listener = TcpListener::bind((&*host, port)).await.unwrap();
+        serve(listener, &stored, &mut server);
+    }
+    let case = case_at(&host).await;
+    let tag = format!("{host}/group/app:1");
+    let upstream = tag.clone();
+    tokio::task::spawn_blocking(move || engine().docker(&["tag", "debian:stable", &upstream]))
+        .await
+        .unwrap();
+    let path = context(&case, "busybox", "mine");
+    case.docker(&["build", "-t", &tag, &path]).await;
+    let said = case.docker(&["push", &tag]).await;
+    let id = case.docker(&["inspect", "-f", "{{.Id}}", &tag]).await;
+    let digest = case.docker(&["inspect", "-f", "{{index .RepoDigests 0}}", &tag]).await;
+    let (name, digest) = digest.split_once('@').unwrap();
+    assert_eq!(name, format!("{host}/group/app"));
+    assert!(said.contains(digest), "{said}");
+    let pushed = stored.lock().unwrap().get("/v2/group/app/manifests/1").cloned().unwrap();
+    let manifest: Value = serde_json::from_slice(&pushed).unwrap();
+    assert_eq!(manifest["config"]["digest"], *id);
+    case.stop().await;
+    let kept = tokio::task::spawn_blocking(move || {
+        let kept = engine().docker(&["inspect", "-f", "{{.Id}}", &tag, "debian:stable"]);
+        engine().docker(&["rmi", &tag]);
+        let left = engine().docker(&["images", "-a", "--format", "{{.Repository}}"]);
+        assert!(!left.contains(&format!("{host}:443")), "{left}");
+        kept
+    });
+    let kept = kept.await.unwrap();
+    let ids: Vec<&str> = kept.lines().collect();
+    assert_eq!(ids[0], ids[1]);
 }
