@@ -307,6 +307,11 @@ impl Shared {
             body: BodyStream::new(answer.into_body()),
             lines: Lines::default(),
             heard: Heard::default(),
+            pushed: ready
+                .held
+                .first()
+                .filter(|_| matches!(then, Then::Pushed(_)))
+                .map(|held| held.tag.clone()),
             held: ready.held,
             is_quiet: quiet,
             done: false,
@@ -323,6 +328,9 @@ impl Shared {
                         if let Some(data) = frame.data_ref() {
                             for line in progress.lines.feed(data) {
                                 progress.heard.line(&line, words);
+                            }
+                            if progress.pushed.is_some() && progress.heard.is_found {
+                                progress.held.clear();
                             }
                         }
                         Some((Ok(frame), progress))
@@ -365,6 +373,14 @@ impl Shared {
                     self.made(id, None);
                 }
                 let Some(id) = heard.ids.last() else { return said };
+                for held in held.iter() {
+                    if !self.is_unmoved(held).await {
+                        let base = held.tag.short();
+                        let moved = format!("guard: {base} was pulled by another job meanwhile");
+                        let detail = json!({ "message": moved });
+                        return format!("{}\r\n", json!({ "errorDetail": detail, "error": moved }));
+                    }
+                }
                 for tag in tags {
                     let line = match self.tag_image(&tag, id).await {
                         Ok(()) if *is_quiet => continue,
@@ -394,8 +410,8 @@ impl Shared {
                 }
             }
             Then::Pushed(tag) => {
-                for held in held {
-                    self.keep_digests(&tag, &held.tag).await;
+                if let Some(pushed) = &progress.pushed {
+                    self.keep_digests(&tag, pushed).await;
                 }
             }
             _ => {}
@@ -419,14 +435,18 @@ impl Shared {
 
     /// What a push said of the image's digest goes with the name that is taken off the engine.
     async fn keep_digests(&self, tag: &Reference, pushed: &Reference) {
-        let path = format!("/images/{}/json", pushed.canonical());
-        let Ok(Some(details)) = self.engine.get(&path).await else { return };
-        let id = details["Id"].as_str().unwrap_or_default();
+        let id = self.owned().tag(&tag.canonical()).map(|tag| tag.id.clone());
+        let Some(id) = id.filter(|_| self.settings.scopes_tags()) else { return };
+        let Ok(Some(details)) = self.engine.get(&format!("/images/{id}/json")).await else {
+            return;
+        };
         for digest in details["RepoDigests"].as_array().into_iter().flatten() {
             let digest = digest.as_str().and_then(Reference::parse);
             if let Some(digest) = digest.filter(|d| d.repository() == pushed.repository()) {
+                self.noted(&Entry::Tag(digest.canonical(), id.clone()));
+                self.take_away(&digest, &id).await;
                 let digest = Reference { registry: tag.registry.clone(), ..digest };
-                self.change(|owned| owned.add_digest(digest, id));
+                self.change(|owned| owned.add_digest(digest, &id));
             }
         }
     }
@@ -579,11 +599,12 @@ async fn follow(shared: &Shared) {
     }
 }
 
-/// The answer as it comes. What it needs held is held until its end.
-fn passed(answer: Response<Answer>, held: Vec<Held>) -> Response<Body> {
+/// The answer as it comes. What it needs held is held until it begins: the engine has found the
+/// image by then.
+fn passed(answer: Response<Answer>, mut held: Vec<Held>) -> Response<Body> {
     let (parts, body) = answer.into_parts();
     let body = body.map_frame(move |frame| {
-        let _ = &held;
+        held.clear();
         frame
     });
     let mut response = Response::new(body.boxed_unsync());
@@ -610,6 +631,8 @@ struct Progress {
     lines: Lines,
     heard: Heard,
     held: Vec<Held>,
+    /// The name that is pushed.
+    pushed: Option<Reference>,
     is_quiet: bool,
     done: bool,
 }
@@ -653,6 +676,8 @@ impl Lines {
 struct Heard {
     ids: Vec<String>,
     failed: bool,
+    /// Whether a layer was named: the engine has found the image by then.
+    is_found: bool,
 }
 
 /// Which words of a stream are the engine's own. What steps of a build print is in the same
@@ -672,6 +697,7 @@ impl Heard {
             self.failed = true;
         }
         let said = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().trim();
+        self.is_found |= !said("id").is_empty();
         let id = match words {
             Words::Load => said("stream").strip_prefix("Loaded image ID: ").unwrap_or_default(),
             Words::Import => said("status"),

@@ -14,7 +14,7 @@ use hyper::{Method, body::Incoming};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Refusal, archive, dockerfile,
+    Refusal, archive, body, dockerfile,
     engine::{Outgoing, full},
     exchange::{Resolved, unreachable},
     image::Reference,
@@ -23,10 +23,10 @@ use super::{
     policy::{Forward, registry_host},
     serve::Shared,
     spool::Spool,
-    tags::{Held, Use},
+    tags::Held,
 };
 
-/// How many images a build may need.
+/// How many images a build may need, and how many tags may be loaded at once.
 const IMAGES: usize = 100;
 /// How much larger than what was sent an archive may be, unpacked.
 const UNPACKED: u64 = 8;
@@ -46,8 +46,11 @@ impl Shared {
         // In one order, so that no two requests wait for each other.
         tags.sort_by_key(Reference::canonical);
         tags.dedup();
+        if tags.len() > IMAGES {
+            return Err(body::limit("tags in one archive", IMAGES));
+        }
         for tag in &tags {
-            held.push(self.reserve(tag, Use::Alone).await?);
+            held.push(self.reserve(tag).await?);
             self.free_tag(tag).await?;
         }
         if !tags.is_empty() {
@@ -59,7 +62,7 @@ impl Shared {
 
     /// Reads a build's context to its end, and judges it (G-72 … G-75).
     pub(super) async fn read_context(
-        self: &Arc<Self>,
+        &self,
         forward: &mut Forward,
         archive: &mut Option<Incoming>,
     ) -> Result<File, Refusal> {
@@ -75,11 +78,7 @@ impl Shared {
     }
 
     /// Sees to it that all images of a build are there and may be used (G-73).
-    async fn need_images(
-        self: &Arc<Self>,
-        needed: Vec<String>,
-        forward: &mut Forward,
-    ) -> Result<(), Refusal> {
+    async fn need_images(&self, needed: Vec<String>, forward: &mut Forward) -> Result<(), Refusal> {
         // The engine would pull what others share; the guard knows what to pull.
         let pull = parameter(forward, "pull") == "1";
         forward.query.retain(|(name, _)| name != "pull");
@@ -106,7 +105,7 @@ impl Shared {
     }
 
     async fn base_image(
-        self: &Arc<Self>,
+        &self,
         name: &str,
         pull: bool,
         credentials: &Map<String, Value>,
@@ -127,9 +126,7 @@ impl Shared {
             return self.same_image(&reference, found?).await;
         }
         reference.may_ask(&self.settings.images)?;
-        let held = self.reserve(&reference, Use::Pull).await?;
         self.pull(&reference, credentials).await?;
-        drop(held);
         self.image(name).await
     }
 

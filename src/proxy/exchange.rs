@@ -38,7 +38,7 @@ use super::{
     policy::{self, BodyKind, Call, Forward, ImageUse, Reply, Sent, Then, Verdict},
     serve::Shared,
     spool::spooled,
-    tags::{Held, Use},
+    tags::Held,
     target,
 };
 
@@ -330,9 +330,6 @@ impl Shared {
         let binds = Arc::clone(&self).pin(&mut forward).await?;
         names::outward(&mut forward, &self.world());
         let mut held = Vec::new();
-        if let Then::Pulled(reference) = &forward.then {
-            held.push(self.reserve(reference, Use::Pull).await?);
-        }
         let spool = match forward.body {
             Sent::Context => Some(self.read_context(&mut forward, archive).await?),
             Sent::Images => Some(self.read_images(archive, &mut held).await?),

@@ -1,7 +1,8 @@
 //! Tags of a job (G-49, G-61). Where names are scoped, a tag that the job makes is on the engine as
 //! `PREFIX.invalid/REGISTRY/REPOSITORY:TAG`: two jobs can build one tag at once, and none puts an
-//! image where others look for one. The name itself is there only while the engine must find the
-//! image by it (a push, a save, a `FROM`, a load), one job at a time.
+//! image where others look for one. The name itself is there only until the engine has found the
+//! image by it (for a push, a save, a `FROM`, a load), one job at a time. Pulls wait for nobody: a
+//! build whose base was moved by one is failed.
 //!
 //! Images that are to outlive their job keep the names that it gave them: their tags are not
 //! scoped.
@@ -12,7 +13,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hyper::{Method, StatusCode};
@@ -34,6 +35,8 @@ use super::{
 
 /// How long until a name that another job uses is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
+/// How long a name is waited for: another job's build may have it for its base.
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// The top-level domain that no registry is in (RFC 2606).
 const NOWHERE: &str = ".invalid";
@@ -83,16 +86,7 @@ pub(super) fn plain(text: &str, prefix: &str) -> String {
     out
 }
 
-/// What a name is wanted for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Use {
-    /// It is going to mean an image of the job's.
-    Alone,
-    /// It is going to mean what a registry has, which others may ask for as well.
-    Pull,
-}
-
-/// A name that means the job's image on the engine while this lives. Nobody else's request has it
+/// A name that means the job's image on the engine while this lives. No other guard has it
 /// meanwhile.
 pub(super) struct Held {
     shared: Arc<Shared>,
@@ -118,26 +112,27 @@ impl Shared {
     /// Has a tag of the job's under its own name on the engine, for as long as what this gives
     /// lives.
     pub(super) async fn hold(self: &Arc<Self>, tag: &Reference) -> Result<Held, Refusal> {
-        self.hold_as(tag, tag).await?.ok_or_else(|| in_use(tag))
+        let held = self.reserve(tag).await?;
+        self.put(held, tag).await?.ok_or_else(|| in_use(tag))
     }
 
     /// The same for a push, which another spelling of the registry serves as well: what others have
-    /// pulled under the name is there still, and stays.
+    /// pulled under the name is there still, and stays, and nobody else's build is waited for.
     pub(super) async fn hold_to_push(self: &Arc<Self>, tag: &Reference) -> Result<Held, Refusal> {
-        if let Some(held) = self.hold_as(tag, tag).await? {
+        let Some(other) = same_registry(tag) else { return self.hold(tag).await };
+        if let Some(held) = self.try_reserve(tag)?
+            && let Some(held) = self.put(held, tag).await?
+        {
             return Ok(held);
         }
-        let other = same_registry(tag).ok_or_else(|| in_use(tag))?;
-        self.hold_as(tag, &other).await?.ok_or_else(|| in_use(tag))
+        let held = self.reserve(&other).await?;
+        self.put(held, tag).await?.ok_or_else(|| in_use(tag))
     }
 
-    /// `None` where the engine has another image under `name`.
-    async fn hold_as(
-        self: &Arc<Self>,
-        tag: &Reference,
-        name: &Reference,
-    ) -> Result<Option<Held>, Refusal> {
-        let mut held = self.reserve(name, Use::Alone).await?;
+    /// Puts the image of a tag under the name that is held. `None` where the engine has another
+    /// there.
+    async fn put(&self, mut held: Held, tag: &Reference) -> Result<Option<Held>, Refusal> {
+        let name = &held.tag;
         let id = self.owned().tag(&tag.canonical()).map(|tag| tag.id.clone());
         let Some(id) = id.filter(|_| self.settings.scopes_tags()) else { return Ok(Some(held)) };
         match self.meaning(name).await? {
@@ -146,28 +141,42 @@ impl Shared {
             None => {
                 let tags = vec![name.canonical()];
                 self.note(&Entry::Tagging { tags, image: Some(id.clone()) })?;
-                held.id = Some(id.clone());
-                self.put_tag(name, &id).await?;
+                let put = self.put_tag(name, &id).await;
+                held.id = Some(id);
+                put?;
             }
         }
         Ok(Some(held))
     }
 
     /// Keeps others from a name that is going to be made.
-    pub(super) async fn reserve(
-        self: &Arc<Self>,
-        tag: &Reference,
-        how: Use,
-    ) -> Result<Held, Refusal> {
+    pub(super) async fn reserve(self: &Arc<Self>, tag: &Reference) -> Result<Held, Refusal> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.try_reserve(tag)? {
+                Some(held) => return Ok(held),
+                None if Instant::now() < until => tokio::time::sleep(AGAIN).await,
+                None => return Err(in_use(tag)),
+            }
+        }
+    }
+
+    /// `None` while another has it.
+    fn try_reserve(self: &Arc<Self>, tag: &Reference) -> Result<Option<Held>, Refusal> {
         let mut lock = None;
         if self.settings.scopes_tags() {
-            let failed = |error: io::Error| {
+            let taken = lock_directory().and_then(|directory| {
+                Lock::try_take(&directory.join(hex(&Sha256::digest(tag.canonical())[..16])))
+            });
+            lock = taken.map_err(|error| {
                 tracing::error!(%error, "the tags of guarded jobs cannot be locked");
                 Refusal::failed(500, "the tag cannot be locked")
-            };
-            lock = Some(Lock::take(&tag.canonical(), how).await.map_err(failed)?);
+            })?;
+            if lock.is_none() {
+                return Ok(None);
+            }
         }
-        Ok(Held { shared: Arc::clone(self), tag: tag.clone(), id: None, lock })
+        Ok(Some(Held { shared: Arc::clone(self), tag: tag.clone(), id: None, lock }))
     }
 
     /// The image that the engine has under this name.
@@ -175,6 +184,12 @@ impl Shared {
         let path = format!("/images/{}/json", tag.canonical());
         let details = self.engine.get(&path).await.map_err(unreachable)?;
         Ok(details.and_then(|details| Some(details["Id"].as_str()?.to_owned())))
+    }
+
+    /// Whether a name that was held to the end still means what it did: a pull may have moved it.
+    pub(super) async fn is_unmoved(&self, held: &Held) -> bool {
+        let id = self.owned().tag(&held.tag.canonical()).map(|tag| tag.id.clone());
+        !self.settings.scopes_tags() || self.meaning(&held.tag).await.is_ok_and(|found| found == id)
     }
 
     /// Whether the name may be made on the engine: it does not exist, or the job made it (G-61).
@@ -216,7 +231,7 @@ impl Shared {
     }
 
     /// Takes a name off the engine, unless it means another image by now.
-    async fn take_away(&self, tag: &Reference, id: &str) {
+    pub(super) async fn take_away(&self, tag: &Reference, id: &str) {
         if self.meaning(tag).await.ok().flatten().as_deref() != Some(id) {
             return;
         }
@@ -250,29 +265,14 @@ fn same_registry(tag: &Reference) -> Option<Reference> {
 /// One name on this host, for one guard at a time, whichever process it is in.
 struct Lock {
     path: PathBuf,
-    file: File,
+    _file: File,
 }
 
 impl Lock {
-    async fn take(name: &str, how: Use) -> io::Result<Self> {
-        let directory = lock_directory()?;
-        let path = directory.join(hex(&Sha256::digest(name)[..16]));
-        loop {
-            if let Some(lock) = Self::try_take(&path, how)? {
-                return Ok(lock);
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
-    }
-
-    fn try_take(path: &Path, how: Use) -> io::Result<Option<Self>> {
+    fn try_take(path: &Path) -> io::Result<Option<Self>> {
         let file =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        let locked = match how {
-            Use::Alone => file.try_lock(),
-            Use::Pull => file.try_lock_shared(),
-        };
-        match locked {
+        match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),
@@ -280,16 +280,13 @@ impl Lock {
         // The one before may have removed it meanwhile: then it is nobody's lock.
         let is_there = std::fs::metadata(path)
             .is_ok_and(|there| file.metadata().is_ok_and(|own| own.ino() == there.ino()));
-        Ok(is_there.then(|| Self { path: path.to_owned(), file }))
+        Ok(is_there.then(|| Self { path: path.to_owned(), _file: file }))
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Others that share it keep its file.
-        if self.file.try_lock().is_ok() {
-            drop(std::fs::remove_file(&self.path));
-        }
+        drop(std::fs::remove_file(&self.path));
     }
 }
 
@@ -346,15 +343,10 @@ mod tests {
     fn a_name_has_one_holder_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
-        let take = |how| Lock::try_take(&path, how).unwrap();
-        let first = take(Use::Alone).unwrap();
-        assert!(take(Use::Alone).is_none() && take(Use::Pull).is_none());
+        let first = Lock::try_take(&path).unwrap();
+        assert!(first.is_some() && Lock::try_take(&path).unwrap().is_none());
         drop(first);
         assert!(!path.exists());
-        let pulls = [take(Use::Pull).unwrap(), take(Use::Pull).unwrap()];
-        assert!(take(Use::Alone).is_none());
-        drop(pulls);
-        assert!(!path.exists());
-        assert!(take(Use::Alone).is_some());
+        assert!(Lock::try_take(&path).unwrap().is_some());
     }
 }

@@ -273,3 +273,30 @@ async fn g_61_a_tag_that_the_host_has_pulled_can_be_pushed_and_stays_what_it_was
     let ids: Vec<&str> = kept.lines().collect();
     assert_eq!(ids[0], ids[1]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g_73_a_build_whose_base_was_moved_meanwhile_fails() {
+    let case = Case::start().await;
+    let tag = format!("moved-{}:1", &case.identity[..8]);
+    let path = context(&case, "busybox", "mine");
+    case.docker(&["build", "-t", &tag, &path]).await;
+    // A step that lasts until the test closes its connection.
+    let listener = TcpListener::bind((case.guard.network().1, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let wait = format!("FROM {tag}\nRUN nc {} {} || true\n", address.ip(), address.port());
+    write(&case.workspace(), "Dockerfile", &wait);
+    let build = ["build", "-t", "derived", &path];
+    let (said, ()) = tokio::join!(case.fails(&build), async {
+        let (connection, _) = listener.accept().await.unwrap();
+        let upstream = tag.clone();
+        tokio::task::spawn_blocking(move || engine().docker(&["tag", "debian:stable", &upstream]))
+            .await
+            .unwrap();
+        drop(connection);
+    });
+    assert!(said.contains(&format!("{tag} was pulled by another job meanwhile")), "{said}");
+    let said = case.fails(&["run", "--rm", "derived"]).await;
+    assert!(said.contains("derived"), "{said}");
+    case.stop().await;
+    tokio::task::spawn_blocking(move || engine().docker(&["rmi", &tag])).await.unwrap();
+}
