@@ -247,6 +247,9 @@ fn note_socket(section: &Section<'_>, docker: &DockerConfig) {
         let volume = Volume::parse(text).ok()?;
         volume.is_engine_socket().then_some(text)
     });
+    if docker.socket.mode == SocketMode::Raw && docker.socket.build != SocketBuild::Classic {
+        section.table("socket").warn("build", "has no effect where mode is raw");
+    }
     match (mounted, docker.socket.mode) {
         (Some(_), SocketMode::Raw) => section
             .table("socket")

@@ -469,8 +469,10 @@ fn what_jobs_get_of_the_engines_socket_is_read_and_said() {
     let guarded = warnings(&with("", mounted)).join("\n");
     assert!(guarded.contains("jobs get a guarded socket in place"), "{guarded}");
     let raw = format!("{mounted}\n[runners.docker.socket]\nmode = 'raw'");
-    let raw = warnings(&with("", &raw)).join("\n");
+    assert!(!warnings(&with("", &raw)).join("\n").contains("build"));
+    let raw = warnings(&with("", &format!("{raw}\nbuild = 'off'"))).join("\n");
     assert!(raw.contains("are root on its host"), "{raw}");
+    assert!(raw.contains("socket.build: has no effect where mode is raw"), "{raw}");
 }
 
 #[test]
