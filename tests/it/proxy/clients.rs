@@ -3,31 +3,36 @@
 use super::{Case, engine};
 
 /// A registry at an address of this host that the engine asks without TLS.
-struct Registry(String);
+struct Registry {
+    container: String,
+    host: String,
+}
 
 impl Registry {
     fn start() -> Self {
         engine().needs_buildx();
-        let id =
-            engine().docker(&["run", "--detach", "--publish", "127.0.0.1::5000", "registry:2"]);
-        Self(id.trim().to_owned())
-    }
-
-    fn address(&self) -> String {
-        engine().docker(&["port", &self.0, "5000"]).trim().to_owned()
+        let run = ["run", "--detach", "--publish", "127.0.0.1::5000", "registry:2"];
+        let container = engine().docker(&run).trim().to_owned();
+        let host = engine().docker(&["port", &container, "5000"]).trim().to_owned();
+        Self { container, host }
     }
 }
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        engine().docker(&["rm", "--force", "--volumes", &self.0]);
+        engine().docker(&["rm", "--force", "--volumes", &self.container]);
+        // What jobs have pulled stays.
+        let images = engine().docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
+        for image in images.lines().filter(|image| image.starts_with(&self.host)) {
+            engine().docker(&["rmi", image]);
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g_12_1_images_are_pushed_to_and_pulled_from_allowed_registries_alone() {
     let registry = tokio::task::spawn_blocking(Registry::start).await.unwrap();
-    let host = registry.address();
+    let host = registry.host.clone();
     let allowed = |host: &str| {
         let host = host.to_owned();
         move |settings: &mut longshore::proxy::GuardSettings| {
