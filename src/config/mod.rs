@@ -349,12 +349,28 @@ pub enum SocketMode {
     Raw,
 }
 
+/// `build` of `[runners.docker.socket]`: what builds images for a job with a guarded socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SocketBuild {
+    /// Nothing.
+    Off,
+    /// The engine's classic builder.
+    #[default]
+    Classic,
+    /// The same, and a BuildKit in a container beside the job.
+    Sidecar,
+}
+
 /// `[runners.docker.socket]`. Names of keys are those of the guard's policy
 /// (docker-socket-guard.md §16).
 #[derive(Debug, Clone, PartialEq)]
 pub struct SocketConfig {
     /// What a job gets.
     pub mode: SocketMode,
+    /// What builds images.
+    pub build: SocketBuild,
+    /// Image of the BuildKit beside a job.
+    pub buildkit_image: String,
     /// Globs of images that jobs see without pulling them. Those that a job runs on itself are seen
     /// anyway.
     pub shared_images: Vec<String>,
@@ -389,6 +405,8 @@ impl Default for SocketConfig {
     fn default() -> Self {
         Self {
             mode: SocketMode::default(),
+            build: SocketBuild::default(),
+            buildkit_image: "moby/buildkit:rootless".to_owned(),
             shared_images: Vec::new(),
             registries: vec!["docker.io".to_owned()],
             remove_images: true,

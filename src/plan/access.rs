@@ -7,6 +7,7 @@
 //! `dockerd-entrypoint.sh`): `DOCKER_TLS_CERTDIR` decides whether the daemon listens with TLS on
 //! 2376 or without on 2375, and flags in the service's `command` are the daemon's.
 
+mod buildkit;
 mod command;
 mod networks;
 mod shared_socket;
@@ -21,6 +22,7 @@ use crate::{
 
 use super::{NetworkPlan, policy, service::ServicePlan};
 
+pub use buildkit::BuildKit;
 pub use networks::InnerNetworks;
 pub use shared_socket::{SOCKET_DIRECTORY, SOCKET_GROUP, SocketPlan};
 pub use socket::Socket;
@@ -158,7 +160,7 @@ impl fmt::Display for Access {
                 }
             }
             Self::Socket(socket) => {
-                let Socket { paths, guarded, in_place_of, .. } = socket;
+                let Socket { paths, guarded, in_place_of, buildkit, .. } = socket;
                 write!(
                     f,
                     "Docker for this job: the engine's own socket at {}, ",
@@ -166,8 +168,12 @@ impl fmt::Display for Access {
                 )?;
                 f.write_str(if *guarded { "guarded" } else { "which makes it root on its host" })?;
                 match in_place_of {
-                    Some(service) => write!(f, ", in place of the service {service}"),
-                    None => f.write_str(", as the runner's configuration says"),
+                    Some(service) => write!(f, ", in place of the service {service}")?,
+                    None => f.write_str(", as the runner's configuration says")?,
+                }
+                match buildkit {
+                    Some(_) => write!(f, "; BuildKit of its own at {}", BuildKit::address()),
+                    None => Ok(()),
                 }
             }
         }
@@ -206,6 +212,12 @@ impl Access {
             Self::Socket(socket) if socket.guarded => Some(socket),
             Self::None | Self::Sidecar(_) | Self::Socket(_) => None,
         }
+    }
+
+    /// The BuildKit beside a guarded socket, if there is one.
+    #[must_use]
+    pub fn buildkit(&self) -> Option<&BuildKit> {
+        self.guarded()?.buildkit.as_ref()
     }
 
     /// Whether what `volumes` mounts of the engine's socket is mounted as it is.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     api::wire::Variable,
-    config::{DindConfig, DindNetwork, SocketMode, testing::docker_config},
+    config::{DindConfig, DindNetwork, SocketBuild, SocketMode, testing::docker_config},
     job::variable::Variables,
 };
 
@@ -387,6 +387,44 @@ fn a_guarded_job_finds_its_socket_and_keeps_what_it_says_itself() {
     assert_eq!(socket.variables, wanted);
     let own = dood(&[("DOCKER_HOST", "tcp://elsewhere:2375"), ("DOCKER_BUILDKIT", "1")]).socket();
     assert_eq!(own.variables, wanted[2..]);
+}
+
+#[test]
+fn a_guarded_job_finds_its_buildkit_and_keeps_builders_of_its_own() {
+    let with = |variables: &[(&str, &str)]| {
+        let mut case = dood(variables);
+        case.docker.socket.build = SocketBuild::Sidecar;
+        case
+    };
+    let case = with(&[]);
+    let access = case.decide().unwrap();
+    assert_eq!(access.buildkit().unwrap().image, "moby/buildkit:rootless");
+    assert_eq!(
+        access.to_string(),
+        "Docker for this job: the engine's own socket at /var/run/docker.sock, guarded, as the \
+         runner's configuration says; BuildKit of its own at unix:///run/longshore/buildkitd.sock"
+    );
+    let wanted = [
+        ("BUILDKIT_HOST", Some("unix:///run/longshore/buildkitd.sock".to_owned())),
+        ("BUILDX_CONFIG", Some("/run/longshore/buildx".to_owned())),
+        ("BUILDX_BUILDER", Some("longshore".to_owned())),
+    ];
+    let variables = case.socket().variables;
+    assert_eq!(variables[1..4], wanted);
+    assert!(variables.iter().all(|(name, _)| *name != "DOCKER_BUILDKIT"));
+
+    // The builder is in the directory alone that is not the job's.
+    let own = with(&[("BUILDX_CONFIG", "/own")]).socket().variables;
+    assert!(own.iter().all(|(name, _)| !name.starts_with("BUILDX_")), "{own:?}");
+    let own = with(&[("BUILDX_BUILDER", "own")]).socket().variables;
+    assert!(own.iter().all(|(name, _)| *name != "BUILDX_BUILDER"), "{own:?}");
+
+    let mut raw = with(&[]);
+    raw.docker.socket.mode = SocketMode::Raw;
+    assert_eq!(raw.socket().buildkit, None);
+    let mut dind = dind(&[]);
+    dind.docker.socket.build = SocketBuild::Sidecar;
+    assert_eq!(dind.decide().unwrap().buildkit(), None);
 }
 
 #[test]

@@ -28,11 +28,11 @@ pub struct Mounts {
     pub binds: Vec<String>,
     /// Volumes that longshore makes, or finds from an earlier job.
     pub volumes: Vec<VolumePlan>,
-    /// Data root of the job's Docker daemon, for that container alone.
+    /// Data root of the job's Docker daemon, or state of its BuildKit, for that container alone.
     pub daemon: Option<VolumePlan>,
     /// What that is among layer-cache slots, where it is one.
     pub slot: Option<SlotPlan>,
-    /// Socket of the job's Docker daemon, for that container and the job's.
+    /// Socket of the job's Docker daemon or of its BuildKit, for that container and the job's.
     pub socket: Option<VolumePlan>,
     /// Where directories below `cache_dir`, which the engine makes, are mounted.
     pub directories: Vec<String>,
@@ -161,6 +161,10 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Mounts, MountError> {
     }
     if let Some(sidecar) = request.access.sidecar() {
         request.add_daemon(&mut mounts, sidecar);
+    }
+    if let Some(buildkit) = request.access.buildkit() {
+        mounts.daemon = Some(request.temporary(buildkit.state));
+        mounts.socket = Some(request.temporary(SOCKET_DIRECTORY));
     }
     Ok(mounts)
 }

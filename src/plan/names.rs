@@ -29,6 +29,8 @@ pub struct Names {
     pub build: String,
     /// The helper container.
     pub helper: String,
+    /// The container of its BuildKit.
+    pub buildkit: String,
     /// The job's network.
     pub network: String,
 }
@@ -45,6 +47,7 @@ impl Names {
         Self {
             build: format!("{unique}-build"),
             helper: format!("{unique}-predefined"),
+            buildkit: format!("{unique}-buildkit"),
             network: host_name(&format!(
                 "runner-{token}-{project}-{}-{}",
                 place.project_slot, job.id

@@ -14,6 +14,7 @@ pub mod archive;
 pub mod audit;
 pub mod body;
 mod build;
+mod buildkit;
 mod clean_up;
 pub mod dockerfile;
 mod engine;
@@ -41,7 +42,7 @@ pub use audit::AuditEvent;
 pub use names::Names;
 pub use policy_file::{PolicyError, PolicyFile};
 pub use serve::{Guard, Summary};
-pub use settings::{GuardSettings, ImagePolicy, Limits, Mapping, Widening};
+pub use settings::{Build, GuardSettings, ImagePolicy, Limits, Mapping, Widening};
 
 /// Why a request is not sent on: what the client reads, and the rule that says so.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -16,6 +16,7 @@ use self::query::Param::{self, Drop as Ignored, Many, Word};
 use super::{
     Refusal,
     body::{Needs, World},
+    buildkit,
     image::{self, Reference},
     settings::GuardSettings,
     target::Target,
@@ -430,7 +431,7 @@ impl Judge<'_> {
             (&Method::POST, ["build", "prune"]) => Ok(Verdict::Answer(Reply::Json(
                 json!({ "CachesDeleted": [], "SpaceReclaimed": 0 }),
             ))),
-            (_, ["session" | "grpc"]) => Err(no_buildkit()),
+            (_, ["session" | "grpc"]) => Err(buildkit::in_the_engine(self.world.settings.build)),
             _ => Err(self.unknown()),
         }
     }
@@ -498,14 +499,6 @@ fn names_of(filters: &mut Map<String, Value>) -> NameFilter {
 fn bad_reference(text: &str) -> Refusal {
     let text: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
     Refusal { status: 400, message: format!("invalid reference format: {text}"), rule: "G-61" }
-}
-
-fn no_buildkit() -> Refusal {
-    Refusal::because(
-        "BuildKit is not available on this socket; set DOCKER_BUILDKIT=0 to build with the classic \
-         builder, or use the job's own daemon (docker:dind)",
-        "G-1",
-    )
 }
 
 /// Credentials with known fields only.

@@ -12,7 +12,7 @@ use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
     names::Names,
-    settings::{GuardSettings, Mapping},
+    settings::{Build, GuardSettings, Mapping},
 };
 
 /// The keys of the file. All may be left out.
@@ -218,8 +218,16 @@ impl PolicyFile {
         }
         match self.build.as_deref() {
             None => {}
-            Some("classic") => settings.build = true,
-            Some("off") => settings.build = false,
+            Some("classic") => settings.build = Build::Classic,
+            Some("off") => settings.build = Build::Off,
+            Some("sidecar") => {
+                return Err(wrong(
+                    "build",
+                    "sidecar",
+                    "a guard alone starts no BuildKit: give the job one beside this socket, and \
+                     write \"classic\" or \"off\" here",
+                ));
+            }
             Some(word) => return Err(wrong("build", word, "write \"off\" or \"classic\"")),
         }
         self.limits.apply(settings)
@@ -233,7 +241,6 @@ impl PolicyFile {
             ("publish_address", self.publish_address.is_some()),
             ("buildkit_socket", self.buildkit_socket.is_some()),
             ("attach_ws", self.attach_ws == Some(true)),
-            ("build = \"sidecar\"", self.build.as_deref() == Some("sidecar")),
         ];
         match asked.into_iter().find(|(_, asked)| *asked) {
             Some((key, _)) => Err(PolicyError::NotImplemented(key)),
@@ -396,7 +403,8 @@ mod tests {
             ("allowed_subnets = []", "allowed_subnets is not implemented"),
             ("publish_address = \"::1\"", "publish_address is not implemented"),
             ("attach_ws = true", "attach_ws is not implemented"),
-            ("build = \"sidecar\"", "sidecar"),
+            ("build = \"sidecar\"", "starts no BuildKit"),
+            ("buildkit_socket = \"/run/b.sock\"", "buildkit_socket is not implemented"),
             ("build = \"kit\"", "build = \"kit\" cannot be used: write"),
             ("names = \"both\"", "names = \"both\""),
             ("label_namespace = \"\"", "label_namespace"),

@@ -47,10 +47,21 @@ pub struct GuardSettings {
     pub socket_paths: Vec<String>,
     /// What the operator allows beyond the defaults.
     pub widening: Widening,
-    /// Whether the classic builder is offered.
-    pub build: bool,
+    /// What builds images.
+    pub build: Build,
     /// Takes an event for each request.
     pub audit: Option<mpsc::Sender<AuditEvent>>,
+}
+
+/// What builds images for a job (contract, section 11).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Build {
+    /// Nothing.
+    Off,
+    /// The engine's classic builder.
+    Classic,
+    /// The same, and a BuildKit that the job has beside this socket.
+    Sidecar,
 }
 
 /// A directory of the job and where it really is.
@@ -170,7 +181,7 @@ impl GuardSettings {
                 drop_capabilities: vec!["MKNOD".to_owned()],
                 ..Widening::default()
             },
-            build: true,
+            build: Build::Classic,
             audit: None,
         }
     }

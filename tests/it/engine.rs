@@ -2,8 +2,8 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::{LazyLock, Once},
+    process::{Command, Output, Stdio},
+    sync::{LazyLock, Once, OnceLock},
     time::Duration,
 };
 
@@ -11,6 +11,9 @@ use serde_json::Value;
 
 /// How long what is being removed may take to be gone.
 const REMOVAL: Duration = Duration::from_secs(30);
+
+/// What `tests/engine/up` ends with where what an image is made of is not in reach (sysexits.h).
+const UNAVAILABLE: i32 = 69;
 
 /// The label of a volume that later jobs use too.
 const KEPT: &str = "com.gitlab.gitlab-runner.reusable=true";
@@ -66,6 +69,38 @@ impl Engine {
             let output = output.unwrap();
             assert!(output.status.success(), "tests/engine/up --dind: {output:?}");
         });
+    }
+
+    /// Makes sure that it has `docker:cli-buildx` and `registry:2`.
+    pub(crate) fn needs_buildx(&self) {
+        static MADE: Once = Once::new();
+        MADE.call_once(|| self.make("--buildx"));
+    }
+
+    /// Makes sure that it has `moby/buildkit:rootless` as well. False where Go's module proxy, which
+    /// has the only source of buildkitd, is not in reach.
+    pub(crate) fn has_buildkit(&self) -> bool {
+        static MADE: OnceLock<bool> = OnceLock::new();
+        self.needs_buildx();
+        *MADE.get_or_init(|| {
+            let output = self.up("--buildkit");
+            if output.status.code() == Some(UNAVAILABLE) {
+                println!("NOT TESTED: {}", String::from_utf8_lossy(&output.stderr));
+                return false;
+            }
+            assert!(output.status.success(), "tests/engine/up --buildkit: {output:?}");
+            true
+        })
+    }
+
+    fn make(&self, what: &str) {
+        let output = self.up(what);
+        assert!(output.status.success(), "tests/engine/up {what}: {output:?}");
+    }
+
+    fn up(&self, what: &str) -> Output {
+        let up = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engine/up");
+        Command::new(up).arg(what).env("DOCKER_HOST", &self.host).output().unwrap()
     }
 
     /// The engine's socket.

@@ -8,7 +8,9 @@
 #![allow(clippy::print_stdout, reason = "what a failed test has to say")]
 
 mod bad;
+mod buildkit;
 mod commands;
+mod compose;
 mod conformance;
 mod control;
 mod counter;

@@ -2,6 +2,7 @@
 
 mod allowed;
 mod alone;
+mod clients;
 mod escapes;
 mod names;
 mod properties;

@@ -11,7 +11,8 @@ use globset::GlobBuilder;
 
 use crate::config::{
     Device, DindConfig, DindMode, DindNetwork, DindStorage, DockerConfig, PullPolicy, Resources,
-    ServiceConfig, SocketConfig, SocketMode, Ulimit, file::Section, values, volume::Volume,
+    ServiceConfig, SocketBuild, SocketConfig, SocketMode, Ulimit, file::Section, values,
+    volume::Volume,
 };
 
 const SIZE_HINT: &str = "write for example \"512m\" or \"2g\"";
@@ -189,6 +190,15 @@ fn socket(section: Section<'_>) -> SocketConfig {
                     _ => Err("wanted off, guarded or raw"),
                 })
                 .unwrap_or_default(),
+            build: section
+                .parsed("build", "", |text| match text {
+                    "off" => Ok(SocketBuild::Off),
+                    "classic" => Ok(SocketBuild::Classic),
+                    "sidecar" => Ok(SocketBuild::Sidecar),
+                    _ => Err("wanted off, classic or sidecar"),
+                })
+                .unwrap_or_default(),
+            buildkit_image: section.text("buildkit_image").unwrap_or(default.buildkit_image),
             shared_images: globs(&section, "shared_images"),
             registries: if section.has("registries") {
                 section.parsed_list("registries", "write docker.io, or HOST[:PORT]", registry)
@@ -237,6 +247,9 @@ fn note_socket(section: &Section<'_>, docker: &DockerConfig) {
         let volume = Volume::parse(text).ok()?;
         volume.is_engine_socket().then_some(text)
     });
+    if docker.socket.mode == SocketMode::Raw && docker.socket.build != SocketBuild::Classic {
+        section.table("socket").warn("build", "has no effect where mode is raw");
+    }
     match (mounted, docker.socket.mode) {
         (Some(_), SocketMode::Raw) => section
             .table("socket")

@@ -2,8 +2,8 @@ use std::fs;
 
 use super::*;
 use crate::config::{
-    DindConfig, DindMode, DindNetwork, DindStorage, PullPolicy, RunnerConfig, SocketConfig,
-    SocketMode,
+    DindConfig, DindMode, DindNetwork, DindStorage, PullPolicy, RunnerConfig, SocketBuild,
+    SocketConfig, SocketMode,
 };
 
 fn no_env(_: &str) -> Option<String> {
@@ -426,7 +426,7 @@ fn ways_to_docker_that_do_not_exist_are_refused_by_name() {
         "",
         "[runners.docker.dind]\nmode = 'sock'\nnetwork = 'host'\nstorage = 'old'\n\
          registry_mirrors = ['m:5000']\ninsecure_registries = ['http://r']\n\
-         [runners.docker.socket]\nmode = 'open'\n\
+         [runners.docker.socket]\nmode = 'open'\nbuild = 'kit'\n\
          registries = ['http://r/x']\nextra_capabilities = ['ALL']\naudit_log = 'audit'\n\
          [runners.docker.socket.limits]\nmemory = 'much'\npids = 0",
     ));
@@ -438,6 +438,7 @@ fn what_jobs_get_of_the_engines_socket_is_read_and_said() {
     let text = with(
         "",
         "[runners.docker.socket]\nmode = 'guarded'\nshared_images = ['debian:*']\n\
+         build = 'sidecar'\nbuildkit_image = 'r:5000/kit:rootless'\n\
          registries = ['r:5000']\nremove_images = false\nextra_capabilities = ['cap_sys_ptrace']\n\
          allowed_devices = ['/dev/kvm']\naudit_log = '/var/log/a'\n\
          [runners.docker.socket.limits]\nmemory = '1g'\ncpus = '1.5'\npids = 100\ncontainers = 3",
@@ -446,6 +447,8 @@ fn what_jobs_get_of_the_engines_socket_is_read_and_said() {
     assert_eq!(checked.warnings, []);
     let wanted = SocketConfig {
         mode: SocketMode::Guarded,
+        build: SocketBuild::Sidecar,
+        buildkit_image: "r:5000/kit:rootless".to_owned(),
         shared_images: vec!["debian:*".to_owned()],
         registries: vec!["r:5000".to_owned()],
         remove_images: false,
@@ -466,8 +469,10 @@ fn what_jobs_get_of_the_engines_socket_is_read_and_said() {
     let guarded = warnings(&with("", mounted)).join("\n");
     assert!(guarded.contains("jobs get a guarded socket in place"), "{guarded}");
     let raw = format!("{mounted}\n[runners.docker.socket]\nmode = 'raw'");
-    let raw = warnings(&with("", &raw)).join("\n");
+    assert!(!warnings(&with("", &raw)).join("\n").contains("build"));
+    let raw = warnings(&with("", &format!("{raw}\nbuild = 'off'"))).join("\n");
     assert!(raw.contains("are root on its host"), "{raw}");
+    assert!(raw.contains("socket.build: has no effect where mode is raw"), "{raw}");
 }
 
 #[test]

@@ -39,6 +39,7 @@ pub fn things(plan: &Plan) -> Vec<Thing> {
         .chain([plan.names.build.clone(), plan.names.helper.clone()])
         .map(Thing::Container)
         .collect();
+    things.extend(plan.access.buildkit().map(|_| Thing::Container(plan.names.buildkit.clone())));
     match &plan.network {
         NetworkPlan::Own { name, .. } => things.push(Thing::Network(name.clone())),
         NetworkPlan::Default | NetworkPlan::Given(_) => {
@@ -252,6 +253,22 @@ mod tests {
                 Thing::Network("runner-abcdefghi-42-1-88213".to_owned()),
                 Thing::Volume(format!("{unique}-cache-{builds}")),
             ]
+        );
+    }
+
+    #[test]
+    fn a_jobs_buildkit_goes_with_its_state_and_its_socket() {
+        let with = |build: &str| {
+            let socket =
+                format!("[runners.docker.socket]\nmode = \"guarded\"\nbuild = \"{build}\"");
+            things(&Case::new().docker(&socket).plan())
+        };
+        let (with, without) = (with("sidecar"), with("classic"));
+        let more: Vec<&Thing> = with.iter().filter(|thing| !without.contains(thing)).collect();
+        assert!(
+            matches!(more[..], [Thing::Container(name), Thing::Volume(_), Thing::Volume(_)]
+                if name.ends_with("-buildkit")),
+            "{more:?}"
         );
     }
 

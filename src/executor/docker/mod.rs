@@ -2,6 +2,7 @@
 
 mod attach;
 pub mod build;
+mod buildkit;
 pub mod clean_up;
 pub mod dind;
 mod follow;
@@ -25,6 +26,7 @@ use crate::{
 };
 
 pub use build::{Build, ScriptEnd};
+pub use buildkit::BuildKitError;
 pub use follow::Followed;
 pub use helper::Helper;
 
@@ -69,6 +71,9 @@ pub enum ExecutorError {
     /// The job's own Docker daemon did not become ready.
     #[error(transparent)]
     Daemon(#[from] dind::DaemonError),
+    /// The job's own BuildKit did not become ready.
+    #[error(transparent)]
+    BuildKit(#[from] BuildKitError),
     /// The job's guarded socket could not be made.
     #[error(transparent)]
     Socket(#[from] socket::SocketError),
@@ -104,6 +109,7 @@ impl ExecutorError {
             | Self::Engine(_)
             | Self::Helper(_)
             | Self::Daemon(_)
+            | Self::BuildKit(_)
             | Self::Socket(socket::SocketError::Start(_) | socket::SocketError::AuditLog { .. })
             | Self::Gone => FailureReason::RunnerSystemFailure,
             Self::Socket(socket::SocketError::Elsewhere { .. }) => {
@@ -118,11 +124,13 @@ impl ExecutorError {
         match self {
             Self::Engine(error) => error.is_gone() || error.status().is_some_and(|s| s >= 500),
             Self::Helper(helper::HelperError::Engine(error))
-            | Self::Daemon(dind::DaemonError::Engine(error)) => error.is_gone(),
+            | Self::Daemon(dind::DaemonError::Engine(error))
+            | Self::BuildKit(BuildKitError::Engine(error)) => error.is_gone(),
             Self::Image(_)
             | Self::HelperImage(_)
             | Self::Helper(_)
             | Self::Daemon(_)
+            | Self::BuildKit(_)
             | Self::Socket(_)
             | Self::Gone => false,
         }
@@ -134,6 +142,7 @@ impl ExecutorError {
         match self {
             Self::Image(error) => error.hint(),
             Self::Daemon(error) => error.hint(),
+            Self::BuildKit(error) => error.hint(),
             Self::Engine(error) if error.is_gone() => {
                 Some("is the Docker engine running, and is [runners.docker] host its address?")
             }

@@ -42,8 +42,9 @@ impl Docker {
             self.network_ready().await.map_err(ExecutorError::from)
         };
         let build = self.build_container(voice.clone());
+        let buildkit = self.start_buildkit(voice.clone());
         let services = self.services(voice, followed);
-        let ((), build, ()) = future::try_join3(network, build, services).await?;
+        let ((), build, (), ()) = future::try_join4(network, build, services, buildkit).await?;
         Ok(build)
     }
 
@@ -150,7 +151,7 @@ impl Docker {
         Ok((started, daemon))
     }
 
-    async fn image(
+    pub(super) async fn image(
         &self,
         name: &str,
         policies: &[crate::config::PullPolicy],

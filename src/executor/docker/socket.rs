@@ -13,7 +13,7 @@ use futures_util::future;
 use tokio::task::JoinSet;
 
 use crate::{
-    config::{RunnerConfig, SocketConfig, volume::Volume},
+    config::{RunnerConfig, SocketBuild, volume::Volume},
     docker::{self, Engine},
     plan::{
         NetworkPlan, Plan,
@@ -214,7 +214,12 @@ fn settings(
     let mut settings = GuardSettings::new(&job, identity, network, directory);
     settings.labels = labels(plan);
     settings.cgroup_parent.clone_from(&runner.docker.resources.cgroup_parent);
-    limit(&mut settings.limits, config, runner);
+    settings.limits = limits(runner);
+    settings.build = match config.build {
+        SocketBuild::Off => proxy::Build::Off,
+        SocketBuild::Classic => proxy::Build::Classic,
+        SocketBuild::Sidecar => proxy::Build::Sidecar,
+    };
     let own = plan.services.iter().map(|service| &service.image).chain([&plan.image.name]);
     settings.images.shared = own
         .filter_map(|name| Some(Reference::parse(name)?.short()))
@@ -251,7 +256,9 @@ fn labels(plan: &Plan) -> BTreeMap<String, String> {
 }
 
 /// Limits of the operator's; a container has no more than the job's own.
-fn limit(limits: &mut proxy::Limits, config: &SocketConfig, runner: &RunnerConfig) {
+pub(super) fn limits(runner: &RunnerConfig) -> proxy::Limits {
+    let mut limits = proxy::Limits::default();
+    let config = &runner.docker.socket;
     let resources = &runner.docker.resources;
     let set = |limit: &mut i64, value: Option<i64>| *limit = value.unwrap_or(*limit);
     let count = |limit: &mut usize, value: Option<usize>| *limit = value.unwrap_or(*limit);
@@ -261,6 +268,7 @@ fn limit(limits: &mut proxy::Limits, config: &SocketConfig, runner: &RunnerConfi
     count(&mut limits.containers, config.containers);
     count(&mut limits.networks, config.networks);
     count(&mut limits.volumes, config.volumes);
+    limits
 }
 
 /// What of the job's own file system lies on this host, the deepest first.

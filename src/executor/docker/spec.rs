@@ -1,5 +1,7 @@
 //! A plan as the engine's own requests. Pure.
 
+pub mod buildkit;
+
 use std::collections::{BTreeMap, HashMap};
 
 use bollard::models::{
@@ -71,6 +73,9 @@ pub fn build(
         }
         if let Some(socket) = plan.access.sidecar().and_then(|sidecar| sidecar.socket.as_ref()) {
             host.group_add.get_or_insert_default().push(socket.group.to_string());
+        }
+        if let Some(buildkit) = plan.access.buildkit() {
+            host.group_add.get_or_insert_default().push(buildkit.group.to_string());
         }
         if let Some(socket) = socket {
             socket.put_into(host, plan);
@@ -343,15 +348,22 @@ fn mount(volume: &VolumePlan, docker: &DockerConfig) -> Mount {
 /// What a daemon without root needs in a container without privileges: user namespaces, mounts in
 /// them, and a device for its network (docs.docker.com, "Rootless Docker in Docker").
 fn unconfine(host: &mut HostConfig) {
-    let options = host.security_opt.get_or_insert_default();
-    options.extend(words(&["seccomp=unconfined", "apparmor=unconfined"]));
-    host.masked_paths = Some(Vec::new());
-    host.readonly_paths = Some(Vec::new());
+    unfilter(host);
     host.devices.get_or_insert_default().push(DeviceMapping {
         path_on_host: Some("/dev/net/tun".to_owned()),
         path_in_container: Some("/dev/net/tun".to_owned()),
         cgroup_permissions: Some("rwm".to_owned()),
     });
+}
+
+/// Takes the engine's filters off, for programs without root that make user namespaces and mount
+/// in them (moby/buildkit: `docs/rootless.md`; `systempaths=unconfined` is docker run's word for no
+/// hidden and no read-only paths).
+fn unfilter(host: &mut HostConfig) {
+    let options = host.security_opt.get_or_insert_default();
+    options.extend(words(&["seccomp=unconfined", "apparmor=unconfined"]));
+    host.masked_paths = Some(Vec::new());
+    host.readonly_paths = Some(Vec::new());
 }
 
 fn limit(host: &mut HostConfig, resources: &Resources) {

@@ -5,7 +5,7 @@ use crate::{
     plan::service::ServicePlan,
 };
 
-use super::{Asked, NAME, shared_socket::USUAL_SOCKET};
+use super::{Asked, BuildKit, NAME, shared_socket::USUAL_SOCKET};
 
 /// The engine's own socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Socket {
     pub paths: Vec<String>,
     /// Whether a guard stands before it. If not, it is mounted as it is.
     pub guarded: bool,
+    /// The BuildKit beside it.
+    pub buildkit: Option<BuildKit>,
     /// Names under which the job expects ports that its containers publish.
     pub names: Vec<String>,
     /// The service in whose place it is, as the job writes it.
@@ -41,6 +43,7 @@ impl Asked<'_> {
         }
         let mut socket = Socket {
             guarded: mode != SocketMode::Raw,
+            buildkit: (mode != SocketMode::Raw).then(|| self.buildkit()).flatten(),
             names: match service {
                 Some(service) => self.aliases(service),
                 None if self.has_named() => Vec::new(),
@@ -58,9 +61,13 @@ impl Asked<'_> {
             socket.variables.push(("DOCKER_HOST", Some(address)));
         }
         if socket.guarded {
-            let defaults = [
+            let build = if socket.buildkit.is_some() {
+                self.buildkit_variables()
+            } else {
                 // The engine's BuildKit is everybody's (docker-socket-guard.md §11.2).
-                ("DOCKER_BUILDKIT", Some("0".to_owned())),
+                vec![("DOCKER_BUILDKIT", Some("0".to_owned()))]
+            };
+            let defaults = [
                 // Where Testcontainers finds published ports and the socket (§12.3).
                 ("TESTCONTAINERS_HOST_OVERRIDE", socket.names.first().cloned()),
                 ("TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE", socket.paths.first().cloned()),
@@ -69,7 +76,7 @@ impl Asked<'_> {
             let is_new = |(name, value): &(&str, Option<String>)| {
                 value.is_some() && self.variable(name).is_none()
             };
-            socket.variables.extend(defaults.into_iter().filter(is_new));
+            socket.variables.extend(build.into_iter().chain(defaults).filter(is_new));
         }
         Some(socket)
     }

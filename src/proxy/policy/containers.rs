@@ -11,7 +11,7 @@ use super::{
     },
     send,
 };
-use crate::proxy::{Refusal, body};
+use crate::proxy::{Refusal, body, buildkit};
 
 impl Judge<'_> {
     pub(super) fn containers(&self, segments: &[&str]) -> Decision {
@@ -23,6 +23,9 @@ impl Judge<'_> {
             // `docker inspect REGISTRY/IMAGE` asks for a container of that name first.
             (&Method::GET, [name @ .., "json"]) if name.len() > 1 => {
                 Err(Refusal::missing(format!("No such container: {}", name.join("/"))))
+            }
+            (_, [reference, ..]) if buildkit::is_builder(reference) => {
+                Err(buildkit::builder(self.world.settings.build))
             }
             (&Method::DELETE, [reference]) => {
                 let (id, _) = owned.own_container(reference)?;
@@ -202,6 +205,9 @@ impl Judge<'_> {
         let mut query = self.query(&[("name", Word), ("platform", Word)])?;
         let name = self.raw("name").trim_start_matches('/').to_owned();
         query.retain(|(known, _)| known != "name");
+        if buildkit::is_builder(&name) {
+            return Err(buildkit::builder(self.world.settings.build));
+        }
         if !name.is_empty() {
             body::name(&name, &self.world.settings)?;
             query.push(("name".to_owned(), name));

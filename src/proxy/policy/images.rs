@@ -5,14 +5,14 @@ use serde_json::{Value, json};
 
 use super::{
     Decision, Filter, Forward, ImageUse, Judge, Reply, Sent, Then, Verdict, bad_reference,
-    names_of, new_tag, no_buildkit,
+    names_of, new_tag,
     query::{
         self,
         Param::{self, Drop as Ignored, Flag, Many, Number, Word},
     },
     send,
 };
-use crate::proxy::{Refusal, body, dockerfile, image::Reference};
+use crate::proxy::{Refusal, body, buildkit, dockerfile, image::Reference, settings::Build};
 
 impl Judge<'_> {
     pub(super) fn images(&self, segments: &[&str]) -> Decision {
@@ -63,7 +63,9 @@ impl Judge<'_> {
             }
             (&Method::POST, [name @ .., "push"]) if !name.is_empty() => self.push(&name.join("/")),
             (&Method::DELETE, name) if !name.is_empty() => {
-                let query = self.query(&[("force", Flag), ("noprune", Flag)])?;
+                // With `noprune`, which compose sets, layers without a name or a label would be left,
+                // and nothing of the job leads to them any more.
+                let query = self.query(&[("force", Flag), ("noprune", Ignored)])?;
                 let mut forward = self.forward("/images/{image}".to_owned(), query);
                 forward.image = Some((name.join("/"), ImageUse::Remove));
                 Ok(send(forward))
@@ -210,11 +212,12 @@ impl Judge<'_> {
     }
 
     pub(super) fn build(&self) -> Decision {
-        if !self.world.settings.build {
-            return Err(Refusal::denied("building images", "G-70"));
+        let offered = self.world.settings.build;
+        if offered == Build::Off {
+            return Err(buildkit::off());
         }
         if !["", "1"].contains(&self.raw("version")) || !self.raw("session").is_empty() {
-            return Err(no_buildkit());
+            return Err(buildkit::in_the_engine(offered));
         }
         let mut query = self.query(&[
             ("t", Many),

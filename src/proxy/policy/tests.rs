@@ -124,3 +124,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn g_11_2_what_buildx_asks_for_is_refused_with_the_way_out() {
+    for (method, path) in [
+        ("POST", "/v1.41/session"),
+        ("POST", "/v1.41/grpc"),
+        ("POST", "/v1.41/build?version=2&session=x"),
+        // Before it pulls an image for a builder's container, buildx looks for that.
+        ("GET", "/v1.41/containers/buildx_buildkit_default/json"),
+        ("POST", "/v1.41/containers/buildx_buildkit_c0/exec"),
+        ("POST", "/v1.41/containers/create?name=buildx_buildkit_c0"),
+    ] {
+        match judged(method, path) {
+            Verdict::Refuse(refusal) => {
+                assert!(refusal.message.contains("DOCKER_BUILDKIT=0"), "{path}: {refusal}");
+            }
+            verdict => panic!("{method} {path}: {verdict:?}"),
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::io;
 use tar::{Builder, EntryType, Header};
 
 /// Files in the order in which they are added. What goes wrong is said at the end.
-pub(super) struct Files {
+pub(in crate::executor::docker) struct Files {
     tar: Builder<Vec<u8>>,
     /// Whether there are any, and all of them.
     whole: Option<io::Result<()>>,
@@ -13,23 +13,35 @@ pub(super) struct Files {
 
 impl Files {
     /// None yet.
-    pub(super) fn new() -> Self {
+    pub(in crate::executor::docker) fn new() -> Self {
         Self { tar: Builder::new(Vec::new()), whole: None }
     }
 
     /// A directory that all may enter.
-    pub(super) fn directory(&mut self, path: &str, owner: u32) {
+    pub(in crate::executor::docker) fn directory(&mut self, path: &str, owner: u32) {
         let path = format!("{}/", path.trim_end_matches('/'));
         self.add(&path, EntryType::Directory, 0o755, owner, "");
     }
 
+    /// A directory in which all may write.
+    pub(in crate::executor::docker) fn open_directory(&mut self, path: &str) {
+        let path = format!("{}/", path.trim_end_matches('/'));
+        self.add(&path, EntryType::Directory, 0o777, 0, "");
+    }
+
     /// A file.
-    pub(super) fn file(&mut self, path: &str, mode: u32, owner: u32, content: &str) {
+    pub(in crate::executor::docker) fn file(
+        &mut self,
+        path: &str,
+        mode: u32,
+        owner: u32,
+        content: &str,
+    ) {
         self.add(path, EntryType::Regular, mode, owner, content);
     }
 
     /// A symbolic link of root's.
-    pub(super) fn link(&mut self, path: &str, target: &str) {
+    pub(in crate::executor::docker) fn link(&mut self, path: &str, target: &str) {
         let mut header = header(EntryType::Symlink, 0o777, 0);
         header.set_size(0);
         let added = self.tar.append_link(&mut header, path.trim_start_matches('/'), target);
@@ -37,7 +49,7 @@ impl Files {
     }
 
     /// The tar; `None` when there is nothing in it.
-    pub(super) fn finish(self) -> io::Result<Option<Vec<u8>>> {
+    pub(in crate::executor::docker) fn finish(self) -> io::Result<Option<Vec<u8>>> {
         self.whole.map_or(Ok(None), |whole| whole.and_then(|()| self.tar.into_inner()).map(Some))
     }
 

@@ -26,10 +26,10 @@ use crate::{
 
 use self::{
     certificates::Certificates,
-    files::Files,
     probe::{About, Silence},
 };
 pub use certificates::CertificateError;
+pub(super) use files::Files;
 
 use super::{Docker, service::Started};
 
@@ -261,7 +261,11 @@ impl<'a> Daemon<'a> {
 }
 
 /// Puts files into a container that has not started; nothing is asked for none.
-async fn put(docker: &Docker, container: &str, files: Files) -> Result<(), docker::Error> {
+pub(super) async fn put(
+    docker: &Docker,
+    container: &str,
+    files: Files,
+) -> Result<(), docker::Error> {
     let failed = || docker::Error::of("put files into the container", container);
     let Some(archive) = files.finish().map_err(|error| failed()(error.into()))? else {
         return Ok(());
@@ -292,9 +296,20 @@ pub(super) async fn link_socket(docker: &Docker) {
     }
 }
 
-/// What there is to say when a script has failed: that the daemon it used had ended meanwhile.
+/// What there is to say when a script has failed: that the daemon or the BuildKit it used had ended
+/// meanwhile.
 pub(super) async fn lost(docker: &Docker) -> Option<String> {
-    let Sidecar { service, container, .. } = docker.plan.access.sidecar()?;
+    let access = &docker.plan.access;
+    let (what, container, key) = match (access.sidecar(), access.buildkit()) {
+        (Some(Sidecar { service, container, .. }), _) => {
+            (format!("Docker daemon ({service})"), container, "[runners.docker] service_memory")
+        }
+        (None, Some(buildkit)) => {
+            let what = format!("BuildKit ({})", buildkit.image);
+            (what, &docker.plan.names.buildkit, "[runners.docker.socket.limits] memory")
+        }
+        (None, None) => return None,
+    };
     let state = docker
         .engine
         .client()
@@ -307,18 +322,18 @@ pub(super) async fn lost(docker: &Docker) -> Option<String> {
     }
     let code = state.exit_code.unwrap_or_default();
     let memory = if state.oom_killed == Some(true) {
-        " (out of memory; [runners.docker] service_memory limits it)"
+        format!(" (out of memory; {key} limits it)")
     } else {
-        ""
+        String::new()
     };
     let log = last_lines(docker, container).await;
     Some(format!(
-        "The job's Docker daemon ({service}) ended with exit code {code}{memory} while the script \
+        "The job's {what} ended with exit code {code}{memory} while the script \
          ran. Its last lines:\n{log}"
     ))
 }
 
-async fn last_lines(docker: &Docker, container: &str) -> String {
+pub(super) async fn last_lines(docker: &Docker, container: &str) -> String {
     let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail(LOG_LINES).build();
     let mut log = String::new();
     let mut pieces = docker.engine.client().logs(container, Some(options));
@@ -329,7 +344,7 @@ async fn last_lines(docker: &Docker, container: &str) -> String {
 }
 
 /// Waits for the container's end; its exit code.
-async fn ended(docker: &Docker, container: &str) -> Result<i64, docker::Error> {
+pub(super) async fn ended(docker: &Docker, container: &str) -> Result<i64, docker::Error> {
     let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
     let mut end = docker.engine.client().wait_container(container, Some(options));
     match end.next().await {
