@@ -29,3 +29,4 @@ mod scripts;
 mod shells;
 mod sources;
 mod trace;
+mod warm;

@@ -406,6 +406,8 @@ fn what_a_daemon_of_a_job_is_like_is_read_and_defaults_to_a_sidecar() {
     )
     .docker
     .dind;
+    let warm = one("", "[runners.docker.dind]\nwarm = 2").docker.dind;
+    assert_eq!((default.dind.warm, warm.warm), (0, 2));
     let wanted = DindConfig {
         mode: DindMode::Refuse,
         images: vec!["x:*".to_owned()],
@@ -416,6 +418,7 @@ fn what_a_daemon_of_a_job_is_like_is_read_and_defaults_to_a_sidecar() {
         storage: DindStorage::Fresh,
         slots: 3,
         slot_size: 2 << 30,
+        warm: 0,
     };
     assert_eq!(dind, wanted);
 }
@@ -424,7 +427,7 @@ fn what_a_daemon_of_a_job_is_like_is_read_and_defaults_to_a_sidecar() {
 fn ways_to_docker_that_do_not_exist_are_refused_by_name() {
     let text = problems(&with(
         "",
-        "[runners.docker.dind]\nmode = 'sock'\nnetwork = 'host'\nstorage = 'old'\n\
+        "[runners.docker.dind]\nmode = 'sock'\nwarm = 51\nnetwork = 'host'\nstorage = 'old'\n\
          registry_mirrors = ['m:5000']\ninsecure_registries = ['http://r']\n\
          [runners.docker.socket]\nmode = 'open'\n\
          registries = ['http://r/x']\nextra_capabilities = ['ALL']\naudit_log = 'audit'\n\
