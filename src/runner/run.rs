@@ -32,14 +32,12 @@ use crate::{
 
 use super::{
     Runner,
-    channel::{Acknowledged, Channel},
+    channel::Channel,
     ending::{self, Ending, SystemFailure, log_end},
     layers,
-    opening::{
-        Planned, TOKEN_GRACE, begin, forget, greet, plan_job, refuse, timeout_of, trace_settings,
-    },
+    opening::{Planned, TOKEN_GRACE, greet, open, plan_job, timeout_of},
     poll::Arrived,
-    removal::{Made, close, close_record, log_errors, log_left, remove},
+    removal::{Made, close, log_errors, log_left, remove},
     stages::Stages,
     stops::{Interrupt, Stops},
     warm::{self, Lease},
@@ -87,41 +85,10 @@ pub async fn run(
         Some(failure) => Err(failure),
     };
     let lease = warm::lease(runner, &mut planned);
-    // Noted before the server hears that the job is taken: from then on it waits for the end.
-    let noted = begin(runner, &payload, &planned).await;
-    match channel.acknowledge().await {
-        Acknowledged::Go => {}
-        Acknowledged::Unwanted => {
-            tracing::info!("job is not wanted any more");
-            warm::put_back(runner, lease);
-            return forget(noted);
-        }
-        Acknowledged::Canceled => {
-            channel.give_back_canceled().await;
-            warm::put_back(runner, lease);
-            return forget(noted);
-        }
-    }
-    let record = match noted {
-        Ok(record) => record,
-        Err(failure) => {
-            running.failed(failure.reason.as_str());
-            warm::put_back(runner, lease);
-            refuse(runner, &channel, &payload, &planned, failure).await;
-            return;
-        }
-    };
-    let trace = match Trace::create(&record.trace(), trace_settings(&payload, runner, &planned)) {
-        Ok(trace) => trace,
-        Err(error) => {
-            let failure = SystemFailure::spool(&error);
-            running.failed(failure.reason.as_str());
-            warm::put_back(runner, lease);
-            if refuse(runner, &channel, &payload, &planned, failure).await {
-                close_record(record);
-            }
-            return;
-        }
+    let opened = open(runner, &channel, &payload, &planned, &running).await;
+    let Some((record, trace)) = opened else {
+        warm::put_back(runner, lease);
+        return;
     };
     if let Ok((_, plan)) = &mut planned {
         layers::lease(runner, plan).await;
@@ -141,7 +108,8 @@ pub async fn run(
     let keep_alive = if dynamic { KeepAlive::Dynamic } else { KeepAlive::Fixed };
     let pump =
         trace::pump(trace.clone(), &channel, delivery.clone(), remote, keep_alive, done.clone());
-    let work = work(runner, &planned, &lease, &trace, &record, asked, interrupt, &done, &running).boxed();
+    let work =
+        work(runner, &planned, &lease, &trace, &record, asked, interrupt, &done, &running).boxed();
     let ((), (ending, made)) = tokio::join!(pump, work);
 
     if let Some(reason) = ending::reason(&ending) {
@@ -195,18 +163,8 @@ async fn work(
             let stops = Stops::new(job.timeout, asked, interrupt.subscribe());
             let followed = plan.settings.debug_services.then(|| Followed::new(trace.clone()));
             let voice = voice.clone();
-            let work = Work {
-                runner,
-                job,
-                plan,
-                lease,
-                trace,
-                voice,
-                stops,
-                record,
-                followed,
-                running,
-            };
+            let work =
+                Work { runner, job, plan, lease, trace, voice, stops, record, followed, running };
             let ending = work.run(&mut made).await;
             if let Some(followed) = &work.followed {
                 followed.end().await;
@@ -374,8 +332,15 @@ impl Work<'_> {
         let config = Arc::clone(&self.runner.config);
         let registries = registries(&self.job.payload);
         let warm = self.lease.warm.clone();
-        let docker =
-            Docker::new(engine, Arc::clone(self.plan), config, auths, self.record, registries, warm);
+        let docker = Docker::new(
+            engine,
+            Arc::clone(self.plan),
+            config,
+            auths,
+            self.record,
+            registries,
+            warm,
+        );
         let docker = Arc::new(docker);
         made.docker = Some(Arc::clone(&docker));
 

@@ -232,7 +232,10 @@ impl Tending {
     async fn run(&mut self) {
         let stop = self.stop.clone();
         let count = self.runner.warm.count;
-        tracing::info!(count, "Docker daemons will wait for jobs once a first job has shown its own");
+        tracing::info!(
+            count,
+            "Docker daemons will wait for jobs once a first job has shown its own"
+        );
         loop {
             match self.fill().await {
                 Ok(()) => {}
@@ -366,5 +369,83 @@ async fn until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plan::testing::Case;
+
+    fn recipe(image: &str) -> Recipe {
+        let case = Case::new()
+            .with("services", json!([{"name": image}]))
+            .variable("FF_NETWORK_PER_BUILD", "true");
+        Recipe::of(&case.plan(), &case.config()).unwrap()
+    }
+
+    fn job(pool: &Pool, image: &str) {
+        pool.note(&Lease { recipe: Some(Arc::new(recipe(image))), warm: None });
+    }
+
+    /// Does what [`Tending::fill`] does; how many of each image wait then, and how many were removed.
+    fn fill(pool: &Pool) -> (Vec<String>, usize) {
+        let mut removed = 0;
+        loop {
+            let (out, missing) = pool.next();
+            removed += out.len();
+            let Some(recipe) = missing else { break };
+            let names = recipe.new_names(&Case::new().config());
+            let warm = Arc::new(Warm::without_tls(names));
+            pool.add(Waiting { recipe, warm }).unwrap();
+        }
+        let mut images: Vec<_> =
+            pool.state().waiting.iter().map(|w| w.recipe.image().to_owned()).collect();
+        images.sort();
+        (images, removed)
+    }
+
+    #[test]
+    fn those_that_wait_are_as_the_last_jobs_were() {
+        let pool = Pool::new(3);
+        assert_eq!(fill(&pool), (vec![], 0));
+        job(&pool, "docker:a-dind");
+        assert_eq!(fill(&pool), (vec!["docker:a-dind".to_owned(); 3], 0));
+        job(&pool, "docker:b-dind");
+        let (images, removed) = fill(&pool);
+        // Until three jobs are known, the latest counts for the missing ones.
+        assert_eq!(images, ["docker:a-dind", "docker:b-dind", "docker:b-dind"]);
+        assert_eq!(removed, 2);
+        job(&pool, "docker:a-dind");
+        assert_eq!(fill(&pool).0, ["docker:a-dind", "docker:a-dind", "docker:b-dind"]);
+        for _ in 0..3 {
+            job(&pool, "docker:c-dind");
+        }
+        assert_eq!(fill(&pool).0, ["docker:c-dind"; 3]);
+        assert_eq!(fill(&pool).1, 0);
+    }
+
+    #[test]
+    fn one_is_one_jobs_and_none_is_taken_when_nothing_is_to_wait() {
+        let pool = Pool::new(2);
+        job(&pool, "docker:dind");
+        fill(&pool);
+        assert!(pool.take(&recipe("docker:27-dind")).is_none());
+        let taken = std::thread::scope(|scope| {
+            let take = || scope.spawn(|| pool.take(&recipe("docker:dind")));
+            [take(), take(), take()].map(|thread| thread.join().unwrap())
+        });
+        let mut names: Vec<_> =
+            taken.iter().flatten().map(|w| w.warm.names().container().to_owned()).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), 2);
+        fill(&pool);
+        assert_eq!(pool.close().len(), 2);
+        assert!(pool.take(&recipe("docker:dind")).is_none());
+        let late = taken.into_iter().flatten().next().unwrap();
+        assert!(pool.add(late).is_err());
     }
 }

@@ -68,9 +68,8 @@ const DOCKER_HOST: &str = "DOCKER_HOST";
 const READ_BY_CLIENTS: &[&str] = &["DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", DOCKER_HOST];
 
 /// What a daemon uses in its container while it runs: nothing may be mounted over it then.
-const IN_USE: &[&str] = &[
-    "/bin", "/dev", "/etc", "/lib", "/proc", "/run", "/sbin", "/sys", "/tmp", "/usr", "/var/run",
-];
+const IN_USE: &[&str] =
+    &["/bin", "/dev", "/etc", "/lib", "/proc", "/run", "/sbin", "/sys", "/tmp", "/usr", "/var/run"];
 
 /// The data root of a daemon with root.
 const DATA_ROOT: &str = "/var/lib/docker";
@@ -377,5 +376,132 @@ impl Wanted<'_> {
         host.mounts = None;
         host.binds = Some(self.binds()).filter(|binds| !binds.is_empty());
         body
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{executor::docker::clean_up, plan::testing::Case};
+
+    fn case() -> Case {
+        Case::new()
+            .with("services", json!([{"name": "docker:dind"}]))
+            .variable("FF_NETWORK_PER_BUILD", "true")
+    }
+
+    fn service(more: &serde_json::Value) -> Case {
+        let mut service = json!({"name": "docker:dind"});
+        service.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        case().with("services", json!([service]))
+    }
+
+    fn recipe(case: &Case) -> Result<Recipe, Unfit> {
+        Recipe::of(&case.plan(), &case.config())
+    }
+
+    fn public(case: Case, name: &str, value: &str) -> Case {
+        case.variable_with(name, value, &json!({"public": true}))
+    }
+
+    #[test]
+    fn jobs_of_other_projects_with_variables_of_their_own_are_alike() {
+        let usual = recipe(&case()).unwrap();
+        let mut other = case().with(
+            "job_info",
+            json!({"name": "x", "stage": "s", "pipeline_id": 1, "project_id": 7,
+                   "project_full_path": "other/one"}),
+        );
+        other.place.random = "ffffffffffffffff".to_owned();
+        other.place.project_slot = 9;
+        for (name, value) in [
+            ("DEPLOY_KEY", "secret"),
+            ("DOCKER_AUTH_CONFIG", "{}"),
+            ("DOCKER_HOST", "tcp://docker:2376"),
+            ("DOCKER_TLS_VERIFY", "1"),
+            ("DOCKER_CERT_PATH", "/certs/client"),
+            ("DOCKER_TLS_CERTDIR", "/certs"),
+        ] {
+            other = public(other, name, value);
+        }
+        assert_eq!(recipe(&other).unwrap(), usual);
+        let text = serde_json::to_string(&usual.body).unwrap();
+        for foreign in ["88213", "turbine", "3d1f0c5a", "/builds", "00112233445566aa", "CI_"] {
+            assert!(!text.contains(foreign), "{foreign}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_would_be_another_is_not_like_it() {
+        let usual = recipe(&case()).unwrap();
+        for different in [
+            case().with("services", json!([{"name": "docker:27-dind"}])),
+            case().with("services", json!([{"name": "docker:dind", "alias": "builder"}])),
+            service(&json!({"command": ["--mtu=1390"]})),
+            service(&json!({"variables": [{"key": "DOCKER_DRIVER", "value": "vfs"}]})),
+            public(case(), "DOCKER_TLS_CERTDIR", ""),
+            public(case(), "https_proxy", "http://proxy:3128"),
+            service(&json!({"variables": [{"key": "DOCKER_HOST", "value": "unix:///run/d.sock"}]})),
+            case().docker("service_memory = \"1g\""),
+            case().docker("volumes = [\"/srv/tools:/tools:ro\"]"),
+            case().docker("dns = [\"10.0.0.1\"]"),
+            case().docker("network_mtu = 1400"),
+            case().docker("container_labels = { team = \"a\" }"),
+            case().docker("[runners.docker.dind]\nregistry_mirrors = [\"http://m:5000\"]"),
+        ] {
+            assert_ne!(recipe(&different).unwrap(), usual);
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_depends_on_more_is_started_for_its_job() {
+        let rootless = "docker:dind-rootless";
+        for (case, why) in [
+            (Case::new(), Unfit::None),
+            (service(&json!({"entrypoint": ["sh", "-c", "dockerd"]})), Unfit::Command),
+            (service(&json!({"command": ["--config-file=/x"]})), Unfit::Command),
+            (service(&json!({"command": ["--tlscert=/x"]})), Unfit::Command),
+            (service(&json!({"command": ["--exec-root=/builds/x"]})), Unfit::Volumes),
+            (
+                service(&json!({"variables": [{"key": "DOCKER_TMPDIR", "value": "/builds/t"}]})),
+                Unfit::Volumes,
+            ),
+            (service(&json!({"variables": [{"key": "X", "value": "1"}]})), Unfit::Variables),
+            (case().with("services", json!([{"name": rootless}])), Unfit::Unprivileged),
+            (case().docker("runtime = \"sysbox-runc\""), Unfit::Unprivileged),
+            (case().docker("network_mode = \"bridge\""), Unfit::Network),
+            (case().docker("enable_ipv6 = true"), Unfit::Network),
+            (case().docker("[runners.docker.dind]\nnetwork = \"shared\""), Unfit::Network),
+            (case().docker("[runners.docker.dind]\nstorage = \"slot\""), Unfit::Storage),
+            (case().docker("volumes = [\"/var/lib/docker\"]"), Unfit::Storage),
+            (case().docker("volume_driver = \"nfs\""), Unfit::VolumeDriver),
+            (case().docker("volumes = [\"/var/run\"]"), Unfit::Volumes),
+            (case().docker("volumes = [\"/var\"]"), Unfit::Volumes),
+            (case().docker("volumes = [\"/var/lib/docker/x\"]"), Unfit::Volumes),
+            (case().docker("volumes = [\"/srv\", \"/tools:/srv/tools\"]"), Unfit::Volumes),
+        ] {
+            assert_eq!(recipe(&case), Err(why));
+        }
+        for fits in ["volumes = [\"/cache\", \"/root/.m2\"]", "cache_dir = \"/srv/cache\""] {
+            recipe(&case().docker(fits)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_plan_that_has_one_names_it_in_all_that_is_removed() {
+        let case = case();
+        let mut plan = case.plan();
+        let names = recipe(&case).unwrap().new_names(&case.config());
+        names.lend_to(&mut plan);
+        let things = clean_up::things(&plan);
+        for thing in names.things() {
+            assert!(things.contains(&thing), "{thing:?}: {things:?}");
+        }
+        assert_eq!(things.len(), clean_up::things(&case.plan()).len());
+        let sidecar = plan.access.sidecar().unwrap();
+        assert!(plan.access.sidecar_of(&plan.services[0]).is_some());
+        assert!(sidecar.certificates.as_ref().unwrap().names.contains(&names.container));
     }
 }

@@ -112,6 +112,12 @@ impl Warm {
         &self.names
     }
 
+    /// One that is nowhere, for tests.
+    #[cfg(test)]
+    pub(crate) fn without_tls(names: Names) -> Self {
+        Self { names, image: String::new(), tls: None, ready: Instant::now() }
+    }
+
     /// Id of its image.
     #[must_use]
     pub fn image(&self) -> &str {
@@ -246,12 +252,8 @@ impl Docker {
         let taken = Instant::now();
         match self.take_over(warm, plan, service, image).await {
             Ok(state) => {
-                let daemon = Daemon {
-                    plan,
-                    certificates: None,
-                    tls: warm.tls.clone(),
-                    taken: Some(taken),
-                };
+                let daemon =
+                    Daemon { plan, certificates: None, tls: warm.tls.clone(), taken: Some(taken) };
                 let waited = taken.duration_since(warm.ready);
                 Ok(Some((Started::of(service, image, state), daemon, waited)))
             }
@@ -343,10 +345,10 @@ impl Docker {
         let client = plan.certificates.as_ref().map(CertificatePlan::client);
         let volumes = mounts.volumes.iter().filter(|v| Some(&v.destination) != client.as_ref());
         let volumes = future::try_join_all(volumes.map(|v| self.mountpoint(v))).await?;
-        let volumes = volumes.into_iter().flatten().map(|(destination, source)| Graft {
-            source,
-            destination: destination.to_owned(),
-        });
+        let volumes = volumes
+            .into_iter()
+            .flatten()
+            .map(|(destination, source)| Graft { source, destination: destination.to_owned() });
         let mut grafts: Vec<Graft> = volumes.collect();
         for bind in &mounts.binds {
             let mut parts = bind.split(':');
@@ -427,8 +429,7 @@ mod tests {
             format!("Iface\tDestination\n{}", lines.collect::<String>())
         };
         // 172.17.0.0/16 beside 10.213.4.128/26 and a default route.
-        let usual =
-            [("eth0", "00000000", "00000000"), ("eth0", "8004D50A", "C0FFFFFF")];
+        let usual = [("eth0", "00000000", "00000000"), ("eth0", "8004D50A", "C0FFFFFF")];
         let inner = ("docker0", "000011AC", "0000FFFF");
         assert!(!overlaps(&table(&[usual[0], usual[1], inner])));
         // 172.17.4.0/24 is in the daemon's own.
