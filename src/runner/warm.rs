@@ -38,6 +38,10 @@ use super::{Runner, opening::Planned};
 /// Pause after a daemon that did not come to wait, or has ended: the reason may pass.
 const TRY_AGAIN: Duration = Duration::from_mins(1);
 
+/// How long a daemon may wait: the job that takes it may run for long, and its certificates are good
+/// for three months.
+const OLDEST: Duration = Duration::from_hours(7 * 24);
+
 /// The daemons that wait for one runner's jobs.
 #[derive(Debug, Default)]
 pub struct Pool {
@@ -72,6 +76,12 @@ pub(super) struct Lease {
     pub(super) warm: Option<Arc<Warm>>,
 }
 
+impl Waiting {
+    fn is_old(&self) -> bool {
+        self.warm.since().elapsed() > OLDEST
+    }
+}
+
 impl Pool {
     /// Of `count` daemons; none waits yet.
     #[must_use]
@@ -92,7 +102,7 @@ impl Pool {
     /// The first that waits and is like this.
     fn take(&self, recipe: &Recipe) -> Option<Waiting> {
         let mut state = self.state();
-        let at = state.waiting.iter().position(|waiting| *waiting.recipe == *recipe)?;
+        let at = state.waiting.iter().position(|w| *w.recipe == *recipe && !w.is_old())?;
         Some(state.waiting.remove(at))
     }
 
@@ -231,14 +241,15 @@ struct Tending {
 impl Tending {
     async fn run(&mut self) {
         let stop = self.stop.clone();
-        let count = self.runner.warm.count;
-        tracing::info!(
-            count,
-            "Docker daemons will wait for jobs once a first job has shown its own"
-        );
+        let mut told = false;
         loop {
             match self.fill().await {
-                Ok(()) => {}
+                Ok(()) if told => {}
+                Ok(()) => {
+                    let count = self.runner.warm.count;
+                    tracing::info!(count, "Docker daemons will wait for jobs like the last ones");
+                    told = true;
+                }
                 Err(WarmError::Stopped) => return,
                 Err(WarmError::Graft(error)) => {
                     tracing::warn!(
@@ -321,7 +332,7 @@ impl Tending {
         Ok(())
     }
 
-    /// Removes those of an image that is another one by now.
+    /// Removes those of an image that is another one by now, and those that have waited for long.
     async fn remove_outdated(&self, engine: &Engine) {
         let mut recipes = self.runner.warm.wanted();
         recipes.dedup();
@@ -331,6 +342,8 @@ impl Tending {
             let out = self.runner.warm.sort_out(is_current);
             self.remove_all(engine, out).await;
         }
+        let old = self.runner.warm.sort_out(|waiting| !waiting.is_old());
+        self.remove_all(engine, old).await;
     }
 
     /// A daemon has ended. If it was a job's, that is the job's affair.
@@ -398,7 +411,7 @@ mod tests {
             removed += out.len();
             let Some(recipe) = missing else { break };
             let names = recipe.new_names(&Case::new().config());
-            let warm = Arc::new(Warm::without_tls(names));
+            let warm = Arc::new(Warm::without_tls(names, Instant::now()));
             pool.add(Waiting { recipe, warm }).unwrap();
         }
         let mut images: Vec<_> =
@@ -447,5 +460,15 @@ mod tests {
         assert!(pool.take(&recipe("docker:dind")).is_none());
         let late = taken.into_iter().flatten().next().unwrap();
         assert!(pool.add(late).is_err());
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_that_has_waited_for_long_is_no_jobs() {
+        let pool = Pool::new(1);
+        job(&pool, "docker:dind");
+        fill(&pool);
+        tokio::time::advance(OLDEST).await;
+        assert!(!pool.state().waiting[0].is_old());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(pool.take(&recipe("docker:dind")).is_none());
     }
 }

@@ -249,7 +249,7 @@ impl<'a> Daemon<'a> {
             format!(": Docker {server_version}, storage driver {driver}")
         };
         voice.plain(&format!(
-            "Docker daemon {service} is ready after {:.1} s{what}",
+            "Docker daemon {service} is ready after {:.2} s{what}",
             after.as_secs_f32()
         ));
         if driver == "vfs" {

@@ -112,10 +112,16 @@ impl Warm {
         &self.names
     }
 
+    /// When it was ready.
+    #[must_use]
+    pub fn since(&self) -> Instant {
+        self.ready
+    }
+
     /// One that is nowhere, for tests.
     #[cfg(test)]
-    pub(crate) fn without_tls(names: Names) -> Self {
-        Self { names, image: String::new(), tls: None, ready: Instant::now() }
+    pub(crate) fn without_tls(names: Names, ready: Instant) -> Self {
+        Self { names, image: String::new(), tls: None, ready }
     }
 
     /// Id of its image.
