@@ -4,6 +4,11 @@ use std::fs;
 
 use rustix::process::Signal;
 use serde_json::json;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, UnixStream},
+    task::JoinSet,
+};
 
 use crate::{
     counter::Counter,
@@ -115,7 +120,7 @@ async fn a_job_takes_a_daemon_that_waits_and_finds_in_it_all_that_it_has_in_its_
         "at the socket",
         "inner",
     ]);
-    ended.assert_contains("Docker daemon docker:dind is ready after 0.");
+    ended.assert_contains("Docker daemon docker:dind is ready after ");
     case.until_log(WAITS, 2).await;
     case.until_idle().await;
     engine().nothing_left_of(ended.id).await;
@@ -279,6 +284,40 @@ async fn after_kill_9_at_any_moment_of_taking_one_nothing_is_left() {
         nothing_left(&case).await;
         assert_eq!(things(&case), [""; 0], "killed at moment {moment} of {needed} requests");
     }
+}
+
+/// An engine at a TCP address, as one on another host would be.
+async fn remote() -> (String, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = format!("tcp://{}", listener.local_addr().unwrap());
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut engine = UnixStream::connect(engine().socket()).await.unwrap();
+            connections.spawn(async move {
+                drop(copy_bidirectional(&mut client, &mut engine).await);
+            });
+        }
+    });
+    (host, server)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_engine_is_elsewhere_none_waits_and_that_is_said_once() {
+    let (host, _server) = remote().await;
+    let options = Options { engine: Some(host), docker: ONE, ..Options::default() };
+    let case = Case::with(options).await;
+    for _ in 0..2 {
+        let ended = case.run_over(docker_job(&["docker info"])).await;
+        ended.assert_success();
+        assert!(!took_one(&ended), "{}", ended.story());
+    }
+    assert_eq!(things(&case), [""; 0]);
+    let log = case.log();
+    assert_eq!(log.matches("no Docker daemon can wait for jobs here").count(), 1, "{log}");
+    assert!(log.contains("is not on this host"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
