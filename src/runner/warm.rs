@@ -200,7 +200,7 @@ pub(super) fn put_back(runner: &Arc<Runner>, lease: Lease) {
             let runner = Arc::clone(runner);
             runner.clone().shared.removals.spawn(async move {
                 match runner.shared.engine(&runner.config.docker).await {
-                    Ok(engine) => remove(&engine, waiting.warm.names()).await,
+                    Ok(engine) => drop(remove(&engine, waiting.warm.names()).await),
                     Err(error) => tracing::warn!(
                         error = causes::chain(&error),
                         "a warm Docker daemon is left to the next start"
@@ -213,14 +213,14 @@ pub(super) fn put_back(runner: &Arc<Runner>, lease: Lease) {
 
 /// Keeps as many daemons waiting as there should be, until `stop`; then none of them is left.
 pub async fn tend(runner: Arc<Runner>, stop: CancellationToken) {
-    let mut tending = Tending { runner, stop, ends: JoinSet::new(), again: None };
+    let mut tending = Tending { runner, stop, ends: JoinSet::new(), again: None, left: Vec::new() };
     tending.run().await;
-    let left = tending.runner.warm.close();
-    if left.is_empty() {
+    let waiting = tending.runner.warm.close();
+    if waiting.is_empty() && tending.left.is_empty() {
         return;
     }
     match tending.runner.shared.engine(&tending.runner.config.docker).await {
-        Ok(engine) => tending.remove_all(&engine, left).await,
+        Ok(engine) => tending.remove(&engine, waiting).await,
         Err(error) => tracing::warn!(
             error = causes::chain(&error),
             "warm Docker daemons are left to the next start"
@@ -236,6 +236,8 @@ struct Tending {
     ends: JoinSet<Names>,
     /// Not before then.
     again: Option<Instant>,
+    /// What could not be removed, such as while the engine was away.
+    left: Vec<Names>,
 }
 
 impl Tending {
@@ -286,7 +288,7 @@ impl Tending {
         self.remove_outdated(&engine).await;
         loop {
             let (out, missing) = runner.warm.next();
-            self.remove_all(&engine, out).await;
+            self.remove(&engine, out).await;
             let Some(recipe) = missing else { return Ok(()) };
             if self.stop.is_cancelled() {
                 return Err(WarmError::Stopped);
@@ -312,7 +314,8 @@ impl Tending {
         let warm = match started {
             Ok(warm) => Arc::new(warm),
             Err(error) => {
-                remove(engine, &names).await;
+                self.left.push(names);
+                self.remove(engine, Vec::new()).await;
                 return Err(error);
             }
         };
@@ -326,24 +329,23 @@ impl Tending {
             warm::watch(&engine_too, &watched).await;
             watched
         });
-        if self.runner.warm.add(Waiting { recipe, warm }).is_err() {
-            remove(engine, &names).await;
-        }
+        // It is closed by this task alone, and later.
+        drop(self.runner.warm.add(Waiting { recipe, warm }));
         Ok(())
     }
 
     /// Removes those of an image that is another one by now, and those that have waited for long.
-    async fn remove_outdated(&self, engine: &Engine) {
+    async fn remove_outdated(&mut self, engine: &Engine) {
         let mut recipes = self.runner.warm.wanted();
         recipes.dedup();
         for recipe in recipes {
             let Some(image) = present(engine, &recipe).await else { continue };
             let is_current = |w: &Waiting| w.recipe != recipe || w.warm.image() == image.id;
             let out = self.runner.warm.sort_out(is_current);
-            self.remove_all(engine, out).await;
+            self.remove(engine, out).await;
         }
         let old = self.runner.warm.sort_out(|waiting| !waiting.is_old());
-        self.remove_all(engine, old).await;
+        self.remove(engine, old).await;
     }
 
     /// A daemon has ended. If it was a job's, that is the job's affair.
@@ -356,13 +358,23 @@ impl Tending {
         tracing::warn!(container.name = names.container(), "a Docker daemon ended while it waited");
         self.again = Some(Instant::now() + TRY_AGAIN);
         if let Ok(engine) = self.runner.shared.engine(&self.runner.config.docker).await {
-            self.remove_all(&engine, out).await;
+            self.remove(&engine, out).await;
         }
     }
 
-    async fn remove_all(&self, engine: &Engine, all: Vec<Waiting>) {
-        let removals = all.iter().map(|waiting| remove(engine, waiting.warm.names()));
-        futures_util::future::join_all(removals).await;
+    /// Removes these, and what was left before.
+    async fn remove(&mut self, engine: &Engine, out: Vec<Waiting>) {
+        let mut all = std::mem::take(&mut self.left);
+        all.extend(out.iter().map(|waiting| waiting.warm.names().clone()));
+        let removals = all.into_iter().map(|names| async move {
+            let removed = remove(engine, &names).await;
+            (names, removed)
+        });
+        let removals = futures_util::future::join_all(removals).await;
+        self.left.extend(removals.into_iter().filter(|(_, removed)| !removed).map(|(n, _)| n));
+        if !self.left.is_empty() {
+            self.again.get_or_insert_with(|| Instant::now() + TRY_AGAIN);
+        }
     }
 }
 
@@ -370,11 +382,13 @@ async fn present(engine: &Engine, recipe: &Recipe) -> Option<Image> {
     image::present(engine, recipe.image(), recipe.platform()).await
 }
 
-async fn remove(engine: &Engine, names: &Names) {
-    let anonymous = Anonymous { remove: true };
-    for error in clean_up::remove(engine, &names.things(), anonymous).await {
-        tracing::warn!(error = causes::chain(&error), "something of a warm Docker daemon is left");
+/// True when nothing is left.
+async fn remove(engine: &Engine, names: &Names) -> bool {
+    let errors = clean_up::remove(engine, &names.things(), Anonymous { remove: true }).await;
+    for error in &errors {
+        tracing::warn!(error = causes::chain(error), "something of a warm Docker daemon is left");
     }
+    errors.is_empty()
 }
 
 /// Waits until then; for ever without a time.
