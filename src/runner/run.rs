@@ -122,6 +122,7 @@ pub async fn run(
     if made.engine.is_none() {
         warm::put_back(runner, lease);
     }
+    runner.warm.job_ended();
     let plan = planned.ok().map(|(_, plan)| plan);
     let removal = remove(Arc::clone(runner), plan, made, payload.id, slot);
     let removal = runner.shared.removals.spawn(removal);

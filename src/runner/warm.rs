@@ -121,6 +121,11 @@ impl Pool {
         self.changed.notify_one();
     }
 
+    /// A job that may have had one is over. One whose start failed was not noted.
+    pub(super) fn job_ended(&self) {
+        self.changed.notify_one();
+    }
+
     /// Adds one that is ready, or gives it back when nothing more is to wait.
     fn add(&self, waiting: Waiting) -> Result<(), Waiting> {
         let mut state = self.state();

@@ -286,6 +286,21 @@ async fn after_kill_9_at_any_moment_of_taking_one_nothing_is_left() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_a_job_did_not_come_to_use_goes_with_it_and_another_waits() {
+    let options = Options { docker: ONE, pull_policy: Some("never"), ..Options::default() };
+    let case = Case::with(options).await;
+    case.run(docker_job(&["docker info"])).await.assert_success();
+    case.until_log(WAITS, 0).await;
+    let before = daemons(&case);
+    let ended = case.run(docker_job(&["true"]).image("longshore-it-no-such-image:1")).await;
+    assert_eq!(ended.state(), "failed", "{}", ended.story());
+    case.until_log(WAITS, 1).await;
+    case.until_idle().await;
+    let after = daemons(&case);
+    assert!(after.len() == 1 && after != before, "{before:?} {after:?}");
+}
+
 /// An engine at a TCP address, as one on another host would be.
 async fn remote() -> (String, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
