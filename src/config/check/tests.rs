@@ -424,10 +424,23 @@ fn what_a_daemon_of_a_job_is_like_is_read_and_defaults_to_a_sidecar() {
 }
 
 #[test]
+fn daemons_that_wait_have_a_limit_and_are_none_where_no_job_takes_them() {
+    let warm = |keys: &str| with("", &format!("[runners.docker.dind]\n{keys}"));
+    assert!(problems(&warm("warm = 51")).contains("is above 50"));
+    assert!(problems(&warm("warm = -1")).contains("out of range"));
+    for never in ["mode = 'socket'", "network = 'shared'", "storage = 'slot'"] {
+        let text = format!("warm = 2\n{never}");
+        assert_eq!(checked(&warm(&text)).config.runners[0].docker.dind.warm, 0);
+        let said = warnings(&warm(&text)).join("\n");
+        assert!(said.contains("no daemon waits"), "{never}: {said}");
+    }
+}
+
+#[test]
 fn ways_to_docker_that_do_not_exist_are_refused_by_name() {
     let text = problems(&with(
         "",
-        "[runners.docker.dind]\nmode = 'sock'\nwarm = 51\nnetwork = 'host'\nstorage = 'old'\n\
+        "[runners.docker.dind]\nmode = 'sock'\nnetwork = 'host'\nstorage = 'old'\n\
          registry_mirrors = ['m:5000']\ninsecure_registries = ['http://r']\n\
          [runners.docker.socket]\nmode = 'open'\n\
          registries = ['http://r/x']\nextra_capabilities = ['ALL']\naudit_log = 'audit'\n\
