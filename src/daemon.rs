@@ -23,7 +23,7 @@ use crate::{
     runner::{
         self, Gate, Interrupt, Runner, Shared, Signal,
         poll::{self, Arrival, Bounds, Orders},
-        recover, run,
+        recover, run, warm,
     },
     secret::Secret,
 };
@@ -80,6 +80,10 @@ pub struct Daemon {
     stop_polling: CancellationToken,
     polling: JoinSet<()>,
     jobs: JoinSet<()>,
+    /// Those of the runners' warm daemons.
+    pools: JoinSet<()>,
+    /// Above those of all pools.
+    stop_pools: CancellationToken,
     concurrent: Gate,
     shutdown_timeout: Duration,
     quota: Quota,
@@ -97,6 +101,8 @@ struct Poller {
     limit: Gate,
     stop: CancellationToken,
     retire: CancellationToken,
+    /// Ends its warm daemons.
+    cool: CancellationToken,
     reloads: watch::Sender<()>,
     /// Set when it has ended.
     ended: CancellationToken,
@@ -115,6 +121,8 @@ impl Daemon {
             stop_polling: CancellationToken::new(),
             polling: JoinSet::new(),
             jobs: JoinSet::new(),
+            pools: JoinSet::new(),
+            stop_pools: CancellationToken::new(),
             concurrent: Gate::new(0),
             shutdown_timeout: Duration::ZERO,
             quota: Quota::default(),
@@ -158,6 +166,7 @@ impl Daemon {
                     note_panic(&ended);
                 }
                 Some(ended) = self.polling.join_next() => note_panic(&ended),
+                Some(ended) = self.pools.join_next() => note_panic(&ended),
                 changed = stop.changed() => {
                     if changed.is_err() || *stop.borrow() != Stop::Not {
                         break;
@@ -264,6 +273,7 @@ impl Daemon {
                     continue;
                 }
                 old.retire.cancel();
+                old.cool.cancel();
                 predecessor = Some(old.ended);
             }
             let Some(client) = self.client(runner, config) else { continue };
@@ -273,12 +283,14 @@ impl Daemon {
                     config: Arc::clone(runner),
                     client,
                     shared: Arc::clone(&self.shared),
+                    warm: warm::Pool::new(runner.docker.dind.warm),
                 }),
                 interval: config.check_interval,
                 offset,
                 limit,
                 stop: self.stop_polling.child_token(),
                 retire: CancellationToken::new(),
+                cool: self.stop_pools.child_token(),
                 reloads: watch::Sender::new(()),
                 ended: CancellationToken::new(),
             };
@@ -287,6 +299,7 @@ impl Daemon {
         }
         for gone in before {
             gone.stop.cancel();
+            gone.cool.cancel();
         }
         let configured = config.runners.iter().map(|runner| Configured {
             runner: runner::labels(runner),
@@ -330,7 +343,11 @@ impl Daemon {
             poll::poll(&runner, &bounds, jobs, orders).await;
             drop(ended);
         };
-        self.polling.spawn(polling.instrument(span));
+        self.polling.spawn(polling.instrument(span.clone()));
+        if !poller.runner.warm.is_empty() {
+            let tending = warm::tend(Arc::clone(&poller.runner), poller.cool.clone());
+            self.pools.spawn(tending.instrument(span));
+        }
     }
 
     fn client(&mut self, runner: &RunnerConfig, config: &Config) -> Option<Arc<Client>> {
@@ -399,6 +416,7 @@ impl Daemon {
     /// Waits for jobs and removals as `stop` says, which may become stronger meanwhile.
     async fn end(mut self, mut stop: watch::Receiver<Stop>) -> Result<(), DaemonError> {
         let mut deadline: Option<Instant> = None;
+        self.stop_pools.cancel();
         self.shared.removals.close();
         loop {
             match *stop.borrow_and_update() {
@@ -412,6 +430,9 @@ impl Daemon {
             let removals = self.shared.removals.clone();
             let all = async {
                 while let Some(ended) = self.jobs.join_next().await {
+                    note_panic(&ended);
+                }
+                while let Some(ended) = self.pools.join_next().await {
                     note_panic(&ended);
                 }
                 removals.wait().await;

@@ -315,6 +315,8 @@ pub struct DindConfig {
     pub slots: usize,
     /// Bytes that a slot may have to be kept.
     pub slot_size: u64,
+    /// Daemons that wait for jobs.
+    pub warm: usize,
 }
 
 impl Default for DindConfig {
@@ -333,6 +335,7 @@ impl Default for DindConfig {
             storage: DindStorage::default(),
             slots: 10,
             slot_size: 20 << 30,
+            warm: 0,
         }
     }
 }

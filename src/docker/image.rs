@@ -344,6 +344,15 @@ pub async fn ensure(
     ensure_paced(engine, request, say, PAUSE).await
 }
 
+/// An image, if the engine has it.
+pub async fn present(engine: &Engine, name: &str, platform: Option<&str>) -> Option<Image> {
+    let platform = match platform {
+        Some(text) => Some(Platform::parse(text)?),
+        None => None,
+    };
+    inspect(engine, name, platform.as_ref()).await.ok().flatten()
+}
+
 async fn ensure_paced(
     engine: &Engine,
     request: &ImageRequest,

@@ -26,6 +26,7 @@ fn service(name: &str, aliases: &[&str]) -> ServicePlan {
         command: Vec::new(),
         entrypoint: Vec::new(),
         environment: Vec::new(),
+        declared: Vec::new(),
         privileged: false,
         unconfined: false,
     }

@@ -35,6 +35,8 @@ pub struct ServicePlan {
     pub entrypoint: Vec<String>,
     /// Environment, `KEY=value`, each name once.
     pub environment: Vec<String>,
+    /// Names of variables that are written for it, not for the job.
+    pub declared: Vec<String>,
     /// Whether it is privileged.
     pub privileged: bool,
     /// Whether the engine's filters (seccomp, `AppArmor`, hidden paths) are off for it.
@@ -133,6 +135,7 @@ pub(super) fn plan(
                     .unwrap_or_default()
             },
             environment: environment(service, variables),
+            declared: service.variables.iter().map(|variable| variable.key.clone()).collect(),
             privileged: docker.services_privileged.unwrap_or(docker.privileged)
                 && policy::is_privileged(&written, &docker.allowed_privileged_services),
             unconfined: false,

@@ -13,6 +13,7 @@ mod run;
 mod slots;
 mod stages;
 mod stops;
+pub mod warm;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -32,6 +33,7 @@ use layers::Layers;
 pub use run::run;
 pub use slots::Slots;
 pub use stops::{Interrupt, Signal};
+use warm::Pool;
 
 /// What runners of one process share.
 pub struct Shared {
@@ -122,6 +124,8 @@ pub struct Runner {
     pub info: Arc<Info>,
     /// What it shares with the others.
     pub shared: Arc<Shared>,
+    /// Daemons that wait for its jobs.
+    pub warm: Pool,
 }
 
 impl Runner {

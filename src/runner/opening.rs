@@ -10,6 +10,7 @@ use crate::{
     ids::random_hex,
     job::{self, InvalidJob, Job},
     ledger::{Entry, JobRecord},
+    metrics::Running,
     plan::{self, Place, Plan},
     secret::Secret,
     trace::{self, Delivery, Greeting, Limits, Masks, Trace, Voice},
@@ -17,8 +18,9 @@ use crate::{
 
 use super::{
     Runner,
-    channel::Channel,
+    channel::{Acknowledged, Channel},
     ending::{self, SystemFailure, log_end},
+    removal::close_record,
     slots::Slot,
 };
 
@@ -64,8 +66,52 @@ pub(super) fn plan_job(
     Ok((job, Arc::new(plan)))
 }
 
+/// Takes the job: notes it, tells its server, opens its trace. `None` for one that ends here.
+pub(super) async fn open(
+    runner: &Arc<Runner>,
+    channel: &Channel,
+    payload: &JobPayload,
+    planned: &Planned,
+    running: &Running,
+) -> Option<(JobRecord, Trace)> {
+    // Noted before the server hears that the job is taken: from then on it waits for the end.
+    let noted = begin(runner, payload, planned).await;
+    match channel.acknowledge().await {
+        Acknowledged::Go => {}
+        Acknowledged::Unwanted => {
+            tracing::info!("job is not wanted any more");
+            forget(noted);
+            return None;
+        }
+        Acknowledged::Canceled => {
+            channel.give_back_canceled().await;
+            forget(noted);
+            return None;
+        }
+    }
+    let record = match noted {
+        Ok(record) => record,
+        Err(failure) => {
+            running.failed(failure.reason.as_str());
+            refuse(runner, channel, payload, planned, failure).await;
+            return None;
+        }
+    };
+    match Trace::create(&record.trace(), trace_settings(payload, runner, planned)) {
+        Ok(trace) => Some((record, trace)),
+        Err(error) => {
+            let failure = SystemFailure::spool(&error);
+            running.failed(failure.reason.as_str());
+            if refuse(runner, channel, payload, planned, failure).await {
+                close_record(record);
+            }
+            None
+        }
+    }
+}
+
 /// Notes the job and all it will make, on disk, before anything is made.
-pub(super) async fn begin(
+async fn begin(
     runner: &Arc<Runner>,
     payload: &JobPayload,
     planned: &Planned,
@@ -91,11 +137,7 @@ pub(super) fn timeout_of(payload: &JobPayload) -> Duration {
     Duration::from_secs(u64::try_from(payload.runner_info.timeout).unwrap_or_default())
 }
 
-pub(super) fn trace_settings(
-    payload: &JobPayload,
-    runner: &Runner,
-    planned: &Planned,
-) -> trace::Settings {
+fn trace_settings(payload: &JobPayload, runner: &Runner, planned: &Planned) -> trace::Settings {
     let phrases: Vec<String> = match planned {
         Ok((_, plan)) => plan.masks.clone(),
         Err(_) => payload
@@ -145,7 +187,7 @@ pub(super) fn greet(voice: &Voice, runner: &Runner, planned: &Planned) {
 }
 
 /// A job of which nothing has begun.
-pub(super) fn forget(noted: Result<JobRecord, SystemFailure>) {
+fn forget(noted: Result<JobRecord, SystemFailure>) {
     if let Ok(record) = noted
         && let Err(error) = record.close()
     {
@@ -155,7 +197,7 @@ pub(super) fn forget(noted: Result<JobRecord, SystemFailure>) {
 
 /// A job for which there is no place on disk: its end and the reason are said all the same. True
 /// when the server has them.
-pub(super) async fn refuse(
+async fn refuse(
     runner: &Runner,
     channel: &Channel,
     payload: &JobPayload,

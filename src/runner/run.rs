@@ -32,16 +32,15 @@ use crate::{
 
 use super::{
     Runner,
-    channel::{Acknowledged, Channel},
+    channel::Channel,
     ending::{self, Ending, SystemFailure, log_end},
     layers,
-    opening::{
-        Planned, TOKEN_GRACE, begin, forget, greet, plan_job, refuse, timeout_of, trace_settings,
-    },
+    opening::{Planned, TOKEN_GRACE, greet, open, plan_job, timeout_of},
     poll::Arrived,
-    removal::{Made, close, close_record, log_errors, log_left, remove},
+    removal::{Made, close, log_errors, log_left, remove},
     stages::Stages,
     stops::{Interrupt, Stops},
+    warm::{self, Lease},
 };
 
 /// Tries of a preparation that may go better, and the pause between them (GitLab Runner:
@@ -81,43 +80,16 @@ pub async fn run(
     let token = runner.config.short_token();
     let reuse = plan::sources::reuses_tree(&payload, &runner.config);
     let slot = runner.shared.slots.take(&token, payload.job_info.project_id, reuse).await;
-    let planned = match undecodable {
+    let mut planned = match undecodable {
         None => plan_job(runner, &payload, &slot, correlation_id),
         Some(failure) => Err(failure),
     };
-    // Noted before the server hears that the job is taken: from then on it waits for the end.
-    let noted = begin(runner, &payload, &planned).await;
-    match channel.acknowledge().await {
-        Acknowledged::Go => {}
-        Acknowledged::Unwanted => {
-            tracing::info!("job is not wanted any more");
-            return forget(noted);
-        }
-        Acknowledged::Canceled => {
-            channel.give_back_canceled().await;
-            return forget(noted);
-        }
-    }
-    let record = match noted {
-        Ok(record) => record,
-        Err(failure) => {
-            running.failed(failure.reason.as_str());
-            refuse(runner, &channel, &payload, &planned, failure).await;
-            return;
-        }
+    let lease = warm::lease(runner, &mut planned);
+    let opened = open(runner, &channel, &payload, &planned, &running).await;
+    let Some((record, trace)) = opened else {
+        warm::put_back(runner, lease);
+        return;
     };
-    let trace = match Trace::create(&record.trace(), trace_settings(&payload, runner, &planned)) {
-        Ok(trace) => trace,
-        Err(error) => {
-            let failure = SystemFailure::spool(&error);
-            running.failed(failure.reason.as_str());
-            if refuse(runner, &channel, &payload, &planned, failure).await {
-                close_record(record);
-            }
-            return;
-        }
-    };
-    let mut planned = planned;
     if let Ok((_, plan)) = &mut planned {
         layers::lease(runner, plan).await;
     }
@@ -136,7 +108,8 @@ pub async fn run(
     let keep_alive = if dynamic { KeepAlive::Dynamic } else { KeepAlive::Fixed };
     let pump =
         trace::pump(trace.clone(), &channel, delivery.clone(), remote, keep_alive, done.clone());
-    let work = work(runner, &planned, &trace, &record, asked, interrupt, &done, &running).boxed();
+    let work =
+        work(runner, &planned, &lease, &trace, &record, asked, interrupt, &done, &running).boxed();
     let ((), (ending, made)) = tokio::join!(pump, work);
 
     if let Some(reason) = ending::reason(&ending) {
@@ -146,6 +119,10 @@ pub async fn run(
 
     // Removal does not wait for the server, nor the server for removal.
     slot.leave();
+    if made.engine.is_none() {
+        warm::put_back(runner, lease);
+    }
+    runner.warm.job_ended();
     let plan = planned.ok().map(|(_, plan)| plan);
     let removal = remove(Arc::clone(runner), plan, made, payload.id, slot);
     let removal = runner.shared.removals.spawn(removal);
@@ -171,6 +148,7 @@ pub async fn run(
 async fn work(
     runner: &Arc<Runner>,
     planned: &Planned,
+    lease: &Lease,
     trace: &Trace,
     record: &JobRecord,
     asked: watch::Receiver<Remote>,
@@ -186,7 +164,8 @@ async fn work(
             let stops = Stops::new(job.timeout, asked, interrupt.subscribe());
             let followed = plan.settings.debug_services.then(|| Followed::new(trace.clone()));
             let voice = voice.clone();
-            let work = Work { runner, job, plan, trace, voice, stops, record, followed, running };
+            let work =
+                Work { runner, job, plan, lease, trace, voice, stops, record, followed, running };
             let ending = work.run(&mut made).await;
             if let Some(followed) = &work.followed {
                 followed.end().await;
@@ -204,6 +183,7 @@ struct Work<'a> {
     runner: &'a Arc<Runner>,
     job: &'a Job,
     plan: &'a Arc<Plan>,
+    lease: &'a Lease,
     trace: &'a Trace,
     voice: Voice,
     stops: Stops,
@@ -258,6 +238,8 @@ impl Work<'_> {
                 return Err(failure);
             }
         };
+        // Only now, as a daemon that starts takes processors from the job's start.
+        self.runner.warm.note(self.lease);
         let ending = tokio::select! {
             ending = self.run_scripts(&mut ready, &curtain) => ending,
             reason = self.stops.hard() => Ok(Outcome::Stopped(reason)),
@@ -350,8 +332,16 @@ impl Work<'_> {
         let auths = self.credentials().await?;
         let config = Arc::clone(&self.runner.config);
         let registries = registries(&self.job.payload);
-        let docker =
-            Docker::new(engine, Arc::clone(self.plan), config, auths, self.record, registries);
+        let warm = self.lease.warm.clone();
+        let docker = Docker::new(
+            engine,
+            Arc::clone(self.plan),
+            config,
+            auths,
+            self.record,
+            registries,
+            warm,
+        );
         let docker = Arc::new(docker);
         made.docker = Some(Arc::clone(&docker));
 

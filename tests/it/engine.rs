@@ -216,8 +216,12 @@ impl Engine {
 
     /// Removes all that a test's project has left, caches too.
     pub(crate) fn clear(&self, project_id: i64) {
-        let id = project_id.to_string();
-        for (kind, line) in self.things(|line| line.contains(&id)) {
+        self.clear_with(&project_id.to_string());
+    }
+
+    /// The same for whatever has `text` in its name or labels.
+    pub(crate) fn clear_with(&self, text: &str) {
+        for (kind, line) in self.things(|line| line.contains(text)) {
             let name = line.split(' ').next().unwrap();
             let arguments: &[&str] = match kind {
                 "container" => &["rm", "--force", "--volumes", name],

@@ -239,6 +239,10 @@ impl Drop for Case {
             println!("--- longshore's log\n{}", self.log());
         }
         engine().clear(self.gitlab.project_id);
+        // What waits for jobs bears no project's number.
+        if let Ok(instance) = fs::read_to_string(self.state.join("instance")) {
+            engine().clear_with(&format!("longshore.instance={}", instance.trim()));
+        }
     }
 }
 

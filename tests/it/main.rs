@@ -31,3 +31,4 @@ mod scripts;
 mod shells;
 mod sources;
 mod trace;
+mod warm;

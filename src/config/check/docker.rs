@@ -22,6 +22,9 @@ const CPUS_HINT: &str = "write for example \"1.5\" or \"1/2\"";
 /// `DefaultWaitForServicesTimeout`).
 const WAIT_FOR_SERVICES: u64 = 30;
 
+/// Most daemons that wait: a mistyped number should not start hundreds.
+const WARM_LIMIT: usize = 50;
+
 pub(super) fn docker(section: Section<'_>) -> DockerConfig {
     let docker = DockerConfig {
         host: host(&section),
@@ -111,7 +114,7 @@ fn without_effect(section: &Section<'_>) {
 
 fn dind(section: Section<'_>) -> DindConfig {
     let default = DindConfig::default();
-    let dind = DindConfig {
+    let mut dind = DindConfig {
         mode: section
             .parsed("mode", "", |text| match text {
                 "sidecar" => Ok(DindMode::Sidecar),
@@ -158,12 +161,35 @@ fn dind(section: Section<'_>) -> DindConfig {
             .parsed("slot_size", SIZE_HINT, values::memory_size)
             .and_then(|bytes| u64::try_from(bytes).ok())
             .unwrap_or(default.slot_size),
+        warm: warm(&section).unwrap_or(default.warm),
     };
-    if section.number::<u32>("warm").is_some_and(|count| count > 0) {
-        section.warn("warm", "warm daemons are not supported yet: each is started for its job");
+    if let Some(why) = never_warm(&dind) {
+        section.warn("warm", format!("no daemon waits: {why}"));
+        dind.warm = 0;
     }
     section.finish();
     dind
+}
+
+/// How many daemons wait.
+fn warm(section: &Section<'_>) -> Option<usize> {
+    let count = section.number::<usize>("warm")?;
+    if count > WARM_LIMIT {
+        let why = format!("is above {WARM_LIMIT}; each is a daemon that runs all the time");
+        section.problem("warm", Some(&count.to_string()), why, "");
+    }
+    Some(count)
+}
+
+/// Why no job could take a daemon that waits.
+fn never_warm(dind: &DindConfig) -> Option<&'static str> {
+    match (dind.mode, dind.storage, dind.network) {
+        _ if dind.warm == 0 => None,
+        (DindMode::Socket | DindMode::Refuse, ..) => Some("jobs get none of their own (`mode`)"),
+        (_, DindStorage::Slot, _) => Some("each begins with a slot's layers (`storage`)"),
+        (.., DindNetwork::Shared) => Some("jobs are in their daemon's network (`network`)"),
+        (DindMode::Sidecar, DindStorage::Fresh, DindNetwork::Own) => None,
+    }
 }
 
 /// A text that is one of these.

@@ -406,6 +406,8 @@ fn what_a_daemon_of_a_job_is_like_is_read_and_defaults_to_a_sidecar() {
     )
     .docker
     .dind;
+    let warm = one("", "[runners.docker.dind]\nwarm = 2").docker.dind;
+    assert_eq!((default.dind.warm, warm.warm), (0, 2));
     let wanted = DindConfig {
         mode: DindMode::Refuse,
         images: vec!["x:*".to_owned()],
@@ -416,8 +418,22 @@ fn what_a_daemon_of_a_job_is_like_is_read_and_defaults_to_a_sidecar() {
         storage: DindStorage::Fresh,
         slots: 3,
         slot_size: 2 << 30,
+        warm: 0,
     };
     assert_eq!(dind, wanted);
+}
+
+#[test]
+fn daemons_that_wait_have_a_limit_and_are_none_where_no_job_takes_them() {
+    let warm = |keys: &str| with("", &format!("[runners.docker.dind]\n{keys}"));
+    assert!(problems(&warm("warm = 51")).contains("is above 50"));
+    assert!(problems(&warm("warm = -1")).contains("out of range"));
+    for never in ["mode = 'socket'", "network = 'shared'", "storage = 'slot'"] {
+        let text = format!("warm = 2\n{never}");
+        assert_eq!(checked(&warm(&text)).config.runners[0].docker.dind.warm, 0);
+        let said = warnings(&warm(&text)).join("\n");
+        assert!(said.contains("no daemon waits"), "{never}: {said}");
+    }
 }
 
 #[test]

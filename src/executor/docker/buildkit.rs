@@ -130,7 +130,7 @@ impl Docker {
         let body =
             spec::buildkit::buildkit(&self.plan, &self.runner, plan, reference, network, &limits);
         self.create(container, None, body).await?;
-        dind::put(self, container, files(plan)).await?;
+        dind::put(&self.engine, container, files(plan)).await?;
         self.engine
             .client()
             .start_container(container, None)
@@ -140,16 +140,17 @@ impl Docker {
         match timeout(READY, self.listens(container)).await {
             Ok(true) => Ok(()),
             Ok(false) => {
-                let code = dind::ended(self, container).await?;
+                let code = dind::ended(&self.engine, container).await?;
                 Err(BuildKitError::Ended {
                     image,
                     code,
-                    log: dind::last_lines(self, container).await,
+                    log: dind::last_lines(&self.engine, container).await,
                 })
             }
-            Err(_) => {
-                Err(BuildKitError::Late { image, log: dind::last_lines(self, container).await })
-            }
+            Err(_) => Err(BuildKitError::Late {
+                image,
+                log: dind::last_lines(&self.engine, container).await,
+            }),
         }
     }
 

@@ -31,6 +31,7 @@ pub use follow::Followed;
 pub use helper::Helper;
 
 use attach::Attached;
+use dind::warm::Warm;
 
 /// One job's place on an engine. Containers of it are started by several branches at once; what
 /// they must wait for, they wait for here.
@@ -43,6 +44,8 @@ pub struct Docker {
     job_directory: PathBuf,
     /// The directory of its guarded socket.
     guard_directory: PathBuf,
+    /// The daemon that waited for the job, which its plan names.
+    warm: Option<Arc<Warm>>,
     /// Registries that the server has given the job credentials for.
     server_registries: Vec<String>,
     network: OnceCell<()>,
@@ -191,6 +194,7 @@ impl Docker {
         auths: Arc<Auths>,
         record: &JobRecord,
         server_registries: Vec<String>,
+        warm: Option<Arc<Warm>>,
     ) -> Self {
         let has_names = plan.network.has_aliases() && plan.access.network_owner().is_none();
         let hosts = if has_names || plan.services.is_empty() { Some(Vec::new()) } else { None };
@@ -202,6 +206,7 @@ impl Docker {
             job_directory: record.directory().to_owned(),
             guard_directory: record.guard(),
             server_registries,
+            warm,
             network: OnceCell::new(),
             guarded: OnceCell::new(),
             hosts: watch::Sender::new(hosts),

@@ -139,12 +139,31 @@ impl Docker {
         voice: Voice,
         followed: Option<&Followed>,
     ) -> Result<(service::Started, Option<Daemon<'a>>), ExecutorError> {
-        let daemon = self.plan.access.sidecar_of(service).map(Daemon::new).transpose()?;
+        let sidecar = self.plan.access.sidecar_of(service);
         let image = self
             .image(&service.image, &service.policies, service.platform.as_deref(), voice.clone())
             .await?;
-        voice.plain(&format!("Starting service {}:{}...", service.name, service.version));
-        let started = service::start(self, service, &image, daemon.as_ref(), hosts).await?;
+        let warm = match sidecar {
+            Some(sidecar) => self.take_warm(sidecar, service, &image).await?,
+            None => None,
+        };
+        let (started, daemon) = match warm {
+            Some((started, daemon, waited)) => {
+                voice.plain(&format!(
+                    "Using a warm Docker daemon for service {}:{}: it has waited for {} s",
+                    service.name,
+                    service.version,
+                    waited.as_secs()
+                ));
+                (started, Some(daemon))
+            }
+            None => {
+                let daemon = sidecar.map(Daemon::new).transpose()?;
+                voice.plain(&format!("Starting service {}:{}...", service.name, service.version));
+                let start = service::start(self, service, &image, daemon.as_ref(), hosts);
+                (start.await?, daemon)
+            }
+        };
         if let Some(followed) = followed {
             followed.add(&self.engine, service);
         }

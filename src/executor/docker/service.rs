@@ -101,16 +101,7 @@ pub(super) async fn start(
         .inspect_container(&service.container, None::<InspectContainerOptions>)
         .await
         .map_err(docker::Error::of("inspect the service", &service.name))?;
-    let ports = declared_port(&state).map_or_else(
-        || image.exposed_tcp_ports.iter().copied().take(PORT_LIMIT).collect(),
-        |p| vec![p],
-    );
-    Ok(Started {
-        container: service.container.clone(),
-        name: format!("{}:{}", service.name, service.version),
-        state,
-        ports,
-    })
+    Ok(Started::of(service, image, state))
 }
 
 /// `HEALTHCHECK_TCP_PORT` of the container, in any case of letters.
@@ -124,6 +115,24 @@ fn declared_port(state: &ContainerInspectResponse) -> Option<u16> {
 }
 
 impl Started {
+    /// A service that runs, as the engine describes it.
+    pub(super) fn of(
+        service: &ServicePlan,
+        image: &Image,
+        state: ContainerInspectResponse,
+    ) -> Self {
+        let ports = declared_port(&state).map_or_else(
+            || image.exposed_tcp_ports.iter().copied().take(PORT_LIMIT).collect(),
+            |p| vec![p],
+        );
+        Self {
+            container: service.container.clone(),
+            name: format!("{}:{}", service.name, service.version),
+            state,
+            ports,
+        }
+    }
+
     /// `alias:address` and `id:address`, for `/etc/hosts` of the job's containers.
     pub(super) fn hosts(&self, aliases: &[String]) -> Vec<String> {
         let Some(address) = self.addresses().into_iter().next() else { return Vec::new() };

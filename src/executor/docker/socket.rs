@@ -104,7 +104,7 @@ impl Docker {
 
     /// A volume of the job's and where it is on this host. The engine would make it with the first
     /// container that mounts it, but then it is too late to ask.
-    async fn mountpoint<'a>(
+    pub(super) async fn mountpoint<'a>(
         &self,
         volume: &'a VolumePlan,
     ) -> Result<Option<(&'a str, PathBuf)>, ExecutorError> {

@@ -326,7 +326,8 @@ fn mounts(plan: &Plan, docker: &DockerConfig) -> Vec<Mount> {
     plan.mounts.volumes.iter().map(|volume| mount(volume, docker)).collect()
 }
 
-fn mount(volume: &VolumePlan, docker: &DockerConfig) -> Mount {
+/// A volume of longshore's in a container.
+pub(super) fn mount(volume: &VolumePlan, docker: &DockerConfig) -> Mount {
     Mount {
         typ: Some(MountType::VOLUME),
         source: Some(volume.name.clone()),

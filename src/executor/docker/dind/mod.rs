@@ -3,8 +3,11 @@
 
 mod certificates;
 mod files;
+mod graft;
 mod probe;
+pub mod recipe;
 pub mod scrub;
+pub mod warm;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -19,8 +22,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::{
     causes,
     config::values,
-    docker::{self, image::Image},
-    plan::access::{SOCKET_DIRECTORY, Sidecar, SocketPlan},
+    docker::{self, Engine, image::Image},
+    plan::access::{InnerNetworks, SOCKET_DIRECTORY, Sidecar, SocketPlan},
     trace::Voice,
 };
 
@@ -30,6 +33,7 @@ use self::{
 };
 pub use certificates::CertificateError;
 pub(super) use files::Files;
+pub use graft::GraftError;
 
 use super::{Docker, service::Started};
 
@@ -136,6 +140,8 @@ pub(super) struct Daemon<'a> {
     plan: &'a Sidecar,
     certificates: Option<Certificates>,
     tls: Option<Arc<ClientConfig>>,
+    /// Since when it is the job's, where it was ready before.
+    taken: Option<Instant>,
 }
 
 impl<'a> Daemon<'a> {
@@ -143,17 +149,12 @@ impl<'a> Daemon<'a> {
         let certificates =
             plan.certificates.as_ref().map(|c| Certificates::mint(&c.names)).transpose()?;
         let tls = certificates.as_ref().map(Certificates::client).transpose()?;
-        Ok(Self { plan, certificates, tls })
+        Ok(Self { plan, certificates, tls, taken: None })
     }
 
     /// Flags that depend on the engine and on the image, after those of the plan.
     pub(super) async fn flags(&self, docker: &Docker, image: &Image) -> Vec<String> {
-        let Some(networks) = &self.plan.networks else { return Vec::new() };
-        let outer = match networks.outer() {
-            Some(name) => docker::network::mtu(&docker.engine, name).await,
-            None => None,
-        };
-        networks.flags(outer, &image.env)
+        network_flags(&docker.engine, self.plan.networks.as_ref(), image).await
     }
 
     /// Gives the created container what must be in it when it starts.
@@ -166,7 +167,7 @@ impl<'a> Daemon<'a> {
         if let Some(socket) = self.plan.socket.as_ref().filter(|socket| socket.owner != 0) {
             files.directory(SOCKET_DIRECTORY, socket.owner);
         }
-        Ok(put(docker, &self.plan.container, files).await?)
+        Ok(put(&docker.engine, &self.plan.container, files).await?)
     }
 
     /// Waits until the daemon answers as the job will ask it.
@@ -176,7 +177,8 @@ impl<'a> Daemon<'a> {
         started: &Started,
         voice: &Voice,
     ) -> Result<(), DaemonError> {
-        let since = Instant::now();
+        let begun = Instant::now();
+        let since = self.taken.unwrap_or(begun);
         let limit = docker.runner.docker.dind.ready_timeout;
         let mut addresses = started.ip_addresses();
         if addresses.is_empty() && self.plan.host == "127.0.0.1" {
@@ -187,11 +189,11 @@ impl<'a> Daemon<'a> {
         let mut last = "it never listened".to_owned();
         let answer = tokio::select! {
             about = self.answers(docker, &addresses, &mut last) => Some(about),
-            code = ended(docker, &self.plan.container) => {
+            code = ended(&docker.engine, &self.plan.container) => {
                 let service = self.plan.service.clone();
-                return Err(DaemonError::Ended { service, code: code?, log: last_lines(docker, &self.plan.container).await });
+                return Err(DaemonError::Ended { service, code: code?, log: last_lines(&docker.engine, &self.plan.container).await });
             }
-            () = sleep_until(since + limit) => None,
+            () = sleep_until(begun + limit) => None,
         };
         match answer {
             Some(about) => self.say(&about, since.elapsed(), voice),
@@ -200,7 +202,7 @@ impl<'a> Daemon<'a> {
                     service: self.plan.service.clone(),
                     limit,
                     why: last,
-                    log: last_lines(docker, &self.plan.container).await,
+                    log: last_lines(&docker.engine, &self.plan.container).await,
                 });
             }
             // Its command is the job's own, and so is where it listens.
@@ -227,7 +229,7 @@ impl<'a> Daemon<'a> {
             }
             // An engine on another host, or longshore in a container: the log is all there is.
             if (pause == LOOK_AGAIN || addresses.is_empty())
-                && last_lines(docker, &self.plan.container)
+                && last_lines(&docker.engine, &self.plan.container)
                     .await
                     .lines()
                     .any(|l| l.contains(LISTENS) && !l.contains(".sock"))
@@ -247,7 +249,7 @@ impl<'a> Daemon<'a> {
             format!(": Docker {server_version}, storage driver {driver}")
         };
         voice.plain(&format!(
-            "Docker daemon {service} is ready after {:.1} s{what}",
+            "Docker daemon {service} is ready after {:.2} s{what}",
             after.as_secs_f32()
         ));
         if driver == "vfs" {
@@ -260,9 +262,23 @@ impl<'a> Daemon<'a> {
     }
 }
 
+/// Flags that say what a daemon's networks are like, beside this engine and with this image.
+async fn network_flags(
+    engine: &Engine,
+    networks: Option<&InnerNetworks>,
+    image: &Image,
+) -> Vec<String> {
+    let Some(networks) = networks else { return Vec::new() };
+    let outer = match networks.outer() {
+        Some(name) => docker::network::mtu(engine, name).await,
+        None => None,
+    };
+    networks.flags(outer, &image.env)
+}
+
 /// Puts files into a container that has not started; nothing is asked for none.
 pub(super) async fn put(
-    docker: &Docker,
+    engine: &Engine,
     container: &str,
     files: Files,
 ) -> Result<(), docker::Error> {
@@ -271,8 +287,7 @@ pub(super) async fn put(
         return Ok(());
     };
     let options = UploadToContainerOptions { path: "/".into(), ..Default::default() };
-    docker
-        .engine
+    engine
         .client()
         .upload_to_container(container, Some(options), bollard::body_full(archive.into()))
         .await
@@ -291,7 +306,7 @@ pub(super) async fn link_socket(docker: &Docker) {
     for link in &socket.links {
         files.link(link, &target);
     }
-    if let Err(error) = put(docker, &docker.plan.names.build, files).await {
+    if let Err(error) = put(&docker.engine, &docker.plan.names.build, files).await {
         tracing::warn!(error = %causes::chain(&error), "the job has no socket at its usual place");
     }
 }
@@ -326,17 +341,17 @@ pub(super) async fn lost(docker: &Docker) -> Option<String> {
     } else {
         String::new()
     };
-    let log = last_lines(docker, container).await;
+    let log = last_lines(&docker.engine, container).await;
     Some(format!(
         "The job's {what} ended with exit code {code}{memory} while the script \
          ran. Its last lines:\n{log}"
     ))
 }
 
-pub(super) async fn last_lines(docker: &Docker, container: &str) -> String {
+pub(super) async fn last_lines(engine: &Engine, container: &str) -> String {
     let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail(LOG_LINES).build();
     let mut log = String::new();
-    let mut pieces = docker.engine.client().logs(container, Some(options));
+    let mut pieces = engine.client().logs(container, Some(options));
     while let Some(Ok(piece)) = pieces.next().await {
         log.push_str(&piece.to_string());
     }
@@ -344,9 +359,9 @@ pub(super) async fn last_lines(docker: &Docker, container: &str) -> String {
 }
 
 /// Waits for the container's end; its exit code.
-pub(super) async fn ended(docker: &Docker, container: &str) -> Result<i64, docker::Error> {
+pub(super) async fn ended(engine: &Engine, container: &str) -> Result<i64, docker::Error> {
     let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
-    let mut end = docker.engine.client().wait_container(container, Some(options));
+    let mut end = engine.client().wait_container(container, Some(options));
     match end.next().await {
         Some(Ok(end)) => Ok(end.status_code),
         Some(Err(bollard::errors::Error::DockerContainerWaitError { code, .. })) => Ok(code),

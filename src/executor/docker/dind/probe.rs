@@ -1,7 +1,7 @@
 //! Asks a daemon as the job's tools would: over TCP at its container's address, with the job's own
 //! certificates.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
@@ -36,6 +36,15 @@ pub(super) enum Silence {
     Unreachable,
     /// Not yet, for this reason.
     Not(String),
+}
+
+impl fmt::Display for Silence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable => f.write_str("its address cannot be reached from here"),
+            Self::Not(why) => f.write_str(why),
+        }
+    }
 }
 
 /// Asks once: `/_ping`, then `/info`.
@@ -69,6 +78,18 @@ pub(super) async fn ask(
     match timeout(ANSWER, exchange).await {
         Ok(answer) => answer.map_err(|why| Silence::Not(format!("{address}: {why}"))),
         Err(_) => Err(Silence::Not(format!("{address}: no answer in {} s", ANSWER.as_secs()))),
+    }
+}
+
+/// The same at its unix socket, where that is a file here.
+pub(super) async fn ask_at(socket: &Path) -> Result<About, String> {
+    let exchange = async {
+        let stream = UnixStream::connect(socket).await.map_err(|e| e.to_string())?;
+        talk(stream).await
+    };
+    match timeout(ANSWER, exchange).await {
+        Ok(answer) => answer,
+        Err(_) => Err(format!("no answer in {} s", ANSWER.as_secs())),
     }
 }
 
