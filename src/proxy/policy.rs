@@ -20,6 +20,7 @@ use super::{
     settings::ImagePolicy,
     target::Target,
 };
+use crate::docker::helper_image::{PORTABLE_REPOSITORY, REPOSITORY};
 
 /// A request as far as it is judged.
 #[derive(Debug, Clone)]
@@ -279,6 +280,12 @@ pub fn judge(call: &Call<'_>, world: &World) -> Verdict {
 pub fn new_tag(reference: &Reference, policy: &ImagePolicy) -> Result<(), Refusal> {
     if reference.digest.is_some() {
         return Err(Refusal::malformed("a tag cannot have a digest", "G-61"));
+    }
+    // What longshore finds under these names it runs, with more rights than any job's.
+    let short = reference.short();
+    let own = [REPOSITORY, PORTABLE_REPOSITORY];
+    if own.iter().any(|own| short.strip_prefix(own).is_some_and(|rest| rest.starts_with(':'))) {
+        return Err(Refusal::because(&format!("the tag {short} is the runner's own"), "G-61"));
     }
     if reference.is_shared(policy) {
         return Err(Refusal::because(

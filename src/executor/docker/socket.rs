@@ -15,7 +15,6 @@ use std::{
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use bollard::models::{EndpointSettings, NetworkConnectRequest, VolumeCreateRequest};
@@ -25,10 +24,7 @@ use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use crate::{
     causes,
     config::{RunnerConfig, SocketConfig, volume::Volume},
-    docker::{
-        self, Engine,
-        image::{self, ImageRequest},
-    },
+    docker::{self, Engine},
     plan::{
         NetworkPlan, Plan,
         access::{SOCKET_GROUP, Socket},
@@ -194,20 +190,6 @@ impl Docker {
         events: mpsc::Sender<AuditEvent>,
     ) -> Result<Sidecar, ExecutorError> {
         let docker = &self.runner.docker;
-        let image = match docker.helper_image.as_deref().filter(|name| !name.is_empty()) {
-            None => None,
-            Some(name) => {
-                let request = ImageRequest {
-                    name: self.plan.variables.expand(name),
-                    policies: docker.pull_policy.clone(),
-                    platform: None,
-                    auths: Arc::clone(&self.auths),
-                };
-                // The job's helper, of the same image, says what there is to say.
-                let image = image::ensure(&self.engine, &request, &mut |_| {}).await?;
-                Some(image.reference().to_owned())
-            }
-        };
         let unique = &self.plan.names.unique;
         let note = sidecar::Note {
             host: Host {
@@ -218,7 +200,7 @@ impl Docker {
                 container: format!("{unique}-guard"),
                 unique: unique.clone(),
             },
-            image,
+            is_portable: docker.helper_image.as_deref().is_some_and(|name| !name.is_empty()),
             labels: names::typed(&self.plan.labels, "guard"),
             is_begun: false,
         };

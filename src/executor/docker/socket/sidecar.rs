@@ -33,7 +33,6 @@ use crate::{
     docker::{
         self, Engine,
         helper_image::{self, HelperImageError},
-        image,
     },
     executor::docker::{
         attach::Attached,
@@ -80,9 +79,6 @@ pub enum SidecarError {
         /// Why.
         source: io::Error,
     },
-    /// Its image could not be had.
-    #[error(transparent)]
-    Pull(#[from] image::PullError),
     /// Its image could not be made.
     #[error("cannot make the helper image")]
     Image(#[from] HelperImageError),
@@ -108,7 +104,6 @@ impl SidecarError {
                 "engine_socket in [runners.docker.socket] must be the path of the engine's socket \
                  on the engine's own host",
             ),
-            Self::Pull(error) => error.hint(),
             Self::Image(error) => error.hint(),
             Self::Note { .. }
             | Self::Engine(_)
@@ -157,8 +152,9 @@ pub(super) fn engine_socket(configured: Option<&Path>, host: &str) -> PathBuf {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Note {
     pub(super) host: Host,
-    /// The helper image that the operator names, as the engine has it.
-    pub(super) image: Option<String>,
+    /// Whether the helper image is the operator's: then the sidecar is of one that has our program
+    /// alone, as what else is in it would run as root on the engine's host.
+    pub(super) is_portable: bool,
     /// Of the container.
     pub(super) labels: BTreeMap<String, String>,
     /// Whether a guard may have made something.
@@ -378,14 +374,10 @@ async fn create(engine: &Engine, note: &Note) -> Result<(), SidecarError> {
         let created = engine.client().create_container(Some(options), body).await;
         created.map(drop).map_err(docker::Error::of("create the container", name))
     };
-    if let Some(image) = &note.image {
-        let portable = helper_image::portable_helper(engine).await?;
-        let command = spec::HelperCommand {
-            image: image.clone(),
-            command: words(portable.command().iter().map(String::as_str)),
-        };
-        create(container(note, command)).await?;
-        return Ok(portable.put_into(engine, name).await?);
+    if note.is_portable {
+        let (image, program) = helper_image::portable_image(engine).await?;
+        let command = words(program.iter().map(String::as_str));
+        return Ok(create(container(note, spec::HelperCommand { image, command })).await?);
     }
     let mut again = true;
     loop {
@@ -516,7 +508,7 @@ mod tests {
                 container: "runner-1-guard".into(),
                 unique: "runner-1".into(),
             },
-            image: None,
+            is_portable: false,
             labels: [("longshore.instance".to_owned(), "i".to_owned())].into(),
             is_begun: false,
         }
