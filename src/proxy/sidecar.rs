@@ -7,9 +7,9 @@
 //! what they are on one host; ways B and C are used in no set-up.
 //!
 //! On the sidecar's stdin and stdout are frames of [`crate::protocol`]: an [`Ask`] is a `Task`, each
-//! is answered with one [`Answer`] as a `Done`, in order; an [`AuditEvent`] is an `Output` that comes
-//! when it comes. The end of its stdin means that nobody is left who could ask: it removes what the
-//! job made, and ends.
+//! is answered with one [`Answer`] as a `Done`, in order; an [`super::AuditEvent`] is an `Output` that
+//! comes when it comes. The end of its stdin means that nobody is left who could ask: it removes what
+//! the job made, and ends.
 
 use std::{
     io,
