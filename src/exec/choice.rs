@@ -67,7 +67,7 @@ fn runnable(jobs: &[Job], chosen: Vec<bool>) -> Result<Vec<bool>, ExecError> {
         .iter()
         .zip(&chosen)
         .filter(runs)
-        .flat_map(|(job, _)| job.refused.iter().cloned())
+        .flat_map(|(job, _)| job.work.refused.iter().cloned())
         .collect();
     if refused.is_empty() { Ok(chosen) } else { Err(PipelineError::Invalid(refused).into()) }
 }

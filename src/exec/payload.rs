@@ -99,12 +99,12 @@ impl Plan {
                 artifacts_file: file.clone(),
             })
             .collect();
-        let cache = job.cache.iter().zip(&self.cache_keys[index]).map(|(cache, key)| {
+        let cache = job.work.cache.iter().zip(&self.cache_keys[index]).map(|(cache, key)| {
             let mut wire = cache.wire.clone();
             wire.key.clone_from(key);
             wire
         });
-        let timeout = job.timeout.and_then(|timeout| i64::try_from(timeout.as_secs()).ok());
+        let timeout = job.work.timeout.and_then(|timeout| i64::try_from(timeout.as_secs()).ok());
         JobPayload {
             id: self.id(index),
             token: handed.token.clone(),
@@ -115,9 +115,9 @@ impl Plan {
             inputs: Vec::new(),
             variables: self.variables(index, handed),
             steps: steps(job),
-            image: job.image.clone().unwrap_or_default(),
-            services: job.services.clone(),
-            artifacts: job.artifacts.clone(),
+            image: job.work.image.clone().unwrap_or_default(),
+            services: job.work.services.clone(),
+            artifacts: job.work.artifacts.clone(),
             cache: cache.collect(),
             credentials: Vec::new(),
             dependencies,
@@ -127,7 +127,7 @@ impl Plan {
                 failure_reasons: FAILURE_REASONS.iter().map(|&r| r.to_owned()).collect(),
             },
             secrets: BTreeMap::new(),
-            hooks: job.hooks.clone(),
+            hooks: job.work.hooks.clone(),
             run: String::new(),
             policy_options: crate::api::wire::PolicyOptions::default(),
         }
@@ -168,7 +168,7 @@ impl Plan {
         let job = &self.pipeline.jobs[index];
         let mut out = self.predefined.clone();
         out.extend(self.job_variables(index, handed));
-        out.extend(job.variables.iter().cloned());
+        out.extend(job.work.variables.iter().cloned());
         let raw = |(key, value): (&String, &String)| Variable { raw: true, ..public(key, value) };
         out.extend(handed.dotenv.iter().map(|(key, value)| raw((key, value))));
         out.extend(self.given.iter().map(raw));
@@ -211,7 +211,7 @@ impl Plan {
         if job.when == pipeline::When::Manual {
             out.push(public("CI_JOB_MANUAL", "true"));
         }
-        if let Some((name, url)) = &job.environment {
+        if let Some((name, url)) = &job.work.environment {
             out.push(public("CI_ENVIRONMENT_NAME", name));
             out.push(public("CI_ENVIRONMENT_SLUG", &slug(name)));
             out.extend(url.iter().map(|url| public("CI_ENVIRONMENT_URL", url)));
@@ -221,9 +221,9 @@ impl Plan {
 }
 
 fn steps(job: &Job) -> Vec<Step> {
-    let mut out = vec![Step { name: "script".to_owned(), script: job.script.clone() }];
-    if !job.after_script.is_empty() {
-        let script = job.after_script.clone();
+    let mut out = vec![Step { name: "script".to_owned(), script: job.work.script.clone() }];
+    if !job.work.after_script.is_empty() {
+        let script = job.work.after_script.clone();
         out.push(Step { name: "after_script".to_owned(), script });
     }
     out
@@ -238,7 +238,7 @@ pub(crate) fn cache_keys(root: &Path, pipeline: &Pipeline) -> Vec<Vec<String>> {
             prefix.as_ref().map_or(digest.clone(), |prefix| format!("{prefix}-{digest}"))
         }
     };
-    pipeline.jobs.iter().map(|job| job.cache.iter().map(key).collect()).collect()
+    pipeline.jobs.iter().map(|job| job.work.cache.iter().map(key).collect()).collect()
 }
 
 /// A hash of the names and contents of the files that match; `None` if there are none.

@@ -129,11 +129,9 @@ async fn update(
     let Ok(body) = serde_json::from_slice::<UpdateBody>(&body) else {
         return plain(StatusCode::BAD_REQUEST);
     };
-    let mut tokens: Vec<&str> = body.token.as_deref().into_iter().collect();
-    tokens.extend(job_token(&headers));
-    let job = match server.authenticate(JobId(id), &tokens) {
+    let job = match running_job(&server, id, body.token.as_deref(), &headers) {
         Ok(job) => job,
-        Err(refusal) => return refused(refusal),
+        Err(refusal) => return refusal,
     };
     match body.state {
         None => return plain(StatusCode::BAD_REQUEST),
@@ -160,10 +158,9 @@ async fn trace(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let tokens: Vec<&str> = job_token(&headers).into_iter().collect();
-    let job = match server.authenticate(JobId(id), &tokens) {
+    let job = match running_job(&server, id, None, &headers) {
         Ok(job) => job,
-        Err(refusal) => return refused(refusal),
+        Err(refusal) => return refusal,
     };
     let start = headers
         .get(header::CONTENT_RANGE)
@@ -194,10 +191,9 @@ async fn upload(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let tokens: Vec<&str> = job_token(&headers).into_iter().collect();
-    let job = match server.authenticate(JobId(id), &tokens) {
+    let job = match running_job(&server, id, None, &headers) {
         Ok(job) => job,
-        Err(refusal) => return refused(refusal),
+        Err(refusal) => return refusal,
     };
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let folder = server.folder(job);
@@ -310,12 +306,23 @@ fn job_headers(server: &Coordinator, job: usize, response: &mut Response) {
     headers.insert("x-gitlab-trace-update-interval", interval);
 }
 
-fn refused(refusal: Refusal) -> Response {
-    let mut response = plain(StatusCode::FORBIDDEN);
-    if let Refusal::NotRunning(status) = refusal {
-        response.headers_mut().insert("job-status", HeaderValue::from_static(status));
-    }
-    response
+/// The job that asks, by a token of its body or its headers; what it is told where it is none, or
+/// does not run any more.
+#[expect(clippy::result_large_err, reason = "the answer is sent at once")]
+fn running_job(
+    server: &Coordinator,
+    id: i64,
+    token: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<usize, Response> {
+    let tokens: Vec<&str> = token.into_iter().chain(job_token(headers)).collect();
+    server.authenticate(JobId(id), &tokens).map_err(|refusal| {
+        let mut response = plain(StatusCode::FORBIDDEN);
+        if let Refusal::NotRunning(status) = refusal {
+            response.headers_mut().insert("job-status", HeaderValue::from_static(status));
+        }
+        response
+    })
 }
 
 /// An answer that only says its status, as GitLab words it.

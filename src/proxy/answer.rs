@@ -26,6 +26,7 @@ use super::{
     policy::{Filter, Forward, NameFilter, Then},
     serve::Shared,
     stream::Answer,
+    tags::Held,
 };
 
 /// The longest line of a stream that is looked at; longer ones are not the engine's.
@@ -53,14 +54,14 @@ impl Shared {
         }
         let then = ready.forward.then.clone();
         match then {
-            Then::Pass | Then::Hijack => Ok(passed(answer)),
+            Then::Pass | Then::Hijack => Ok(passed(answer, ready.held)),
             Then::Filter(what) => self.filtered(what, &ready.forward.names, answer).await,
             Then::Events => Ok(self.lines(answer, filter::event)),
             Then::Stats => Ok(self.lines(answer, |piece, _| Some(piece))),
-            Then::Pulled(_) | Then::Built(_) | Then::Loaded | Then::Made(_)
+            Then::Pulled(_) | Then::Built(_) | Then::Loaded | Then::Made(_) | Then::Pushed(_)
                 if status == StatusCode::OK =>
             {
-                Ok(self.listened(then, &ready.forward, answer))
+                Ok(self.listened(then, ready, answer))
             }
             _ => self.registered(ready, answer).await,
         }
@@ -258,14 +259,17 @@ impl Shared {
     }
 
     /// Completes the journal. The thing is there: that it cannot be written down changes nothing.
-    fn noted(&self, entry: &Entry) {
+    pub(super) fn noted(&self, entry: &Entry) {
         drop(self.note(entry));
     }
 
-    fn made(&self, id: &str, reference: Option<&Reference>) {
+    pub(super) fn made(&self, id: &str, reference: Option<&Reference>) {
         if is_id(id) {
             self.noted(&match reference {
-                Some(reference) => Entry::Tag(reference.canonical(), id.to_owned()),
+                Some(reference) => {
+                    let upstream = self.settings.upstream_tag(reference);
+                    Entry::Tag(upstream.canonical(), id.to_owned())
+                }
                 None => Entry::Image(id.to_owned()),
             });
         }
@@ -278,22 +282,21 @@ impl Shared {
     }
 
     /// Enters a tag that was just made, by what the engine has under it.
-    async fn tagged(&self, reference: &Reference) -> Option<String> {
-        let path = format!("/images/{}/json", reference.canonical());
-        let details = self.engine.get(&path).await.ok()??;
-        let id = details["Id"].as_str()?.to_owned();
-        self.made(&id, Some(reference));
-        Some(id)
+    async fn tagged(&self, reference: &Reference) {
+        let upstream = self.settings.upstream_tag(reference);
+        if let Ok(Some(id)) = self.meaning(&upstream).await {
+            self.made(&id, Some(reference));
+        }
     }
 
     /// Passes a stream of progress on, and listens to it for images (G-67, G-74).
     fn listened(
         self: &Arc<Self>,
         then: Then,
-        forward: &Forward,
+        ready: Ready,
         answer: Response<Answer>,
     ) -> Response<Body> {
-        let quiet = forward.query.iter().any(|(name, value)| name == "q" && value == "1");
+        let quiet = ready.forward.query.iter().any(|(name, value)| name == "q" && value == "1");
         let words = match then {
             Then::Built(_) if quiet => Words::QuietBuild,
             Then::Loaded => Words::Load,
@@ -304,6 +307,13 @@ impl Shared {
             body: BodyStream::new(answer.into_body()),
             lines: Lines::default(),
             heard: Heard::default(),
+            pushed: ready
+                .held
+                .first()
+                .filter(|_| matches!(then, Then::Pushed(_)))
+                .map(|held| held.tag.clone()),
+            held: ready.held,
+            is_quiet: quiet,
             done: false,
         };
         let shared = Arc::clone(self);
@@ -319,6 +329,9 @@ impl Shared {
                             for line in progress.lines.feed(data) {
                                 progress.heard.line(&line, words);
                             }
+                            if progress.pushed.is_some() && progress.heard.is_found {
+                                progress.held.clear();
+                            }
                         }
                         Some((Ok(frame), progress))
                     }
@@ -331,9 +344,10 @@ impl Shared {
                         for line in progress.lines.rest() {
                             progress.heard.line(&line, words);
                         }
-                        shared.heard(then, &progress.heard).await;
-                        // An empty piece, so that the end comes after this.
-                        Some((Ok(Frame::data(Bytes::new())), progress))
+                        // A last piece, so that the end comes after this.
+                        let said = shared.heard(then, &mut progress).await;
+                        progress.held.clear();
+                        Some((Ok(Frame::data(Bytes::from(said))), progress))
                     }
                 }
             }
@@ -341,25 +355,45 @@ impl Shared {
         streamed(pieces)
     }
 
-    /// A stream of progress came to its end.
-    async fn heard(&self, then: Then, heard: &Heard) {
+    /// A stream of progress came to its end; what the guard has to add to it.
+    async fn heard(self: &Arc<Self>, then: Then, progress: &mut Progress) -> String {
+        let Progress { heard, held, is_quiet, .. } = progress;
+        let mut said = String::new();
         if heard.failed {
-            return;
+            return said;
         }
         match then {
             Then::Pulled(reference) => {
-                let path = format!("/images/{}/json", reference.canonical());
-                if let Ok(Some(details)) = self.engine.get(&path).await {
-                    let id = details["Id"].as_str().unwrap_or_default().to_owned();
-                    self.change(|owned| owned.add_tag(reference.canonical(), &id, false));
+                if let Ok(Some(id)) = self.meaning(&reference).await {
+                    self.pulled(&reference, &id).await;
                 }
             }
             Then::Built(tags) => {
                 for id in &heard.ids {
                     self.made(id, None);
                 }
+                let Some(id) = heard.ids.last() else { return said };
+                for held in held.iter() {
+                    if !self.is_unmoved(held).await {
+                        let base = held.tag.short();
+                        let moved = format!("guard: {base} was pulled by another job meanwhile");
+                        let detail = json!({ "message": moved });
+                        return format!("{}\r\n", json!({ "errorDetail": detail, "error": moved }));
+                    }
+                }
                 for tag in tags {
-                    self.tagged(&tag).await;
+                    let line = match self.tag_image(&tag, id).await {
+                        Ok(()) if *is_quiet => continue,
+                        Ok(()) => {
+                            json!({ "stream": format!("Successfully tagged {}\n", tag.short()) })
+                        }
+                        Err(refusal) => json!({
+                            "errorDetail": { "message": refusal.message },
+                            "error": refusal.message,
+                        }),
+                    };
+                    said += &line.to_string();
+                    said.push_str("\r\n");
                 }
             }
             Then::Made(reference) => {
@@ -371,11 +405,49 @@ impl Shared {
                 for id in &heard.ids {
                     self.made(id, None);
                 }
-                for tag in &heard.tags {
-                    self.tagged(tag).await;
+                for held in held {
+                    self.keep_loaded(held).await;
+                }
+            }
+            Then::Pushed(tag) => {
+                if let Some(pushed) = &progress.pushed {
+                    self.keep_digests(&tag, pushed).await;
                 }
             }
             _ => {}
+        }
+        said
+    }
+
+    /// A tag that was loaded becomes the job's.
+    async fn keep_loaded(&self, held: &mut Held) {
+        let Ok(Some(id)) = self.meaning(&held.tag).await else { return };
+        if self.settings.scopes_tags() {
+            self.noted(&Entry::Tag(held.tag.canonical(), id.clone()));
+            held.id = Some(id.clone());
+            if let Err(error) = self.tag_image(&held.tag, &id).await {
+                tracing::warn!(%error, tag = held.tag.short(), "a loaded image has lost its tag");
+            }
+        } else {
+            self.made(&id, Some(&held.tag));
+        }
+    }
+
+    /// What a push said of the image's digest goes with the name that is taken off the engine.
+    async fn keep_digests(&self, tag: &Reference, pushed: &Reference) {
+        let id = self.owned().tag(&tag.canonical()).map(|tag| tag.id.clone());
+        let Some(id) = id.filter(|_| self.settings.scopes_tags()) else { return };
+        let Ok(Some(details)) = self.engine.get(&format!("/images/{id}/json")).await else {
+            return;
+        };
+        for digest in details["RepoDigests"].as_array().into_iter().flatten() {
+            let digest = digest.as_str().and_then(Reference::parse);
+            if let Some(digest) = digest.filter(|d| d.repository() == pushed.repository()) {
+                self.noted(&Entry::Tag(digest.canonical(), id.clone()));
+                self.take_away(&digest, &id).await;
+                let digest = Reference { registry: tag.registry.clone(), ..digest };
+                self.change(|owned| owned.add_digest(digest, &id));
+            }
         }
     }
 
@@ -424,7 +496,7 @@ impl Shared {
     ) -> Result<Response<Body>, Refusal> {
         let found = self.image(name).await?;
         let owned = self.owned();
-        let tag = found.reference.as_ref().map(Reference::canonical).filter(|_| !only_id(name));
+        let tag = found.reference.as_ref().filter(|_| !only_id(name));
         let shared = |text: &str| {
             Refusal::because(
                 &format!("the image {text} is used by other jobs and cannot be removed"),
@@ -432,15 +504,15 @@ impl Shared {
             )
         };
         let path = match &tag {
-            Some(canonical) => match owned.tag(canonical) {
+            Some(reference) => match owned.tag(&reference.canonical()) {
                 None => return Err(shared(name)),
                 Some(tag) if !tag.made => {
                     // Others may use it: the job's own use of it ends.
-                    self.change(|owned| owned.forget_tag(canonical));
-                    let untagged = found.reference.as_ref().map(Reference::short);
-                    return Ok(answer_json(StatusCode::OK, &json!([{ "Untagged": untagged }])));
+                    self.change(|owned| owned.forget_tag(&reference.canonical()));
+                    let untagged = json!([{ "Untagged": reference.short() }]);
+                    return Ok(answer_json(StatusCode::OK, &untagged));
                 }
-                Some(_) => canonical.clone(),
+                Some(_) => self.settings.upstream_tag(reference).canonical(),
             },
             None => {
                 let tags = found.details["RepoTags"].as_array();
@@ -459,18 +531,19 @@ impl Shared {
             forward.query.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let sent =
             self.engine.json(&Method::DELETE, &format!("/images/{path}"), &query, None).await;
-        let (status, value) = sent.map_err(unreachable)?;
+        let (status, mut value) = sent.map_err(unreachable)?;
+        self.settings.names.strip(&mut value);
         if !status.is_success() {
             let message = value["message"].as_str().unwrap_or_default();
             let message = filter::message(message, &self.world());
             return Ok(answer_json(status, &json!({ "message": message })));
         }
-        if let Some(canonical) = &tag {
-            self.noted(&Entry::Untag(canonical.clone()));
+        if tag.is_some() {
+            self.noted(&Entry::Untag(path));
         }
         self.change(|owned| {
-            if let Some(canonical) = &tag {
-                owned.forget_tag(canonical);
+            if let Some(reference) = tag {
+                owned.forget_tag(&reference.canonical());
             }
             for deleted in value.as_array().into_iter().flatten() {
                 if let Some(id) = deleted["Deleted"].as_str() {
@@ -526,9 +599,14 @@ async fn follow(shared: &Shared) {
     }
 }
 
-/// The answer as it comes.
-fn passed(answer: Response<Answer>) -> Response<Body> {
+/// The answer as it comes. What it needs held is held until it begins: the engine has found the
+/// image by then.
+fn passed(answer: Response<Answer>, mut held: Vec<Held>) -> Response<Body> {
     let (parts, body) = answer.into_parts();
+    let body = body.map_frame(move |frame| {
+        held.clear();
+        frame
+    });
     let mut response = Response::new(body.boxed_unsync());
     *response.status_mut() = parts.status;
     for name in [CONTENT_TYPE, HeaderName::from_static("x-docker-container-path-stat")] {
@@ -552,6 +630,10 @@ struct Progress {
     body: BodyStream<Answer>,
     lines: Lines,
     heard: Heard,
+    held: Vec<Held>,
+    /// The name that is pushed.
+    pushed: Option<Reference>,
+    is_quiet: bool,
     done: bool,
 }
 
@@ -593,8 +675,9 @@ impl Lines {
 #[derive(Debug, Default)]
 struct Heard {
     ids: Vec<String>,
-    tags: Vec<Reference>,
     failed: bool,
+    /// Whether a layer was named: the engine has found the image by then.
+    is_found: bool,
 }
 
 /// Which words of a stream are the engine's own. What steps of a build print is in the same
@@ -614,6 +697,7 @@ impl Heard {
             self.failed = true;
         }
         let said = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().trim();
+        self.is_found |= !said("id").is_empty();
         let id = match words {
             Words::Load => said("stream").strip_prefix("Loaded image ID: ").unwrap_or_default(),
             Words::Import => said("status"),
@@ -625,10 +709,6 @@ impl Heard {
             if is_id(id) {
                 self.ids.push(id.to_owned());
             }
-        }
-        if words == Words::Load {
-            let tag = said("stream").strip_prefix("Loaded image: ").and_then(Reference::parse);
-            self.tags.extend(tag);
         }
     }
 }

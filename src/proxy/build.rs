@@ -4,104 +4,77 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
-    io::{Seek as _, SeekFrom, Write as _},
-    time::Duration,
+    sync::Arc,
 };
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE};
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
-use http_body_util::{BodyExt as _, StreamBody};
-use hyper::{
-    Method,
-    body::{Frame, Incoming},
-};
+use http_body_util::BodyExt as _;
+use hyper::{Method, body::Incoming};
 use serde_json::{Map, Value, json};
-use tokio_util::io::ReaderStream;
 
 use super::{
-    Refusal, archive, dockerfile,
-    engine::{Body, Broken, Outgoing, full},
+    Refusal, archive, body, dockerfile,
+    engine::{Outgoing, full},
     exchange::{Resolved, unreachable},
     image::Reference,
+    journal::Entry,
     json as strict,
-    policy::{Forward, Sent, registry_host},
+    policy::{Forward, registry_host},
     serve::Shared,
+    spool::Spool,
+    tags::Held,
 };
 
-/// How long the next piece may take (G-86).
-const PROGRESS: Duration = Duration::from_mins(1);
-/// How many images a build may need.
+/// How many images a build may need, and how many tags may be loaded at once.
 const IMAGES: usize = 100;
 /// How much larger than what was sent an archive may be, unpacked.
 const UNPACKED: u64 = 8;
 
 impl Shared {
-    /// Reads the client's archive to its end, and judges it.
-    pub(super) async fn read_archive(
+    /// Reads an archive of images to its end, and judges it (G-64). Its tags are the request's from
+    /// here on.
+    pub(super) async fn read_images(
+        self: &Arc<Self>,
+        archive: &mut Option<Incoming>,
+        held: &mut Vec<Held>,
+    ) -> Result<File, Refusal> {
+        let most = self.settings.limits.upload.saturating_mul(UNPACKED);
+        let body = body_of(archive)?;
+        let (mut tags, spool) =
+            self.spool(body, move |archive| archive::images(archive, most)).await?;
+        // In one order, so that no two requests wait for each other.
+        tags.sort_by_key(Reference::canonical);
+        tags.dedup();
+        if tags.len() > IMAGES {
+            return Err(body::limit("tags in one archive", IMAGES));
+        }
+        for tag in &tags {
+            held.push(self.reserve(tag).await?);
+            self.free_tag(tag).await?;
+        }
+        if !tags.is_empty() {
+            let tags = tags.iter().map(Reference::canonical).collect();
+            self.note(&Entry::Tagging { tags, image: None })?;
+        }
+        Ok(spool)
+    }
+
+    /// Reads a build's context to its end, and judges it (G-72 … G-75).
+    pub(super) async fn read_context(
         &self,
         forward: &mut Forward,
         archive: &mut Option<Incoming>,
     ) -> Result<File, Refusal> {
-        let body =
-            archive.take().ok_or_else(|| Refusal::malformed("there is no archive", "G-26"))?;
-        let mut spool = self.spool(body).await?;
         let most = self.settings.limits.upload.saturating_mul(UNPACKED);
-        if forward.body == Sent::Images {
-            let (tags, spool) = blocking(move || {
-                let tags = archive::images(&spool, most)?;
-                Ok((tags, rewound(spool)?))
-            })
-            .await?;
-            for tag in &tags {
-                self.free_tag(tag).await?;
-            }
-            self.note_tags(&tags, None)?;
-            return Ok(spool);
-        }
         let name = parameter(forward, "dockerfile").to_owned();
         let arguments = arguments(parameter(forward, "buildargs"))?;
-        let needed;
-        (needed, spool) = blocking(move || {
-            let source = archive::dockerfile(&spool, &name, most)?;
-            Ok((dockerfile::images(&source, &arguments)?, rewound(spool)?))
-        })
-        .await?;
+        let judge = move |archive: &mut Spool| {
+            dockerfile::images(&archive::dockerfile(archive, &name, most)?, &arguments)
+        };
+        let (needed, spool) = self.spool(body_of(archive)?, judge).await?;
         self.need_images(needed, forward).await?;
         Ok(spool)
-    }
-
-    /// Writes a body to a file that nobody can name.
-    async fn spool(&self, mut body: Incoming) -> Result<File, Refusal> {
-        let failed = |_| Refusal::failed(500, "the archive cannot be kept");
-        let directory = self.settings.private.join("spool");
-        let mut file = tempfile::tempfile_in(directory).map_err(failed)?;
-        let mut size = 0_u64;
-        loop {
-            let frame =
-                tokio::time::timeout(PROGRESS, body.frame()).await.map_err(|_| Refusal {
-                    status: 408,
-                    message: "guard: the body took too long (G-86)".to_owned(),
-                    rule: "G-86",
-                })?;
-            let Some(frame) = frame else { break };
-            let frame = frame.map_err(|_| Refusal::malformed("the body broke off", "G-22"))?;
-            let Ok(data) = frame.into_data() else { continue };
-            size += data.len() as u64;
-            if size > self.settings.limits.upload {
-                return Err(Refusal {
-                    status: 413,
-                    message: "guard: the archive is too large (G-86)".to_owned(),
-                    rule: "G-86",
-                });
-            }
-            file = blocking(move || {
-                file.write_all(&data).map_err(failed)?;
-                Ok(file)
-            })
-            .await?;
-        }
-        rewound(file)
     }
 
     /// Sees to it that all images of a build are there and may be used (G-73).
@@ -119,7 +92,7 @@ impl Shared {
             if seen.len() > IMAGES {
                 return Err(Refusal::because("Dockerfile: too many images", "G-73"));
             }
-            let found = self.base_image(&name, pull, &credentials).await?;
+            let found = self.base_image(&name, pull, &credentials, forward).await?;
             let lines: Vec<String> = found.details["Config"]["OnBuild"]
                 .as_array()
                 .into_iter()
@@ -136,14 +109,19 @@ impl Shared {
         name: &str,
         pull: bool,
         credentials: &Map<String, Value>,
+        forward: &mut Forward,
     ) -> Result<Resolved, Refusal> {
         // By an id the engine would find any image: only names are taken.
         let reference = Reference::parse(name).ok_or_else(|| {
             Refusal::because(&format!("Dockerfile: {name} is no name of an image"), "G-73")
         })?;
-        let is_pulled = !reference.is_shared(&self.settings.images)
-            && !self.owned().tag(&reference.canonical()).is_some_and(|tag| tag.made);
+        let is_made = self.owned().tag(&reference.canonical()).is_some_and(|tag| tag.made);
         let found = self.image(name).await;
+        if is_made && self.settings.scopes_tags() {
+            forward.held.push(reference);
+            return found;
+        }
+        let is_pulled = !is_made && !reference.is_shared(&self.settings.images);
         if !(is_pulled && (pull || found.is_err())) {
             return self.same_image(&reference, found?).await;
         }
@@ -223,10 +201,8 @@ impl Shared {
         if bad {
             return Err(failed());
         }
-        let path = format!("/images/{}/json", reference.canonical());
-        let details = self.engine.get(&path).await.map_err(unreachable)?.ok_or_else(failed)?;
-        let id = details["Id"].as_str().unwrap_or_default().to_owned();
-        self.change(|owned| owned.add_tag(reference.canonical(), &id, false));
+        let id = self.meaning(reference).await?.ok_or_else(failed)?;
+        self.pulled(reference, &id).await;
         Ok(())
     }
 
@@ -242,10 +218,8 @@ impl Shared {
     }
 }
 
-/// The spooled file as a body.
-pub(super) fn spooled(file: File) -> Body {
-    let reader = ReaderStream::with_capacity(tokio::fs::File::from_std(file), 1 << 16);
-    StreamBody::new(reader.map_ok(Frame::data).map_err(Broken::from)).boxed_unsync()
+fn body_of(archive: &mut Option<Incoming>) -> Result<Incoming, Refusal> {
+    archive.take().ok_or_else(|| Refusal::malformed("there is no archive", "G-26"))
 }
 
 fn parameter<'a>(forward: &'a Forward, name: &str) -> &'a str {
@@ -258,17 +232,4 @@ fn arguments(text: &str) -> Result<BTreeMap<String, String>, Refusal> {
         .into_iter()
         .filter_map(|(name, value)| Some((name, value.as_str()?.to_owned())))
         .collect())
-}
-
-fn rewound(mut file: File) -> Result<File, Refusal> {
-    file.seek(SeekFrom::Start(0))
-        .map_err(|_| Refusal::failed(500, "the archive cannot be read"))?;
-    Ok(file)
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
-) -> Result<T, Refusal> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|_| Err(Refusal::failed(500, "the archive cannot be read")))
 }

@@ -9,7 +9,7 @@ use std::{
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::{engine::Engine, journal::Record, serve::Shared, target::encode};
+use super::{engine::Engine, image::Reference, journal::Record, serve::Shared, target::encode};
 
 /// How often the engine is asked whether there are more containers: some were being made.
 const ROUNDS: usize = 5;
@@ -65,7 +65,10 @@ impl Remains {
             tags: owned
                 .tags()
                 .filter(|(_, tag)| tag.made)
-                .map(|(name, tag)| (name.to_owned(), BTreeSet::from([tag.id.clone()])))
+                .filter_map(|(name, tag)| {
+                    let upstream = shared.settings.upstream_tag(&Reference::parse(name)?);
+                    Some((upstream.canonical(), BTreeSet::from([tag.id.clone()])))
+                })
                 .collect(),
             images: owned.images().filter(|id| !pulled.contains(id)).map(str::to_owned).collect(),
             images_go: shared.settings.images.remove,

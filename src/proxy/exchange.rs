@@ -28,7 +28,6 @@ use crate::causes;
 use super::{
     Refusal,
     audit::{AuditEvent, Decision},
-    build,
     engine::{Body, Outgoing, full},
     filter,
     image::{Reference, is_id, is_id_like},
@@ -38,6 +37,8 @@ use super::{
     paths::{Pin, Place},
     policy::{self, BodyKind, Call, Forward, ImageUse, Reply, Sent, Then, Verdict},
     serve::Shared,
+    spool::spooled,
+    tags::Held,
     target,
 };
 
@@ -63,6 +64,8 @@ pub(super) struct Ready {
     pub(super) binds: Vec<Bind>,
     /// The archive that was read.
     pub(super) spool: Option<std::fs::File>,
+    /// Names on the engine that are this request's until its end.
+    pub(super) held: Vec<Held>,
     /// Counts what is being made until the end of the request.
     pub(super) _counted: Option<Counted>,
 }
@@ -295,8 +298,8 @@ impl Shared {
             _ => None,
         };
         let mut counted = created.map(|what| Counted::new(&self, what));
-        let tags = std::mem::take(&mut forward.free_tags);
-        for tag in &tags {
+        let tags = std::mem::take(&mut forward.new_tags);
+        for tag in tags.iter().filter(|_| !self.settings.scopes_tags()) {
             self.free_tag(tag).await?;
         }
         let mut image = None;
@@ -329,17 +332,35 @@ impl Shared {
         }
         let binds = Arc::clone(&self).pin(&mut forward).await?;
         names::outward(&mut forward, &self.world());
+        let mut held = Vec::new();
         let spool = match forward.body {
-            Sent::Context | Sent::Images => Some(self.read_archive(&mut forward, archive).await?),
+            Sent::Context => Some(self.read_context(&mut forward, archive).await?),
+            Sent::Images => Some(self.read_images(archive, &mut held).await?),
             _ => None,
         };
-        Ok(Ready { forward, binds, spool, _counted: counted })
+        if let Then::Pushed(tag) = &forward.then {
+            let name = self.hold_to_push(tag).await?;
+            forward.path = format!("/images/{}/push", name.tag.repository());
+            held.push(name);
+        }
+        // In one order, so that no two requests wait for each other.
+        forward.held.sort_by_key(Reference::canonical);
+        forward.held.dedup();
+        for tag in &forward.held {
+            held.push(self.hold(tag).await?);
+        }
+        Ok(Ready { forward, binds, spool, held, _counted: counted })
     }
 
     /// Writes a resolved image where it belongs.
     fn place_image(&self, forward: &mut Forward, found: &Resolved, how: ImageUse) {
         let name = match (how, &found.reference) {
-            (ImageUse::Name, Some(reference)) => reference.canonical(),
+            (ImageUse::Name, Some(reference)) => {
+                if self.owned().tag(&reference.canonical()).is_some_and(|tag| tag.made) {
+                    forward.held.push(reference.clone());
+                }
+                reference.canonical()
+            }
             _ => found.id.clone(),
         };
         forward.path = forward.path.replace("{image}", &name);
@@ -388,7 +409,8 @@ impl Shared {
             wanted = self.image_by_id(name, &world).await?;
         }
         let path = format!("/images/{}/json", wanted.ok_or_else(missing)?);
-        let details = self.engine.get(&path).await.map_err(unreachable)?.ok_or_else(missing)?;
+        let mut details = self.engine.get(&path).await.map_err(unreachable)?.ok_or_else(missing)?;
+        self.settings.names.strip(&mut details);
         let id = details["Id"].as_str().unwrap_or_default().to_owned();
         // A digest, too, shows only what the job sees otherwise.
         let visible = is_id(&id) && filter::image(details.clone(), &world).is_some();
@@ -410,7 +432,9 @@ impl Shared {
         {
             return Ok(None);
         }
-        let list = self.engine.get("/images/json").await.map_err(unreachable)?.unwrap_or_default();
+        let mut list =
+            self.engine.get("/images/json").await.map_err(unreachable)?.unwrap_or_default();
+        self.settings.names.strip(&mut list);
         let visible = filter::images(list, world);
         let listed =
             visible.as_array().into_iter().flatten().filter_map(|image| image["Id"].as_str());
@@ -426,33 +450,13 @@ impl Shared {
         })
     }
 
-    /// Whether the tag may be made: it does not exist, or the job made it (G-61).
-    pub(super) async fn free_tag(&self, tag: &Reference) -> Result<(), Refusal> {
-        policy::new_tag(tag, &self.settings.images)?;
-        let canonical = tag.canonical();
-        if self.owned().tag(&canonical).is_some_and(|tag| tag.made) {
-            return Ok(());
-        }
-        let path = format!("/images/{canonical}/json");
-        match self.engine.get(&path).await.map_err(unreachable)? {
-            None => Ok(()),
-            Some(_) => Err(Refusal::because(
-                &format!("the tag {} is in use and was not made by this job", tag.short()),
-                "G-61",
-            )),
-        }
-    }
-
-    /// Writes down that tags are going to be made.
-    pub(super) fn note_tags(
-        &self,
-        tags: &[Reference],
-        image: Option<String>,
-    ) -> Result<(), Refusal> {
+    /// Writes down that tags of the job's are going to be made.
+    fn note_tags(&self, tags: &[Reference], image: Option<String>) -> Result<(), Refusal> {
         if tags.is_empty() {
             return Ok(());
         }
-        self.note(&Entry::Tagging { tags: tags.iter().map(Reference::canonical).collect(), image })
+        let tags = tags.iter().map(|tag| self.settings.upstream_tag(tag).canonical()).collect();
+        self.note(&Entry::Tagging { tags, image })
     }
 
     /// Older engines make two networks of one name (G-49).
@@ -560,7 +564,7 @@ impl Shared {
                 let spool = ready.spool.take();
                 let spool =
                     spool.ok_or_else(|| Refusal::malformed("there is no archive", "G-26"))?;
-                (Some("application/x-tar"), build::spooled(spool))
+                (Some("application/x-tar"), spooled(spool))
             }
         })
     }

@@ -1,5 +1,6 @@
 //! Answers of the engine without what is not the job's (G-6, G-58, section 5). Pure.
 
+use globset::GlobBuilder;
 use regex::RegexBuilder;
 use serde_json::{Map, Value, json};
 
@@ -240,11 +241,11 @@ pub fn containers(value: Value, world: &World) -> Value {
     Value::Array(own.collect())
 }
 
-/// Whether the job sees a tag or digest that the engine lists, and the image by it.
-fn sees_tag(tag: &str, world: &World) -> bool {
+/// Whether the job sees a tag that the engine lists, and the image `id` by it.
+fn sees_tag(tag: &str, id: &str, world: &World) -> bool {
     Reference::parse(tag).is_some_and(|reference| {
-        reference.is_shared(&world.settings.images)
-            || world.owned.tag(&reference.canonical()).is_some()
+        let own = world.owned.tag(&reference.canonical());
+        reference.is_shared(&world.settings.images) || own.is_some_and(|own| own.id == id)
     })
 }
 
@@ -256,7 +257,10 @@ pub fn image(mut value: Value, world: &World) -> Option<Value> {
     let mut repositories = Vec::new();
     let mut visible = own;
     if let Some(Value::Array(tags)) = value.get_mut("RepoTags") {
-        tags.retain(|tag| sees_tag(tag.as_str().unwrap_or_default(), world));
+        tags.retain(|tag| sees_tag(tag.as_str().unwrap_or_default(), &id, world));
+        // On the engine it may have the same under two names for a moment.
+        tags.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+        tags.dedup();
         visible |= !tags.is_empty();
         repositories = tags
             .iter()
@@ -268,6 +272,11 @@ pub fn image(mut value: Value, world: &World) -> Option<Value> {
             Reference::parse(digest.as_str().unwrap_or_default())
                 .is_some_and(|digest| repositories.contains(&digest.repository()))
         });
+        for digest in world.owned.digests(&id).map(|digest| json!(digest.short())) {
+            if !digests.contains(&digest) {
+                digests.push(digest);
+            }
+        }
     }
     if value.get("GraphDriver").is_some() {
         value["GraphDriver"] = json!({ "Name": value["GraphDriver"]["Name"], "Data": null });
@@ -295,10 +304,10 @@ pub fn images(value: Value, world: &World) -> Value {
 pub fn history(value: Value, world: &World) -> Value {
     let Value::Array(mut list) = value else { return json!([]) };
     for (number, layer) in list.iter_mut().enumerate() {
-        if let Some(Value::Array(tags)) = layer.get_mut("Tags") {
-            tags.retain(|tag| sees_tag(tag.as_str().unwrap_or_default(), world));
-        }
         let id = text(layer, "Id").to_owned();
+        if let Some(Value::Array(tags)) = layer.get_mut("Tags") {
+            tags.retain(|tag| sees_tag(tag.as_str().unwrap_or_default(), &id, world));
+        }
         if number > 0 && is_id(&id) && !world.owned.has_image(&id) {
             layer["Id"] = json!("<missing>");
         }
@@ -336,6 +345,9 @@ pub fn networks(value: Value, world: &World) -> Value {
 /// Leaves of a list what the filter `name` wants. The engine takes a pattern for the name itself
 /// or for a regular expression.
 pub fn named(list: &mut Value, filter: &NameFilter) {
+    if !filter.references.is_empty() {
+        referenced(list, &filter.references);
+    }
     if filter.patterns.is_empty() {
         return;
     }
@@ -361,6 +373,34 @@ pub fn named(list: &mut Value, filter: &NameFilter) {
         None => matches(text(entry, "Name")),
     });
     list.truncate(filter.limit.unwrap_or(usize::MAX));
+}
+
+/// Leaves of a list of images what has a tag that a filter wants, and of tags only these. The
+/// engine compares patterns with names with a tag, and without (distribution/reference:
+/// `FamiliarMatch`).
+fn referenced(list: &mut Value, patterns: &[String]) {
+    let globs: Vec<_> = patterns
+        .iter()
+        .filter_map(|text| GlobBuilder::new(text).literal_separator(true).build().ok())
+        .map(|glob| glob.compile_matcher())
+        .collect();
+    let matches = |text: &Value| {
+        let Some(mut reference) = text.as_str().and_then(Reference::parse) else { return false };
+        let whole = reference.short();
+        (reference.tag, reference.digest) = (None, None);
+        globs.iter().any(|glob| glob.is_match(&whole) || glob.is_match(reference.short()))
+    };
+    let Some(list) = list.as_array_mut() else { return };
+    list.retain_mut(|image| {
+        let mut is_wanted = false;
+        for name in ["RepoTags", "RepoDigests"] {
+            if let Some(Value::Array(references)) = image.get_mut(name) {
+                references.retain(matches);
+                is_wanted |= !references.is_empty();
+            }
+        }
+        is_wanted
+    });
 }
 
 /// Takes the guard's labels out of a network's or volume's: compose takes a label that is not in

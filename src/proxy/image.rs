@@ -5,7 +5,7 @@ use globset::GlobBuilder;
 use super::{Refusal, settings::ImagePolicy};
 
 /// The default registry.
-const HUB: &str = "docker.io";
+pub(super) const HUB: &str = "docker.io";
 
 /// A reference by name, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]

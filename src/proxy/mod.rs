@@ -33,7 +33,9 @@ pub mod policy_file;
 pub mod serve;
 pub mod settings;
 pub mod sidecar;
+mod spool;
 mod stream;
+mod tags;
 pub mod target;
 
 pub use audit::AuditEvent;

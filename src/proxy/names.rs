@@ -1,5 +1,5 @@
 //! Scoped names (G-49): containers, volumes and networks are called `PREFIX-NAME` on the engine,
-//! so that two jobs can use one name at once. Pure.
+//! so that two jobs can use one name at once; tags of images are [`tags`]'s. Pure.
 //!
 //! The rest of the guard knows the job's names only. They are changed here, in the last step
 //! before a request is sent (`outward`), and in the first step after an answer has come
@@ -17,6 +17,7 @@ use super::{
     body::World,
     image::is_id_like,
     policy::{Filter, Forward, Sent, Then},
+    tags,
 };
 
 /// How things are called on the engine.
@@ -56,19 +57,20 @@ impl Names {
     /// Takes the prefix out of an answer.
     pub fn strip(&self, value: &mut Value) {
         if let Self::Scoped(prefix) = self {
-            strip(value, &format!("{prefix}-"));
+            strip(value, prefix);
         }
     }
 }
 
 fn strip(value: &mut Value, prefix: &str) {
+    let plain = |text: &str| tags::plain(&text.replace(&format!("{prefix}-"), ""), prefix);
     match value {
-        Value::String(text) if text.contains(prefix) => *text = text.replace(prefix, ""),
+        Value::String(text) if text.contains(prefix) => *text = plain(text),
         Value::Array(items) => items.iter_mut().for_each(|item| strip(item, prefix)),
         Value::Object(map) => {
             if map.keys().any(|key| key.contains(prefix)) {
                 let renamed = std::mem::take(map).into_iter();
-                *map = renamed.map(|(key, value)| (key.replace(prefix, ""), value)).collect();
+                *map = renamed.map(|(key, value)| (plain(&key), value)).collect();
             }
             map.values_mut().for_each(|value| strip(value, prefix));
         }
@@ -103,6 +105,16 @@ pub(super) fn outward(forward: &mut Forward, world: &World) {
                 && let Some(name) = body.get_mut("Name")
             {
                 rename(name);
+            }
+        }
+        Then::Tagged(tag) | Then::Made(Some(tag)) => {
+            let upstream = world.settings.upstream_tag(tag);
+            for (name, value) in &mut forward.query {
+                match &**name {
+                    "repo" => *value = upstream.repository(),
+                    "tag" => *value = upstream.tag.clone().unwrap_or_default(),
+                    _ => {}
+                }
             }
         }
         Then::VolumeRemoved(name) => forward.path = format!("/volumes/{}", names.upstream(name)),
@@ -223,6 +235,7 @@ mod tests {
             "Networks": { format!("{prefix}-net"): { "Aliases": ["db"] } },
             "Names": [format!("/{prefix}-a/{prefix}-b")],
             "Labels": { "com.docker.compose.project": "p" },
+            "RepoTags": [format!("{prefix}.invalid/docker.io/library/app:1")],
             "Count": 1,
         });
         names.strip(&mut answer);
@@ -230,7 +243,7 @@ mod tests {
             answer,
             json!({
                 "Name": "/db", "Networks": { "net": { "Aliases": ["db"] } }, "Names": ["/a/b"],
-                "Labels": { "com.docker.compose.project": "p" }, "Count": 1,
+                "Labels": { "com.docker.compose.project": "p" }, "RepoTags": ["app:1"], "Count": 1,
             })
         );
     }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Refusal, paths::Pin};
+use super::{Refusal, image::Reference, paths::Pin};
 
 /// How many removed ids are remembered, for events that come late.
 const REMEMBERED: usize = 1024;
@@ -19,6 +19,8 @@ pub struct Owned {
     networks: BTreeMap<String, String>,
     images: BTreeSet<String>,
     tags: BTreeMap<String, Tag>,
+    /// Digests of what the job pushed, and the images that they are of.
+    digests: Vec<(Reference, String)>,
     gone: VecDeque<String>,
     creating: usize,
     pending_networks: BTreeSet<String>,
@@ -324,6 +326,7 @@ impl Owned {
     /// The image is gone.
     pub fn forget_image(&mut self, id: &str) {
         self.images.remove(id);
+        self.digests.retain(|(_, image)| image != id);
         self.tags.retain(|_, tag| tag.id != id);
     }
 
@@ -333,6 +336,19 @@ impl Owned {
         // A pull does not make a tag that the job made somebody else's.
         let made = made || self.tags.get(&canonical).is_some_and(|tag| tag.made);
         self.tags.insert(canonical, Tag { id: id.to_owned(), made });
+    }
+
+    /// A push gave the image this digest.
+    pub fn add_digest(&mut self, digest: Reference, id: &str) {
+        let pushed = (digest, id.to_owned());
+        if !self.digests.contains(&pushed) {
+            self.digests.push(pushed);
+        }
+    }
+
+    /// The digests that pushes gave the image.
+    pub fn digests<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Reference> {
+        self.digests.iter().filter(move |(_, image)| image == id).map(|(digest, _)| digest)
     }
 
     /// The tag is gone.

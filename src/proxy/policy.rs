@@ -17,7 +17,7 @@ use super::{
     Refusal,
     body::{Needs, World},
     image::{self, Reference},
-    settings::ImagePolicy,
+    settings::GuardSettings,
     target::Target,
 };
 use crate::docker::helper_image::{PORTABLE_REPOSITORY, REPOSITORY};
@@ -74,8 +74,10 @@ pub struct Forward {
     pub registries: Option<String>,
     /// An image that must be resolved first.
     pub image: Option<(String, ImageUse)>,
-    /// Tags that must not exist yet, unless the job made them.
-    pub free_tags: Vec<Reference>,
+    /// Tags that the job is about to make.
+    pub new_tags: Vec<Reference>,
+    /// Tags of the job's by which the engine must find an image.
+    pub held: Vec<Reference>,
     /// What must be done first.
     pub needs: Needs,
     /// What names in the answer must match.
@@ -89,6 +91,8 @@ pub struct Forward {
 pub struct NameFilter {
     /// Of these patterns one must match, where there are any.
     pub patterns: Vec<String>,
+    /// Of these patterns one must match a tag of an image, where there are any.
+    pub references: Vec<String>,
     /// How many entries there may be then.
     pub limit: Option<usize>,
 }
@@ -161,6 +165,8 @@ pub enum Then {
     Made(Option<Reference>),
     /// An image was built.
     Built(Vec<Reference>),
+    /// A tag was pushed.
+    Pushed(Reference),
     /// Images were loaded.
     Loaded,
     /// Something was pruned; the answer's list of it.
@@ -277,7 +283,7 @@ pub fn judge(call: &Call<'_>, world: &World) -> Verdict {
 ///
 /// # Errors
 /// When it may not, whether it exists or not.
-pub fn new_tag(reference: &Reference, policy: &ImagePolicy) -> Result<(), Refusal> {
+pub fn new_tag(reference: &Reference, settings: &GuardSettings) -> Result<(), Refusal> {
     if reference.digest.is_some() {
         return Err(Refusal::malformed("a tag cannot have a digest", "G-61"));
     }
@@ -287,7 +293,10 @@ pub fn new_tag(reference: &Reference, policy: &ImagePolicy) -> Result<(), Refusa
     if own.iter().any(|own| short.strip_prefix(own).is_some_and(|rest| rest.starts_with(':'))) {
         return Err(Refusal::because(&format!("the tag {short} is the runner's own"), "G-61"));
     }
-    if reference.is_shared(policy) {
+    if settings.names.are_in(&reference.registry) {
+        return Err(Refusal::because("this registry is the guard's own", "G-61"));
+    }
+    if reference.is_shared(&settings.images) {
         return Err(Refusal::because(
             &format!("the tag {} is shared by jobs and cannot be changed", reference.short()),
             "G-61",
@@ -377,7 +386,8 @@ impl Judge<'_> {
             auth: None,
             registries: None,
             image: None,
-            free_tags: Vec::new(),
+            new_tags: Vec::new(),
+            held: Vec::new(),
             needs: Needs::default(),
             names: NameFilter::default(),
             then: Then::Pass,
@@ -481,15 +491,15 @@ fn send(forward: Forward) -> Verdict {
     Verdict::Forward(Box::new(forward))
 }
 
-/// Takes the filter `name` out.
+/// Takes the filters out that are about names.
 fn names_of(filters: &mut Map<String, Value>) -> NameFilter {
-    let patterns = match filters.remove("name") {
+    let mut taken = |name: &str| match filters.remove(name) {
         Some(Value::Array(values)) => {
             values.iter().filter_map(Value::as_str).map(str::to_owned).collect()
         }
         _ => Vec::new(),
     };
-    NameFilter { patterns, limit: None }
+    NameFilter { patterns: taken("name"), references: taken("reference"), limit: None }
 }
 
 fn bad_reference(text: &str) -> Refusal {

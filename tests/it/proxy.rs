@@ -5,6 +5,7 @@ mod alone;
 mod escapes;
 mod names;
 mod properties;
+mod tags;
 
 use std::{
     path::{Path, PathBuf},
@@ -41,11 +42,13 @@ impl Drop for Leftovers {
         if !std::thread::panicking() {
             return;
         }
-        let label = format!("label=longshore.test={}", self.0);
-        for (list, remove) in [
-            (&["ps", "-aq"][..], &["rm", "-fv"][..]),
-            (&["network", "ls", "-q"], &["network", "rm"]),
-            (&["volume", "ls", "-q"], &["volume", "rm", "-f"]),
+        let label = |key: &str| format!("label=longshore.{key}={}", self.0);
+        for (list, remove, label) in [
+            (&["ps", "-aq"][..], &["rm", "-fv"][..], label("test")),
+            (&["network", "ls", "-q"], &["network", "rm"], label("test")),
+            (&["volume", "ls", "-q"], &["volume", "rm", "-f"], label("test")),
+            // The newest first: those before are its layers.
+            (&["images", "-q"], &["rmi", "-f"], label("guard")),
         ] {
             let found = engine().docker(&[list, &["--filter", &label]].concat());
             for name in found.lines() {
@@ -438,8 +441,8 @@ async fn g_8_ports_are_published_at_the_jobs_gateway_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g_11_the_classic_builder_builds_from_what_the_job_sees() {
-    let case = Case::start().await;
-    let other = Case::start().await;
+    let case = Case::with(|settings| settings.names = Names::Plain).await;
+    let other = Case::with(|settings| settings.names = Names::Plain).await;
     let context = case.workspace();
     write(
         &context,

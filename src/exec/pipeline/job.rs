@@ -89,21 +89,9 @@ pub(crate) struct NeedDraft {
     pub(crate) cells: Option<Vec<Vec<(String, String)>>>,
 }
 
-/// A job as written.
+/// What a job does, whatever keeps it from running and however often it does.
 #[derive(Debug, Clone)]
-pub(crate) struct Draft<'a> {
-    /// Its name in the file.
-    pub(crate) name: &'a str,
-    /// Name of its stage.
-    pub(crate) stage: String,
-    /// `when`, if written.
-    pub(crate) when: Option<When>,
-    /// `allow_failure`, if written.
-    pub(crate) allow_failure: Option<AllowFailure>,
-    /// `needs`, if written.
-    pub(crate) needs: Option<Vec<NeedDraft>>,
-    /// `dependencies`, if written.
-    pub(crate) dependencies: Option<Vec<String>>,
+pub(crate) struct Work {
     /// The image.
     pub(crate) image: Option<wire::Image>,
     /// The services.
@@ -124,10 +112,29 @@ pub(crate) struct Draft<'a> {
     pub(crate) timeout: Option<Duration>,
     /// Name and URL of the environment.
     pub(crate) environment: Option<(String, Option<String>)>,
-    /// `parallel`, as written.
-    pub(crate) parallel: Option<&'a Value>,
     /// Why it cannot run here, should it have to.
     pub(crate) refused: Vec<Problem>,
+}
+
+/// A job as written.
+#[derive(Debug, Clone)]
+pub(crate) struct Draft<'a> {
+    /// Its name in the file.
+    pub(crate) name: &'a str,
+    /// Name of its stage.
+    pub(crate) stage: String,
+    /// `when`, if written.
+    pub(crate) when: Option<When>,
+    /// `allow_failure`, if written.
+    pub(crate) allow_failure: Option<AllowFailure>,
+    /// `needs`, if written.
+    pub(crate) needs: Option<Vec<NeedDraft>>,
+    /// `dependencies`, if written.
+    pub(crate) dependencies: Option<Vec<String>>,
+    /// What it does.
+    pub(crate) work: Work,
+    /// `parallel`, as written.
+    pub(crate) parallel: Option<&'a Value>,
     /// All keywords as written.
     pub(crate) fields: Fields<'a>,
 }
@@ -206,19 +213,21 @@ pub(crate) fn read<'a>(
         allow_failure: allow_failure(&fields, report),
         needs: needs(&fields, report),
         dependencies: fields.map.get("dependencies").map(|_| fields.texts("dependencies", report)),
-        image: parts::image(&fields, report),
-        services: parts::services(&fields, report),
-        variables,
-        script,
-        after_script: fields.texts("after_script", report),
-        hooks: hooks(&fields, report),
-        artifacts: parts::artifacts(&fields, report),
-        cache: parts::caches(&fields, report),
-        timeout: timeout(&fields, report),
-        environment: environment(&fields, report),
+        work: Work {
+            image: parts::image(&fields, report),
+            services: parts::services(&fields, report),
+            variables,
+            script,
+            after_script: fields.texts("after_script", report),
+            hooks: hooks(&fields, report),
+            artifacts: parts::artifacts(&fields, report),
+            cache: parts::caches(&fields, report),
+            timeout: timeout(&fields, report),
+            environment: environment(&fields, report),
+            refused,
+        },
         parallel: fields.value("parallel"),
         fields,
-        refused,
     }
 }
 

@@ -16,7 +16,7 @@ mod schedule;
 mod value;
 mod yaml;
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path};
 
 use serde_yaml::{Mapping, Value};
 
@@ -24,7 +24,7 @@ pub use self::problem::{PipelineError, Problem};
 use self::{
     choose::{Choice, Files, RuleWhen},
     fields::Fields,
-    job::{Defaults, Draft, NeedDraft},
+    job::{Defaults, Draft, NeedDraft, Work},
     load::Loader,
     matrix::Instance,
     problem::Report,
@@ -137,30 +137,11 @@ pub(crate) struct Job {
     pub(crate) needs: Option<Vec<Need>>,
     /// Jobs whose artifacts it gets.
     pub(crate) sources: Vec<usize>,
-    /// Its image, if the file gives one.
-    pub(crate) image: Option<wire::Image>,
-    /// Its services.
-    pub(crate) services: Vec<wire::Image>,
-    /// Variables of the file, the job, the matrix and the rule, in this order.
-    pub(crate) variables: Vec<wire::Variable>,
-    /// `before_script` and `script`.
-    pub(crate) script: Vec<String>,
-    /// `after_script`.
-    pub(crate) after_script: Vec<String>,
-    /// Scripts around getting the sources.
-    pub(crate) hooks: Vec<wire::Hook>,
-    /// What it uploads.
-    pub(crate) artifacts: Vec<wire::Artifact>,
-    /// What it caches.
-    pub(crate) cache: Vec<Cache>,
-    /// Its timeout, if it has one.
-    pub(crate) timeout: Option<Duration>,
+    /// What it does; its variables are those of the file, the job, the matrix and the rule, in this
+    /// order.
+    pub(crate) work: Work,
     /// Number and count among the jobs of `parallel`.
     pub(crate) node: Option<(usize, usize)>,
-    /// Name and URL of its environment.
-    pub(crate) environment: Option<(String, Option<String>)>,
-    /// Why it cannot run here, should it have to.
-    pub(crate) refused: Vec<Problem>,
 }
 
 /// A pipeline, ready to run.
@@ -353,19 +334,19 @@ impl Reader<'_> {
         stage: usize,
         instance: Instance,
     ) -> Result<(Job, Option<Vec<NeedDraft>>), String> {
-        let known = self.known(&draft.variables, Some((&instance, &draft.stage)));
+        let known = self.known(&draft.work.variables, Some((&instance, &draft.stage)));
         let choice = choose::choose(draft, &known, &self.files, self.report);
         let Some(Choice { when, allow_failure, variables: of_rule, needs }) = choice else {
             return Err(instance.name);
         };
-        let mut variables = draft.variables.clone();
-        variables.extend(instance.variables.into_iter().map(|(key, value)| wire::Variable {
+        let mut work = draft.work.clone();
+        work.variables.extend(instance.variables.into_iter().map(|(key, value)| wire::Variable {
             key,
             value,
             public: true,
             ..wire::Variable::default()
         }));
-        variables.extend(of_rule);
+        work.variables.extend(of_rule);
         let job = Job {
             name: instance.name,
             base: draft.name.to_owned(),
@@ -374,18 +355,8 @@ impl Reader<'_> {
             allow_failure,
             needs: None,
             sources: Vec::new(),
-            image: draft.image.clone(),
-            services: draft.services.clone(),
-            variables,
-            script: draft.script.clone(),
-            after_script: draft.after_script.clone(),
-            hooks: draft.hooks.clone(),
-            artifacts: draft.artifacts.clone(),
-            cache: draft.cache.clone(),
-            timeout: draft.timeout,
+            work,
             node: instance.node,
-            environment: draft.environment.clone(),
-            refused: draft.refused.clone(),
         };
         Ok((job, needs.or_else(|| draft.needs.clone())))
     }
@@ -441,8 +412,8 @@ impl Reader<'_> {
         let chosen = |job: &Job| {
             let cell = |cell: &Vec<(String, String)>| {
                 cell.iter().all(|(key, value)| {
-                    let value = matrix::fill(value, &own.variables);
-                    job.variables.iter().any(|v| v.key == *key && v.value == value)
+                    let value = matrix::fill(value, &own.work.variables);
+                    job.work.variables.iter().any(|v| v.key == *key && v.value == value)
                 })
             };
             job.name == need.job

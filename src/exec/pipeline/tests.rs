@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::{
     testing::{jobs, read},
     *,
@@ -28,15 +30,18 @@ fn a_job_gets_the_defaults_it_does_not_override() {
          b: {script: z, before_script: [], image: own, after_script: null, inherit: {variables: [B]}}\n\
          c: {script: z, inherit: {default: [after_script], variables: false}}\n",
     );
-    assert_eq!(jobs[0].script, ["one", "x", "y"]);
-    assert_eq!(jobs[0].image.as_ref().unwrap().name, "new");
-    assert_eq!((jobs[0].after_script.len(), jobs[0].timeout), (1, Some(Duration::from_hours(1))));
-    assert_eq!((jobs[0].variables.len(), jobs[0].hooks.len()), (2, 1));
-    assert_eq!(jobs[1].script, ["z"]);
-    assert_eq!(jobs[1].image.as_ref().unwrap().name, "own");
-    assert_eq!((jobs[1].after_script.len(), jobs[1].variables.len()), (0, 1));
-    assert!(jobs[2].image.is_none() && jobs[2].variables.is_empty());
-    assert_eq!(jobs[2].after_script, ["bye"]);
+    assert_eq!(jobs[0].work.script, ["one", "x", "y"]);
+    assert_eq!(jobs[0].work.image.as_ref().unwrap().name, "new");
+    assert_eq!(
+        (jobs[0].work.after_script.len(), jobs[0].work.timeout),
+        (1, Some(Duration::from_hours(1)))
+    );
+    assert_eq!((jobs[0].work.variables.len(), jobs[0].work.hooks.len()), (2, 1));
+    assert_eq!(jobs[1].work.script, ["z"]);
+    assert_eq!(jobs[1].work.image.as_ref().unwrap().name, "own");
+    assert_eq!((jobs[1].work.after_script.len(), jobs[1].work.variables.len()), (0, 1));
+    assert!(jobs[2].work.image.is_none() && jobs[2].work.variables.is_empty());
+    assert_eq!(jobs[2].work.after_script, ["bye"]);
 }
 
 #[test]
@@ -60,7 +65,8 @@ f: {script: x, when: manual}
         ["a on_success Always", "c on_failure No", "e delayed No", "f manual Manual"]
     );
     assert_eq!(pipeline.left_out, ["b", "d"]);
-    let values: Vec<&str> = pipeline.jobs[0].variables.iter().map(|v| v.value.as_str()).collect();
+    let values: Vec<&str> =
+        pipeline.jobs[0].work.variables.iter().map(|v| v.value.as_str()).collect();
     assert_eq!(values, ["j", "r"], "the rule's value is last and so wins");
     let given = read(yaml, &[("GIVEN", "1")]).unwrap();
     assert_eq!(
@@ -145,7 +151,7 @@ fn keywords_that_would_change_what_runs_are_errors_with_their_line() {
 fn a_job_that_cannot_run_here_says_why_if_it_has_to() {
     let jobs = jobs("ok: {script: x}\nbridge:\n  trigger: other/project\nstep:\n  run: []\n");
     let refused: Vec<String> =
-        jobs.iter().flat_map(|job| &job.refused).map(ToString::to_string).collect();
+        jobs.iter().flat_map(|job| &job.work.refused).map(ToString::to_string).collect();
     assert_eq!(
         refused,
         [
@@ -215,7 +221,7 @@ fn values_of_the_wrong_type_are_named_with_their_keys() {
 fn a_workflow_gives_variables_and_never_forbids_a_run() {
     let yaml = "workflow: {rules: [{if: $GIVEN, variables: {W: yes}}]}\na: {script: x}\n";
     let given = read(yaml, &[("GIVEN", "1")]).unwrap();
-    assert_eq!(given.jobs[0].variables[0].key, "W");
+    assert_eq!(given.jobs[0].work.variables[0].key, "W");
     assert!(given.warnings.is_empty());
     assert_eq!(
         warnings(yaml),

@@ -20,6 +20,10 @@ impl Judge<'_> {
             (&Method::GET, ["json"]) => self.container_list(),
             (&Method::POST, ["create"]) => self.container_create(),
             (&Method::POST, ["prune"]) => self.prune("containers", "ContainersDeleted"),
+            // `docker inspect REGISTRY/IMAGE` asks for a container of that name first.
+            (&Method::GET, [name @ .., "json"]) if name.len() > 1 => {
+                Err(Refusal::missing(format!("No such container: {}", name.join("/"))))
+            }
             (&Method::DELETE, [reference]) => {
                 let (id, _) = owned.own_container(reference)?;
                 let query = self.query(&[("v", Flag), ("force", Flag), ("link", Ignored)])?;

@@ -4,8 +4,8 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::{
-    Decision, Filter, Forward, ImageUse, Judge, Reply, Sent, Then, Verdict, bad_reference, new_tag,
-    no_buildkit,
+    Decision, Filter, Forward, ImageUse, Judge, Reply, Sent, Then, Verdict, bad_reference,
+    names_of, new_tag, no_buildkit,
     query::{
         self,
         Param::{self, Drop as Ignored, Flag, Many, Number, Word},
@@ -57,7 +57,7 @@ impl Judge<'_> {
                 let mut forward =
                     self.forward("/images/{image}/tag".to_owned(), tag_query(&reference));
                 forward.image = Some((name.join("/"), ImageUse::Id));
-                forward.free_tags = vec![reference.clone()];
+                forward.new_tags = vec![reference.clone()];
                 forward.then = Then::Tagged(reference);
                 Ok(send(forward))
             }
@@ -80,7 +80,7 @@ impl Judge<'_> {
         }
         let reference =
             Reference::of_parts(repository, tag).ok_or_else(|| bad_reference(repository))?;
-        new_tag(&reference, &self.world.settings.images)?;
+        new_tag(&reference, &self.world.settings)?;
         Ok(Some(reference))
     }
 
@@ -94,13 +94,14 @@ impl Judge<'_> {
             ("manifests", Flag),
         ])?;
         query.retain(|(name, _)| name != "filters");
-        let filters =
+        let mut filters =
             query::filters(self.raw("filters"), &["dangling", "label", "reference", "until"])?;
+        let names = names_of(&mut filters);
         if !filters.is_empty() {
             query.push(("filters".to_owned(), Value::Object(filters).to_string()));
         }
         let forward = self.forward("/images/json".to_owned(), query);
-        Ok(send(Forward { then: Then::Filter(Filter::Images), ..forward }))
+        Ok(send(Forward { names, then: Then::Filter(Filter::Images), ..forward }))
     }
 
     fn image_create(&self) -> Decision {
@@ -149,7 +150,7 @@ impl Judge<'_> {
         let forward = self.forward("/images/create".to_owned(), query);
         Ok(send(Forward {
             body: Sent::Archive,
-            free_tags: reference.iter().cloned().collect(),
+            new_tags: reference.iter().cloned().collect(),
             then: Then::Made(reference),
             ..forward
         }))
@@ -179,7 +180,8 @@ impl Judge<'_> {
         reference.may_ask(&self.world.settings.images)?;
         let query = vec![("tag".to_owned(), reference.tag.clone().unwrap_or_default())];
         let forward = self.forward(format!("/images/{}/push", reference.repository()), query);
-        Ok(send(Forward { auth: self.call.auth.clone(), ..forward }))
+        let auth = self.call.auth.clone();
+        Ok(send(Forward { auth, then: Then::Pushed(reference), ..forward }))
     }
 
     pub(super) fn commit(&self) -> Decision {
@@ -201,7 +203,7 @@ impl Judge<'_> {
         let forward = self.forward("/commit".to_owned(), query);
         Ok(send(Forward {
             body: Sent::Json(body::commit(self.call.body, self.world)?),
-            free_tags: reference.iter().cloned().collect(),
+            new_tags: reference.iter().cloned().collect(),
             then: Then::Made(reference),
             ..forward
         }))
@@ -249,10 +251,10 @@ impl Judge<'_> {
             ("cpusetmems", Param::Empty),
         ])?;
         let mut tags = Vec::new();
-        for (_, tag) in query.iter_mut().filter(|(name, _)| name == "t") {
-            let reference = Reference::parse(tag).ok_or_else(|| bad_reference(tag))?;
-            new_tag(&reference, &self.world.settings.images)?;
-            *tag = reference.canonical();
+        // The guard itself tags what was built.
+        for (_, tag) in query.extract_if(.., |(name, _)| name == "t") {
+            let reference = Reference::parse(&tag).ok_or_else(|| bad_reference(&tag))?;
+            new_tag(&reference, &self.world.settings)?;
             tags.push(reference);
         }
         query::build(&mut query, self.world, |name| self.raw(name))?;
@@ -260,7 +262,7 @@ impl Judge<'_> {
         Ok(send(Forward {
             body: Sent::Context,
             registries: self.call.registries.clone(),
-            free_tags: tags.clone(),
+            new_tags: tags.clone(),
             then: Then::Built(tags),
             ..forward
         }))
