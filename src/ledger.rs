@@ -10,7 +10,8 @@
 //! <state>/jobs/<key>/end       how it ended, once that is known
 //! <state>/jobs/<key>/told      its server has that
 //! <state>/guards/<key>         the job's guarded socket, and what is mounted for it: apart, so that
-//!                              nothing mounted is removed with a job's directory
+//!                              nothing mounted is removed with a job's directory; or the note of the
+//!                              sidecar that has them on the engine's host
 //! ```
 //! A job's directory goes when nothing of the job is left and the server has its end.
 

@@ -179,6 +179,7 @@ fn execute(cli: Cli, console: &mut Console) -> Outcome {
         Command::Exec(args) => exec::exec(&args, state_dir),
         Command::Guard(args) => guard(&args, console),
         Command::Helper(HelperCommand::Serve) => helper::serve(),
+        Command::Helper(HelperCommand::Guard) => helper::guard(),
     }
 }
 

@@ -364,6 +364,18 @@ pub enum SocketBuild {
     Sidecar,
 }
 
+/// `guard` of `[runners.docker.socket]`: where a job's guard runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GuardPlace {
+    /// Here where the engine sees what is mounted here, else in a container beside the engine.
+    #[default]
+    Auto,
+    /// In this process.
+    Here,
+    /// In a container beside the engine.
+    Sidecar,
+}
+
 /// `[runners.docker.socket]`. Names of keys are those of the guard's policy
 /// (docker-socket-guard.md §16).
 #[derive(Debug, Clone, PartialEq)]
@@ -374,6 +386,11 @@ pub struct SocketConfig {
     pub build: SocketBuild,
     /// Image of the BuildKit beside a job.
     pub buildkit_image: String,
+    /// Where the guard of a job runs.
+    pub guard: GuardPlace,
+    /// The engine's socket on the engine's own host, where a guard beside it finds it; `None` for
+    /// that of `host` where it is one, else the usual one.
+    pub engine_socket: Option<PathBuf>,
     /// Globs of images that jobs see without pulling them. Those that a job runs on itself are seen
     /// anyway.
     pub shared_images: Vec<String>,
@@ -410,6 +427,8 @@ impl Default for SocketConfig {
             mode: SocketMode::default(),
             build: SocketBuild::default(),
             buildkit_image: "moby/buildkit:rootless".to_owned(),
+            guard: GuardPlace::default(),
+            engine_socket: None,
             shared_images: Vec::new(),
             registries: vec!["docker.io".to_owned()],
             remove_images: true,

@@ -28,6 +28,8 @@ use super::{
 
 /// Name of all helper images; the tag is the hash.
 pub const REPOSITORY: &str = "longshore-helper";
+/// Name of the images that have our program and nothing else; the tag is the hash.
+pub const PORTABLE_REPOSITORY: &str = "longshore-portable";
 /// `true` on helper images.
 pub const HELPER_LABEL: &str = "longshore.helper";
 /// Where our executable is in the helper image.
@@ -146,7 +148,7 @@ async fn ensure_from(engine: &Engine, host: Host) -> Result<HelperImage, HelperI
         let reference = format!("{repository}:{}", sealed.name());
         let id = match present(engine, &reference).await? {
             Some(id) => id,
-            None => import(engine, sealed, &reference).await?,
+            None => import(engine, Arc::new(sealed), &reference).await?,
         };
         remove_others(engine, &reference, GRACE).await;
         Ok(HelperImage { reference, id, warnings })
@@ -192,7 +194,7 @@ async fn present(engine: &Engine, reference: &str) -> Result<Option<String>, Err
 /// with `fromSrc=-`).
 async fn import(
     engine: &Engine,
-    sealed: Sealed,
+    sealed: Arc<Sealed>,
     reference: &str,
 ) -> Result<String, HelperImageError> {
     let failed = || Error::of("import the helper image", reference);
@@ -205,8 +207,7 @@ async fn import(
         changes: vec![format!("ENV PATH={PATH}"), format!("LABEL {}=true", HELPER_LABEL)],
         ..CreateImageOptions::default()
     };
-    let mut answers =
-        engine.client().create_image(Some(options), Some(body(Arc::new(sealed))), None);
+    let mut answers = engine.client().create_image(Some(options), Some(body(sealed)), None);
     while let Some(answer) = answers.next().await {
         answer.map_err(failed())?;
     }
@@ -328,6 +329,25 @@ impl PortableHelper {
 /// When the executable or a library cannot be read, or the engine has another architecture.
 pub async fn portable_helper(engine: &Engine) -> Result<PortableHelper, HelperImageError> {
     portable_from(engine, ourselves()).await
+}
+
+/// The id of an image of the portable helper and nothing else, imported if it is not there, and how
+/// to run it: for a program with rights that no image of somebody else's may have.
+///
+/// # Errors
+/// As [`portable_helper`], or when the engine refuses the image.
+pub async fn portable_image(engine: &Engine) -> Result<(String, Vec<String>), HelperImageError> {
+    let PortableHelper { sealed, command } = portable_helper(engine).await?;
+    let reference = format!("{PORTABLE_REPOSITORY}:{}", sealed.name());
+    let id = match present(engine, &reference).await? {
+        Some(id) => id,
+        None => {
+            let id = import(engine, sealed, &reference).await?;
+            remove_others(engine, &reference, GRACE).await;
+            id
+        }
+    };
+    Ok((id, command))
 }
 
 async fn portable_from(

@@ -1,9 +1,9 @@
 //! One event per request, for whoever asked for them (section 14). Never bodies, environment,
 //! credentials or query strings.
 
-use std::{io, path::Path};
+use std::{borrow::Cow, io, path::Path};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::{
     fs::{File, OpenOptions},
     io::AsyncWriteExt as _,
@@ -11,7 +11,7 @@ use tokio::{
 };
 
 /// What became of a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEvent {
     /// When it was done, in UTC.
     pub time: String,
@@ -27,7 +27,7 @@ pub struct AuditEvent {
     pub decision: Decision,
     /// The rule that refused it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rule: Option<&'static str>,
+    pub rule: Option<Cow<'static, str>>,
     /// What the client was told, of a refusal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -38,7 +38,7 @@ pub struct AuditEvent {
 }
 
 /// What was decided about a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
     /// It was sent on.

@@ -138,7 +138,10 @@ impl Shared {
                 method: method.to_string(),
                 route,
                 decision,
-                rule: refusal.as_ref().map(|refusal| refusal.rule).filter(|rule| *rule != "-"),
+                rule: refusal
+                    .as_ref()
+                    .map(|refusal| refusal.rule.into())
+                    .filter(|rule| rule != "-"),
                 message: refusal.map(|refusal| refusal.message),
                 status: response.status().as_u16(),
                 milliseconds: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -33,6 +33,7 @@ pub mod policy;
 pub mod policy_file;
 pub mod serve;
 pub mod settings;
+pub mod sidecar;
 mod spool;
 mod stream;
 mod tags;
@@ -43,6 +44,15 @@ pub use names::Names;
 pub use policy_file::{PolicyError, PolicyFile};
 pub use serve::{Guard, Summary};
 pub use settings::{Build, GuardSettings, ImagePolicy, Limits, Mapping, Widening};
+
+/// Whether the engine at `unix://PATH` or `tcp://HOST:PORT` sees what is mounted here: only then can
+/// a guard in this process pin what a job binds. Not known is no.
+pub async fn shares_mounts(engine: &str) -> bool {
+    match engine::Engine::new(engine, tokio_util::task::TaskTracker::new()) {
+        Ok(engine) => engine.shares_mounts().await,
+        Err(_) => false,
+    }
+}
 
 /// Why a request is not sent on: what the client reads, and the rule that says so.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -7,6 +7,7 @@
 //! every text of an answer, and no field can be forgotten. What looks like an id is no name that a
 //! job can give (G-48): anonymous volumes keep theirs, as do containers that the engine named.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -20,7 +21,7 @@ use super::{
 };
 
 /// How things are called on the engine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Names {
     /// As the job calls them.
     Plain,

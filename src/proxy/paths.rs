@@ -3,8 +3,10 @@
 //!
 //! The source is walked from a handle of its mapping's root, no link followed, and that handle is
 //! mounted in a directory that no job can reach; the engine is given that place. It stays until
-//! nothing uses it any more, so what the job does to its workspace later changes nothing. Where
-//! the engine has another mount namespace, or mounting is not allowed, binds are refused.
+//! nothing uses it any more, so what the job does to its workspace later changes nothing. It needs a
+//! guard in the engine's mount namespace that may mount: this process's own, or a sidecar beside the
+//! engine ([`super::sidecar`]). Ways B and C are used in no set-up; where neither is possible, binds
+//! are refused.
 
 use std::{
     fs, io,

@@ -21,6 +21,7 @@ use super::{
     settings::GuardSettings,
     target::Target,
 };
+use crate::docker::helper_image::{PORTABLE_REPOSITORY, REPOSITORY};
 
 /// A request as far as it is judged.
 #[derive(Debug, Clone)]
@@ -286,6 +287,12 @@ pub fn judge(call: &Call<'_>, world: &World) -> Verdict {
 pub fn new_tag(reference: &Reference, settings: &GuardSettings) -> Result<(), Refusal> {
     if reference.digest.is_some() {
         return Err(Refusal::malformed("a tag cannot have a digest", "G-61"));
+    }
+    // What longshore finds under these names it runs, with more rights than any job's.
+    let short = reference.short();
+    let own = [REPOSITORY, PORTABLE_REPOSITORY];
+    if own.iter().any(|own| short.strip_prefix(own).is_some_and(|rest| rest.starts_with(':'))) {
+        return Err(Refusal::because(&format!("the tag {short} is the runner's own"), "G-61"));
     }
     if settings.names.are_in(&reference.registry) {
         return Err(Refusal::because("this registry is the guard's own", "G-61"));

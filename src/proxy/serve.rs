@@ -18,6 +18,7 @@ use std::{
 use hyper::{Method, StatusCode, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -54,7 +55,7 @@ pub struct Guard {
 }
 
 /// What a guard did, and could not remove.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// Requests in all.
     pub requests: u64,
@@ -239,6 +240,23 @@ impl Guard {
         let (_locked, left) = take_over(&mut engine, private).await?;
         forget(private, &left);
         Ok(left)
+    }
+
+    /// The same for a directory that is laid out as [`GuardSettings::new`] says, which goes as well
+    /// when nothing in it is of use any more. What fails is said as what is left.
+    pub async fn reap_directory(engine: &str, directory: &Path) -> Vec<String> {
+        if !directory.exists() {
+            return Vec::new();
+        }
+        let places = GuardSettings::new("", Default::default(), "", directory);
+        let left = match Self::reap(engine, &places.private).await {
+            Ok(left) => left,
+            Err(error) => vec![format!("the guarded socket in {}: {error}", directory.display())],
+        };
+        drop(std::fs::remove_file(&places.socket));
+        // What is not empty is of use yet.
+        drop(std::fs::remove_dir(directory));
+        left
     }
 }
 

@@ -5,12 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::{audit::AuditEvent, names::Names};
 
 /// Everything about one job's guard.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GuardSettings {
     /// The job, for the audit log.
     pub job: String,
@@ -50,11 +51,12 @@ pub struct GuardSettings {
     /// What builds images.
     pub build: Build,
     /// Takes an event for each request.
+    #[serde(skip)]
     pub audit: Option<mpsc::Sender<AuditEvent>>,
 }
 
 /// What builds images for a job (contract, section 11).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Build {
     /// Nothing.
     Off,
@@ -65,7 +67,7 @@ pub enum Build {
 }
 
 /// A directory of the job and where it really is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mapping {
     /// As the job names it: absolute and clean.
     pub job: String,
@@ -76,7 +78,7 @@ pub struct Mapping {
 }
 
 /// Which images a job sees, and where it may get others.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImagePolicy {
     /// Globs on short names with a tag (`debian:*`, `registry.example:5000/base/*`).
     pub shared: Vec<String>,
@@ -93,7 +95,7 @@ impl Default for ImagePolicy {
 }
 
 /// What the operator's configuration opens.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Widening {
     /// Beyond the engine's default set, upper case, without `CAP_`.
     pub capabilities: Vec<String>,
@@ -110,7 +112,7 @@ pub struct Widening {
 }
 
 /// Sizes in bytes, and counts (contract, section 13).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Memory of a container: the default and the most.
     pub memory: i64,

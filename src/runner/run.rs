@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::wire::JobPayload,
+    causes,
     docker::auth::{AuthSources, Auths},
     executor::{
         curtain::{Curtain, Said},
@@ -249,14 +250,20 @@ impl Work<'_> {
         {
             made.uncertain = true;
         }
-        self.show_refusals(made);
+        self.show_refusals(made).await;
         ending
     }
 
     /// What the job's guarded socket refused, for an author whose tools did not show it.
-    fn show_refusals(&self, made: &Made) {
-        let Some(summary) = made.docker.as_ref().and_then(|docker| docker.guard_summary()) else {
-            return;
+    async fn show_refusals(&self, made: &Made) {
+        let Some(docker) = &made.docker else { return };
+        let summary = match docker.guard_summary().await {
+            None => return,
+            Some(Ok(summary)) => summary,
+            Some(Err(error)) => {
+                let why = causes::chain(&error);
+                return self.voice.warning(&format!("The guarded Docker socket is gone: {why}"));
+            }
         };
         let count: u64 = summary.refused.values().sum();
         if count > 0 {

@@ -6,6 +6,7 @@ use crate::{
     gitlab::{JobSpec, job},
     longshore::{Case, Options},
     scripts::web,
+    sidecar::left_of_guards,
 };
 
 /// At how many moments of a job it is tried.
@@ -22,22 +23,32 @@ async fn docker_196_after_kill_9_at_any_moment_nothing_is_left_and_the_server_kn
 }
 
 /// A job with the guarded socket makes things itself, some without a label.
-fn guarded() -> JobSpec {
+fn guarded(tag: &str) -> JobSpec {
     engine().needs_dind();
     job(&[
         "mkdir data && docker run --detach --volume $PWD/data:/data docker:cli sleep 1000",
         "docker network create net && docker volume create volume",
-        "printf 'FROM docker:cli\nLABEL made=1\n' | docker build --tag made-in-crash:1 -",
+        "printf 'FROM docker:cli\nLABEL made=1\n' | docker build --tag $TAG:1 -",
         "echo finished",
     ])
     .image("docker:cli")
+    .variable("TAG", tag)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_kill_9_at_any_moment_nothing_is_left_of_what_a_guarded_job_made() {
     let docker = "[runners.docker.socket]\nmode = \"guarded\"";
-    killed_at_any_moment(Options { docker, ..Options::default() }, guarded, &["finished"]).await;
+    let spec = || guarded("made-in-crash");
+    killed_at_any_moment(Options { docker, ..Options::default() }, spec, &["finished"]).await;
     assert_eq!(engine().docker(&["images", "--quiet", "made-in-crash"]), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_kill_9_at_any_moment_nothing_is_left_of_a_job_with_a_sidecar() {
+    let docker = "[runners.docker.socket]\nmode = \"guarded\"\nguard = \"sidecar\"";
+    let spec = || guarded("made-beside-crash");
+    killed_at_any_moment(Options { docker, ..Options::default() }, spec, &["finished"]).await;
+    assert_eq!(engine().docker(&["images", "--quiet", "made-beside-crash"]), "");
 }
 
 /// Kills longshore at moments of a job, by the requests that it has made to the engine.
@@ -77,6 +88,7 @@ async fn killed_at_any_moment(options: Options, spec: fn() -> JobSpec, lines: &[
         engine().nothing_left_of(id).await;
         // Killed once more while it tells of this job, it would tell again, and be noted for it.
         case.until_idle().await;
+        assert_eq!(left_of_guards(&case).await, [""; 0], "killed at moment {moment}");
     }
 }
 

@@ -30,7 +30,7 @@ async fn docker_102_a_job_with_the_mounted_socket_has_docker_but_not_the_host() 
         "docker run --rm --volume /:/host docker:cli true || echo refused-host",
         "docker run --rm --pid host docker:cli true || echo refused-pid",
         "docker run --rm --volume /var/run/docker.sock:/var/run/docker.sock docker:cli \
-         docker ps --quiet | wc -l",
+         docker ps --all --quiet | wc -l",
     ];
     let ended = case.run(docker_job(&script)).await;
     ended.assert_success();

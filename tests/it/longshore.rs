@@ -38,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) engine: Option<String>,
     /// The state directory, where it is not a fresh one.
     pub(crate) state: Option<PathBuf>,
+    /// What runs it, and its arguments; nothing by default.
+    pub(crate) wrapper: Vec<String>,
     /// A last change to the configuration's text.
     pub(crate) edit: Option<Box<dyn Fn(String) -> String + Send>>,
 }
@@ -47,6 +49,7 @@ pub(crate) struct Case {
     pub(crate) gitlab: Gitlab,
     directory: TempDir,
     state: PathBuf,
+    wrapper: Vec<String>,
     process: Process,
 }
 
@@ -109,8 +112,9 @@ impl Case {
         let config = options.edit.map_or(config.clone(), |edit| edit(config));
         fs::write(directory.path().join("config.toml"), config).unwrap();
         let state = options.state.unwrap_or_else(|| directory.path().join("state"));
-        let process = Process::start(directory.path(), &state, &gitlab);
-        Self { gitlab, directory, state, process }
+        let wrapper = options.wrapper;
+        let process = Process::start(directory.path(), &state, &wrapper, &gitlab);
+        Self { gitlab, directory, state, wrapper, process }
     }
 
     /// Runs a job to its end.
@@ -168,7 +172,8 @@ impl Case {
 
     /// Starts it again with the same configuration and state.
     pub(crate) fn restart(&mut self) {
-        self.process = Process::start(self.directory.path(), &self.state, &self.gitlab);
+        self.process =
+            Process::start(self.directory.path(), &self.state, &self.wrapper, &self.gitlab);
     }
 
     /// What it has said so far.
@@ -247,10 +252,19 @@ impl Drop for Case {
 }
 
 impl Process {
-    fn start(directory: &Path, state: &Path, gitlab: &Gitlab) -> Self {
+    fn start(directory: &Path, state: &Path, wrapper: &[String], gitlab: &Gitlab) -> Self {
         let log = directory.join("log");
         let log = fs::File::options().create(true).append(true).open(log).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_longshore"))
+        let program = env!("CARGO_BIN_EXE_longshore");
+        let mut command = match wrapper {
+            [] => Command::new(program),
+            [wrapper, arguments @ ..] => {
+                let mut command = Command::new(wrapper);
+                command.args(arguments).arg(program);
+                command
+            }
+        };
+        let mut child = command
             .arg("run")
             .arg("--config")
             .arg(directory.join("config.toml"))

@@ -10,12 +10,13 @@ use std::{
 use globset::GlobBuilder;
 
 use crate::config::{
-    Device, DindConfig, DindMode, DindNetwork, DindStorage, DockerConfig, PullPolicy, Resources,
-    ServiceConfig, SocketBuild, SocketConfig, SocketMode, Ulimit, file::Section, values,
+    Device, DindConfig, DindMode, DindNetwork, DindStorage, DockerConfig, GuardPlace, PullPolicy,
+    Resources, ServiceConfig, SocketBuild, SocketConfig, SocketMode, Ulimit, file::Section, values,
     volume::Volume,
 };
 
 const SIZE_HINT: &str = "write for example \"512m\" or \"2g\"";
+const ENGINE_SOCKET_HINT: &str = "write the path on the engine's host, without unix://";
 const CPUS_HINT: &str = "write for example \"1.5\" or \"1/2\"";
 
 /// How long services may take when the file says nothing, in seconds (GitLab Runner:
@@ -96,6 +97,12 @@ pub(super) fn docker(section: Section<'_>) -> DockerConfig {
     };
     without_effect(&section);
     note_socket(&section, &docker);
+    if let Some(host) = docker.host.as_deref().filter(|host| !host.starts_with("unix://"))
+        && docker.socket.guard == GuardPlace::Here
+    {
+        let why = format!("the engine at {host} is not reached by a socket of this host");
+        section.table("socket").problem("guard", Some("here"), why, "write \"auto\"");
+    }
     section.finish();
     docker
 }
@@ -206,53 +213,68 @@ fn one_of(section: &Section<'_>, key: &str, words: &[&str]) -> Option<String> {
 fn socket(section: Section<'_>) -> SocketConfig {
     let default = SocketConfig::default();
     let limits = section.table("limits");
-    let socket =
-        SocketConfig {
-            mode: section
-                .parsed("mode", "", |text| match text {
-                    "off" => Ok(SocketMode::Off),
-                    "guarded" => Ok(SocketMode::Guarded),
-                    "raw" => Ok(SocketMode::Raw),
-                    _ => Err("wanted off, guarded or raw"),
-                })
-                .unwrap_or_default(),
-            build: section
-                .parsed("build", "", |text| match text {
-                    "off" => Ok(SocketBuild::Off),
-                    "classic" => Ok(SocketBuild::Classic),
-                    "sidecar" => Ok(SocketBuild::Sidecar),
-                    _ => Err("wanted off, classic or sidecar"),
-                })
-                .unwrap_or_default(),
-            buildkit_image: section.text("buildkit_image").unwrap_or(default.buildkit_image),
-            shared_images: globs(&section, "shared_images"),
-            registries: if section.has("registries") {
-                section.parsed_list("registries", "write docker.io, or HOST[:PORT]", registry)
-            } else {
-                default.registries
+    let socket = SocketConfig {
+        mode: section
+            .parsed("mode", "", |text| match text {
+                "off" => Ok(SocketMode::Off),
+                "guarded" => Ok(SocketMode::Guarded),
+                "raw" => Ok(SocketMode::Raw),
+                _ => Err("wanted off, guarded or raw"),
+            })
+            .unwrap_or_default(),
+        build: section
+            .parsed("build", "", |text| match text {
+                "off" => Ok(SocketBuild::Off),
+                "classic" => Ok(SocketBuild::Classic),
+                "sidecar" => Ok(SocketBuild::Sidecar),
+                _ => Err("wanted off, classic or sidecar"),
+            })
+            .unwrap_or_default(),
+        buildkit_image: section.text("buildkit_image").unwrap_or(default.buildkit_image),
+        guard: section
+            .parsed("guard", "", |text| match text {
+                "auto" => Ok(GuardPlace::Auto),
+                "here" => Ok(GuardPlace::Here),
+                "sidecar" => Ok(GuardPlace::Sidecar),
+                _ => Err("wanted auto, here or sidecar"),
+            })
+            .unwrap_or_default(),
+        engine_socket: section.parsed("engine_socket", ENGINE_SOCKET_HINT, |text| {
+            match PathBuf::from(text) {
+                path if text.contains("://") || !path.is_absolute() => Err("not an absolute path"),
+                path => Ok(path),
+            }
+        }),
+        shared_images: globs(&section, "shared_images"),
+        registries: if section.has("registries") {
+            section.parsed_list("registries", "write docker.io, or HOST[:PORT]", registry)
+        } else {
+            default.registries
+        },
+        remove_images: section.boolean("remove_images").unwrap_or(default.remove_images),
+        memory: limits.parsed("memory", SIZE_HINT, values::memory_size),
+        nano_cpus: limits.parsed("cpus", CPUS_HINT, values::nano_cpus),
+        pids: limits.positive("pids"),
+        containers: limits.positive("containers"),
+        networks: limits.positive("networks"),
+        volumes: limits.positive("volumes"),
+        extra_capabilities: section.parsed_list("extra_capabilities", "", |text| {
+            match text.to_ascii_uppercase() {
+                text if text == "ALL" => Err("would make jobs root on this host; name them"),
+                text => Ok(text.trim_start_matches("CAP_").to_owned()),
+            }
+        }),
+        allowed_devices: section.list("allowed_devices"),
+        allowed_runtimes: section.list("allowed_runtimes"),
+        audit_log: section.parsed(
+            "audit_log",
+            "write an absolute path",
+            |text| match PathBuf::from(text) {
+                path if path.is_absolute() => Ok(path),
+                _ => Err("not an absolute path"),
             },
-            remove_images: section.boolean("remove_images").unwrap_or(default.remove_images),
-            memory: limits.parsed("memory", SIZE_HINT, values::memory_size),
-            nano_cpus: limits.parsed("cpus", CPUS_HINT, values::nano_cpus),
-            pids: limits.positive("pids"),
-            containers: limits.positive("containers"),
-            networks: limits.positive("networks"),
-            volumes: limits.positive("volumes"),
-            extra_capabilities: section.parsed_list("extra_capabilities", "", |text| {
-                match text.to_ascii_uppercase() {
-                    text if text == "ALL" => Err("would make jobs root on this host; name them"),
-                    text => Ok(text.trim_start_matches("CAP_").to_owned()),
-                }
-            }),
-            allowed_devices: section.list("allowed_devices"),
-            allowed_runtimes: section.list("allowed_runtimes"),
-            audit_log: section.parsed("audit_log", "write an absolute path", |text| {
-                match PathBuf::from(text) {
-                    path if path.is_absolute() => Ok(path),
-                    _ => Err("not an absolute path"),
-                }
-            }),
-        };
+        ),
+    };
     limits.finish();
     section.finish();
     socket

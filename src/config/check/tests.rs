@@ -2,8 +2,8 @@ use std::fs;
 
 use super::*;
 use crate::config::{
-    DindConfig, DindMode, DindNetwork, DindStorage, PullPolicy, RunnerConfig, SocketBuild,
-    SocketConfig, SocketMode,
+    DindConfig, DindMode, DindNetwork, DindStorage, GuardPlace, PullPolicy, RunnerConfig,
+    SocketBuild, SocketConfig, SocketMode,
 };
 
 fn no_env(_: &str) -> Option<String> {
@@ -478,6 +478,7 @@ fn what_jobs_get_of_the_engines_socket_is_read_and_said() {
         allowed_devices: vec!["/dev/kvm".to_owned()],
         allowed_runtimes: Vec::new(),
         audit_log: Some("/var/log/a".into()),
+        ..SocketConfig::default()
     };
     assert_eq!(checked.config.runners[0].docker.socket, wanted);
 
@@ -489,6 +490,28 @@ fn what_jobs_get_of_the_engines_socket_is_read_and_said() {
     let raw = warnings(&with("", &format!("{raw}\nbuild = 'off'"))).join("\n");
     assert!(raw.contains("are root on its host"), "{raw}");
     assert!(raw.contains("socket.build: has no effect where mode is raw"), "{raw}");
+}
+
+#[test]
+fn where_a_guard_runs_is_read_and_defaults_to_where_it_can() {
+    let default = one("", "").docker.socket;
+    assert_eq!((default.guard, default.engine_socket), (GuardPlace::Auto, None));
+    let text = "[runners.docker.socket]\nguard = 'sidecar'\nengine_socket = '/run/d.sock'";
+    let socket = one("", text).docker.socket;
+    assert_eq!(
+        (socket.guard, socket.engine_socket),
+        (GuardPlace::Sidecar, Some("/run/d.sock".into()))
+    );
+    let here = "[runners.docker.socket]\nguard = 'here'";
+    assert_eq!(one("", here).docker.socket.guard, GuardPlace::Here);
+    insta::assert_snapshot!(problems(&with(
+        "",
+        &format!("host = 'tcp://engine:2376'\n{here}\nengine_socket = 'unix:///run/d.sock'"),
+    )));
+    insta::assert_snapshot!(problems(&with(
+        "",
+        "[runners.docker.socket]\nguard = 'container'\nengine_socket = 'd.sock'",
+    )));
 }
 
 #[test]

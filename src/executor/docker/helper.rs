@@ -114,7 +114,12 @@ impl Helper {
             complaint: String::new(),
             source: error.into(),
         })?;
-        self.attached.write(&Frame::Task(json.into()).encode()).await?;
+        self.send(&Frame::Task(json.into())).await
+    }
+
+    /// Sends a frame. Not cancel-safe.
+    pub(super) async fn send(&mut self, frame: &Frame) -> Result<(), HelperError> {
+        self.attached.write(&frame.encode()).await?;
         Ok(())
     }
 
@@ -154,7 +159,8 @@ impl Helper {
         }
     }
 
-    async fn next_frame(&mut self) -> Result<Frame, HelperError> {
+    /// The next frame. Cancel-safe.
+    pub(super) async fn next_frame(&mut self) -> Result<Frame, HelperError> {
         loop {
             match self.decoder.next_frame() {
                 Ok(Some(frame)) => return Ok(frame),
@@ -173,12 +179,13 @@ impl Helper {
         }
     }
 
-    fn complaint(&self) -> String {
+    /// What its program complained of, the last of it.
+    pub(super) fn complaint(&self) -> String {
         let bytes: Vec<u8> = self.complaint.iter().copied().collect();
         String::from_utf8_lossy(&bytes).trim().to_owned()
     }
 
-    fn protocol_error(&self, source: io::Error) -> HelperError {
+    pub(super) fn protocol_error(&self, source: io::Error) -> HelperError {
         HelperError::Protocol { complaint: self.complaint(), source }
     }
 }

@@ -108,16 +108,16 @@ impl ExecutorError {
             Self::Daemon(dind::DaemonError::Engine(error)) if error.status() == Some(400) => {
                 FailureReason::RunnerConfigurationError
             }
+            Self::Socket(error) if error.is_configuration() => {
+                FailureReason::RunnerConfigurationError
+            }
             Self::HelperImage(_)
             | Self::Engine(_)
             | Self::Helper(_)
             | Self::Daemon(_)
             | Self::BuildKit(_)
-            | Self::Socket(socket::SocketError::Start(_) | socket::SocketError::AuditLog { .. })
+            | Self::Socket(_)
             | Self::Gone => FailureReason::RunnerSystemFailure,
-            Self::Socket(socket::SocketError::Elsewhere { .. }) => {
-                FailureReason::RunnerConfigurationError
-            }
         }
     }
 
@@ -176,10 +176,8 @@ impl ExecutorError {
                 "with the variable EXECUTOR_JOB_SECTION_ATTEMPTS above 1, the script runs again in a \
                  new container",
             ),
-            Self::Socket(socket::SocketError::Elsewhere { .. }) => {
-                Some("run longshore on the engine's host, or use a daemon of the job's own")
-            }
-            Self::Engine(_) | Self::HelperImage(_) | Self::Helper(_) | Self::Socket(_) => None,
+            Self::Socket(error) => error.hint(),
+            Self::Engine(_) | Self::HelperImage(_) | Self::Helper(_) => None,
         }
     }
 }

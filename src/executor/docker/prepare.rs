@@ -41,10 +41,13 @@ impl Docker {
             // Made early, as containers wait for it when they start.
             self.network_ready().await.map_err(ExecutorError::from)
         };
+        // Its sidecar takes as long as an image that is there already.
+        let guard = async { self.guarded().await.map(drop) };
         let build = self.build_container(voice.clone());
         let buildkit = self.start_buildkit(voice.clone());
         let services = self.services(voice, followed);
-        let ((), build, (), ()) = future::try_join4(network, build, services, buildkit).await?;
+        let ((), (), build, (), ()) =
+            future::try_join5(network, guard, build, services, buildkit).await?;
         Ok(build)
     }
 

@@ -1,5 +1,14 @@
-//! A job's guarded socket: its settings made of the plan (what the guard allows is `proxy`'s), and
-//! its place in the job's containers.
+//! A job's guarded socket: its settings made of the plan (what the guard allows is `proxy`'s), where
+//! its guard runs, and its place in the job's containers.
+//!
+//! | engine | guard |
+//! |---|---|
+//! | sees what is mounted here: reached by a unix socket, in one mount namespace | in this process |
+//! | anything else: by TCP, longshore in a container, no right to look | `sidecar`, in the engine's |
+//!
+//! Either way binds of the workspace are pinned where the engine sees the pins.
+
+mod sidecar;
 
 use std::{
     collections::BTreeMap,
@@ -9,22 +18,31 @@ use std::{
 };
 
 use bollard::models::{EndpointSettings, NetworkConnectRequest, VolumeCreateRequest};
-use futures_util::future;
-use tokio::task::JoinSet;
+use futures_util::{FutureExt as _, future};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use crate::{
+    causes,
     config::{RunnerConfig, SocketBuild, volume::Volume},
     docker::{self, Engine},
     plan::{
         NetworkPlan, Plan,
         access::{SOCKET_GROUP, Socket},
         mount::VolumePlan,
-        names::{INSTANCE_LABEL, LABEL_PREFIX},
+        names::{self, INSTANCE_LABEL, LABEL_PREFIX},
     },
-    proxy::{self, Guard, GuardSettings, Mapping, Summary, audit::Log, image::Reference},
+    proxy::{
+        self, AuditEvent, Guard, GuardSettings, Mapping, Summary,
+        audit::Log,
+        image::Reference,
+        sidecar::{Host, Ready},
+    },
 };
 
 use super::{Docker, ExecutorError, spec};
+
+use sidecar::Sidecar;
+pub use sidecar::SidecarError;
 
 /// Names this guard's objects, its job's and nobody else's.
 const IDENTITY: &str = "longshore.guard";
@@ -52,54 +70,142 @@ pub enum SocketError {
     /// It could not be made.
     #[error("cannot make the job's guarded socket")]
     Start(#[source] io::Error),
+    /// The sidecar beside the engine did not do its work.
+    #[error("the sidecar of the job's guarded socket failed")]
+    Sidecar(#[from] SidecarError),
+}
+
+impl SocketError {
+    /// Whether the runner's settings are the reason.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Elsewhere { .. } => true,
+            Self::Sidecar(error) => error.is_configuration(),
+            Self::AuditLog { .. } | Self::Start(_) => false,
+        }
+    }
+
+    /// What the reader can do now.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Elsewhere { .. } => Some(
+                "set guard = \"auto\" in [runners.docker.socket], or use a daemon of the job's own",
+            ),
+            Self::Sidecar(error) => error.hint(),
+            Self::AuditLog { .. } | Self::Start(_) => None,
+        }
+    }
 }
 
 /// A guard at work.
 pub(super) struct Guarded {
-    guard: Guard,
+    guard: Place,
     /// Writes the audit log until the guard has ended.
     audit: std::sync::Mutex<JoinSet<io::Result<()>>>,
     /// How containers get it.
     pub(super) place: spec::SocketPlace,
 }
 
+/// Where a guard is.
+enum Place {
+    /// In this process.
+    Here(Guard),
+    /// In a container beside the engine.
+    Sidecar(Sidecar),
+}
+
 impl Docker {
     /// The job's guarded socket; the first who asks makes it. `None` for a job that has none.
     pub(super) async fn guarded(&self) -> Result<Option<&Guarded>, ExecutorError> {
         let Some(socket) = self.plan.access.guarded() else { return Ok(None) };
-        self.guarded.get_or_try_init(|| self.start_guard(socket)).await.map(Some)
+        self.guarded.get_or_try_init(|| self.start_guard(socket).boxed()).await.map(Some)
     }
 
     async fn start_guard(&self, socket: &Socket) -> Result<Guarded, ExecutorError> {
+        let begun = Instant::now();
         let host = self.engine.host();
-        let Some(own) = host.strip_prefix("unix://") else {
-            return Err(SocketError::Elsewhere { host: host.to_owned() }.into());
+        let config = &self.runner.docker.socket;
+        let path = config.audit_log.clone();
+        let path = path.unwrap_or_else(|| self.job_directory.join("audit.jsonl"));
+        let (events, log) =
+            Log::open(&path).await.map_err(|source| SocketError::AuditLog { path, source })?;
+        let mut audit = JoinSet::new();
+        audit.spawn(log.write());
+        let is_apart =
+            sidecar::is_wanted(config.guard, async || proxy::shares_mounts(host).await).await;
+        let (guard, ready) = if is_apart {
+            let launch = self.launch_sidecar(events);
+            let (mut sidecar, settings) = future::try_join(launch, self.settings(socket)).await?;
+            let ready = sidecar.start(settings).await.map_err(SocketError::Sidecar)?;
+            (Place::Sidecar(sidecar), ready)
+        } else {
+            let Some(own) = host.strip_prefix("unix://") else {
+                return Err(SocketError::Elsewhere { host: host.to_owned() }.into());
+            };
+            let mut settings = self.settings(socket).await?;
+            settings.socket_group = group(Path::new(own));
+            settings.audit = Some(events);
+            let group = settings.socket_group;
+            let guard = Guard::start(host, settings).await.map_err(SocketError::Start)?;
+            let (network, gateway) = guard.network();
+            let ready = Ready {
+                socket: guard.socket().to_owned(),
+                group,
+                network: network.to_owned(),
+                gateway: gateway.to_owned(),
+            };
+            (Place::Here(guard), ready)
         };
+        tracing::debug!(
+            is_sidecar = is_apart,
+            milliseconds = begun.elapsed().as_millis(),
+            "guarded socket answers"
+        );
+        let Ready { socket: file, group, network, gateway } = ready;
+        let place = spec::SocketPlace {
+            source: file.display().to_string(),
+            group,
+            hosts: socket.names.iter().map(|name| format!("{name}:{gateway}")).collect(),
+            network,
+        };
+        Ok(Guarded { guard, audit: audit.into(), place })
+    }
+
+    /// The guard's settings, once the engine has what they are about.
+    async fn settings(&self, socket: &Socket) -> Result<GuardSettings, ExecutorError> {
         self.network_ready().await?;
         let volumes = self.plan.mounts.volumes.iter().map(|volume| self.mountpoint(volume));
         let volumes = future::try_join_all(volumes).await?;
         let mut settings = settings(&self.plan, &self.runner, socket, &self.guard_directory);
         settings.workspace = workspace(&self.plan, volumes.into_iter().flatten());
         settings.images.registries.extend(self.server_registries.iter().cloned());
-        settings.socket_group = group(Path::new(own));
-        let config = &self.runner.docker.socket;
-        let path = config.audit_log.clone();
-        let path = path.unwrap_or_else(|| self.job_directory.join("audit.jsonl"));
-        let (events, log) =
-            Log::open(&path).await.map_err(|source| SocketError::AuditLog { path, source })?;
-        settings.audit = Some(events);
-        let group = settings.socket_group;
-        let guard = Guard::start(host, settings).await.map_err(SocketError::Start)?;
-        let mut audit = JoinSet::new();
-        audit.spawn(log.write());
-        let (network, gateway) = guard.network();
-        let place = spec::SocketPlace {
-            source: guard.socket().display().to_string(),
-            group,
-            hosts: socket.names.iter().map(|name| format!("{name}:{gateway}")).collect(),
-            network: network.to_owned(),
+        settings.socket_group = Some(SOCKET_GROUP);
+        Ok(settings)
+    }
+
+    async fn launch_sidecar(
+        &self,
+        events: mpsc::Sender<AuditEvent>,
+    ) -> Result<Sidecar, ExecutorError> {
+        let docker = &self.runner.docker;
+        let unique = &self.plan.names.unique;
+        let note = sidecar::Note {
+            host: Host {
+                engine: sidecar::engine_socket(
+                    docker.socket.engine_socket.as_deref(),
+                    self.engine.host(),
+                ),
+                container: format!("{unique}-guard"),
+                unique: unique.clone(),
+            },
+            is_portable: docker.helper_image.as_deref().is_some_and(|name| !name.is_empty()),
+            labels: names::typed(&self.plan.labels, "guard"),
+            is_begun: false,
         };
-        Ok(Guarded { guard, audit: audit.into(), place })
+        let launched = Sidecar::launch(&self.engine, note, &self.guard_directory, events).await;
+        Ok(launched.map_err(SocketError::Sidecar)?)
     }
 
     /// A volume of the job's and where it is on this host. The engine would make it with the first
@@ -133,7 +239,12 @@ impl Docker {
     pub(super) async fn show_to_guard(&self, id: &str) -> Result<(), ExecutorError> {
         let Some(guarded) = self.guarded.get() else { return Ok(()) };
         let name = &self.plan.names.build;
-        guarded.guard.adopt(id, name);
+        match &guarded.guard {
+            Place::Here(guard) => guard.adopt(id, name),
+            Place::Sidecar(sidecar) => {
+                sidecar.adopt(id, name).await.map_err(SocketError::Sidecar)?;
+            }
+        }
         let NetworkPlan::Given(mode) = &self.plan.network else { return Ok(()) };
         if matches!(mode.as_str(), "host" | "none") || mode.starts_with("container:") {
             return Ok(());
@@ -151,9 +262,11 @@ impl Docker {
     }
 
     /// What the guard has done so far; `None` where there is none.
-    #[must_use]
-    pub fn guard_summary(&self) -> Option<Summary> {
-        Some(self.guarded.get()?.guard.summary())
+    pub async fn guard_summary(&self) -> Option<Result<Summary, SocketError>> {
+        Some(match &self.guarded.get()?.guard {
+            Place::Here(guard) => Ok(guard.summary()),
+            Place::Sidecar(sidecar) => sidecar.summary().await.map_err(SocketError::Sidecar),
+        })
     }
 
     /// Ends the guard, if there is one: what the job made with it goes. Says what is left.
@@ -161,7 +274,17 @@ impl Docker {
         let left = match self.guarded.get() {
             None => Vec::new(),
             Some(guarded) => {
-                let summary = guarded.guard.stop().await;
+                let left = match &guarded.guard {
+                    Place::Here(guard) => guard.stop().await.left,
+                    Place::Sidecar(sidecar) => sidecar.stop().await.unwrap_or_else(|error| {
+                        // What it could not do is done below.
+                        tracing::warn!(
+                            error = causes::chain(&error),
+                            "sidecar of the job's socket did not end in order"
+                        );
+                        Vec::new()
+                    }),
+                };
                 let mut audit = std::mem::take(
                     &mut *guarded.audit.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
                 );
@@ -170,7 +293,7 @@ impl Docker {
                         tracing::warn!(%error, "audit log of the job's socket could not be written");
                     }
                 }
-                summary.left
+                left
             }
         };
         if self.plan.access.guarded().is_none() {
@@ -180,21 +303,13 @@ impl Docker {
     }
 }
 
-/// Removes what a job's guard left in its directory and on the engine, if it had one. Says what is
-/// still there.
+/// Removes what a job's guard left in its directory, on the engine and on the engine's host, if it
+/// had one. Says what is still there.
 pub async fn reap(engine: &Engine, directory: &Path) -> Vec<String> {
-    if !directory.exists() {
-        return Vec::new();
+    match sidecar::reap(engine, directory).await {
+        Some(left) => left,
+        None => Guard::reap_directory(engine.host(), directory).await,
     }
-    let places = GuardSettings::new("", Default::default(), "", directory);
-    let left = match Guard::reap(engine.host(), &places.private).await {
-        Ok(left) => left,
-        Err(error) => vec![format!("the guarded socket in {}: {error}", directory.display())],
-    };
-    drop(std::fs::remove_file(&places.socket));
-    // What is not empty is of use yet.
-    drop(std::fs::remove_dir(directory));
-    left
 }
 
 /// The guard's settings, but for what only the engine knows.

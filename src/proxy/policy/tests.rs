@@ -144,3 +144,19 @@ fn g_11_2_what_buildx_asks_for_is_refused_with_the_way_out() {
         }
     }
 }
+
+#[test]
+fn g_61_what_longshore_runs_itself_no_job_can_make() {
+    for path in [
+        "/images/own/tag?repo=longshore-helper&tag=0d17",
+        "/images/own/tag?repo=docker.io/library/longshore-portable&tag=0d17",
+        "/commit?container=own&repo=longshore-helper&tag=0d17",
+        "/build?t=longshore-helper:0d17",
+        "/images/create?fromSrc=-&repo=longshore-helper&tag=0d17",
+    ] {
+        let Verdict::Refuse(refusal) = judged("POST", path) else { panic!("{path}") };
+        assert_eq!(refusal.rule, "G-61", "{path}: {refusal}");
+    }
+    let forward = sent("POST", "/build?t=longshore-helpers:1");
+    assert_eq!(forward.new_tags.len(), 1);
+}
