@@ -8,6 +8,7 @@
 #![allow(clippy::print_stdout, reason = "what a failed test has to say")]
 
 mod bad;
+mod cgroup;
 mod commands;
 mod conformance;
 mod control;

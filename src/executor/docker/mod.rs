@@ -2,6 +2,7 @@
 
 mod attach;
 pub mod build;
+pub mod cgroup;
 pub mod clean_up;
 pub mod dind;
 mod follow;
@@ -100,11 +101,18 @@ impl ExecutorError {
             Self::Daemon(dind::DaemonError::Engine(error)) if error.status() == Some(400) => {
                 FailureReason::RunnerConfigurationError
             }
+            Self::Socket(socket::SocketError::Cgroup(error)) if error.is_configuration() => {
+                FailureReason::RunnerConfigurationError
+            }
             Self::HelperImage(_)
             | Self::Engine(_)
             | Self::Helper(_)
             | Self::Daemon(_)
-            | Self::Socket(socket::SocketError::Start(_) | socket::SocketError::AuditLog { .. })
+            | Self::Socket(
+                socket::SocketError::Start(_)
+                | socket::SocketError::AuditLog { .. }
+                | socket::SocketError::Cgroup(_),
+            )
             | Self::Gone => FailureReason::RunnerSystemFailure,
             Self::Socket(socket::SocketError::Elsewhere { .. }) => {
                 FailureReason::RunnerConfigurationError
@@ -119,6 +127,9 @@ impl ExecutorError {
             Self::Engine(error) => error.is_gone() || error.status().is_some_and(|s| s >= 500),
             Self::Helper(helper::HelperError::Engine(error))
             | Self::Daemon(dind::DaemonError::Engine(error)) => error.is_gone(),
+            Self::Socket(socket::SocketError::Cgroup(cgroup::CgroupError::Engine(error))) => {
+                error.is_gone()
+            }
             Self::Image(_)
             | Self::HelperImage(_)
             | Self::Helper(_)
@@ -166,6 +177,9 @@ impl ExecutorError {
             ),
             Self::Socket(socket::SocketError::Elsewhere { .. }) => {
                 Some("run longshore on the engine's host, or use a daemon of the job's own")
+            }
+            Self::Socket(socket::SocketError::Cgroup(error)) if error.is_configuration() => {
+                Some("run longshore as root on the engine's host, or leave the totals out")
             }
             Self::Engine(_) | Self::HelperImage(_) | Self::Helper(_) | Self::Socket(_) => None,
         }

@@ -24,7 +24,11 @@ use crate::{
     proxy::{self, Guard, GuardSettings, Mapping, Summary, audit::Log, image::Reference},
 };
 
-use super::{Docker, ExecutorError, spec};
+use super::{
+    Docker, ExecutorError,
+    cgroup::{self, CgroupError},
+    spec,
+};
 
 /// Names this guard's objects, its job's and nobody else's.
 const IDENTITY: &str = "longshore.guard";
@@ -49,6 +53,9 @@ pub enum SocketError {
         /// Why.
         source: io::Error,
     },
+    /// The control group of what the job makes with it could not be made or limited.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// It could not be made.
     #[error("cannot make the job's guarded socket")]
     Start(#[source] io::Error),
@@ -83,6 +90,10 @@ impl Docker {
         settings.images.registries.extend(self.server_registries.iter().cloned());
         settings.socket_group = group(Path::new(own));
         let config = &self.runner.docker.socket;
+        let parent = self.runner.docker.resources.cgroup_parent.as_deref();
+        let (names, directory) = (&self.plan.names, &self.guard_directory);
+        let group = cgroup::make(&self.engine, config, parent, names, directory).await;
+        settings.cgroup_parent = Some(group.map_err(SocketError::Cgroup)?);
         let path = config.audit_log.clone();
         let path = path.unwrap_or_else(|| self.job_directory.join("audit.jsonl"));
         let (events, log) =
@@ -187,10 +198,13 @@ pub async fn reap(engine: &Engine, directory: &Path) -> Vec<String> {
         return Vec::new();
     }
     let places = GuardSettings::new("", Default::default(), "", directory);
-    let left = match Guard::reap(engine.host(), &places.private).await {
+    let mut left = match Guard::reap(engine.host(), &places.private).await {
         Ok(left) => left,
         Err(error) => vec![format!("the guarded socket in {}: {error}", directory.display())],
     };
+    if left.is_empty() {
+        left.extend(cgroup::remove(directory).await);
+    }
     drop(std::fs::remove_file(&places.socket));
     // What is not empty is of use yet.
     drop(std::fs::remove_dir(directory));
@@ -213,7 +227,6 @@ fn settings(
     let job = label(plan, &format!("{LABEL_PREFIX}.job.id"));
     let mut settings = GuardSettings::new(&job, identity, network, directory);
     settings.labels = labels(plan);
-    settings.cgroup_parent.clone_from(&runner.docker.resources.cgroup_parent);
     limit(&mut settings.limits, config, runner);
     let own = plan.services.iter().map(|service| &service.image).chain([&plan.image.name]);
     settings.images.shared = own
@@ -250,7 +263,7 @@ fn labels(plan: &Plan) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Limits of the operator's; a container has no more than the job's own.
+/// Limits of the operator's; a container has no more than the job's own, nor than all together.
 fn limit(limits: &mut proxy::Limits, config: &SocketConfig, runner: &RunnerConfig) {
     let resources = &runner.docker.resources;
     let set = |limit: &mut i64, value: Option<i64>| *limit = value.unwrap_or(*limit);
@@ -261,6 +274,13 @@ fn limit(limits: &mut proxy::Limits, config: &SocketConfig, runner: &RunnerConfi
     count(&mut limits.containers, config.containers);
     count(&mut limits.networks, config.networks);
     count(&mut limits.volumes, config.volumes);
+    limits.total_memory = config.total_memory;
+    limits.total_nano_cpus = config.total_nano_cpus;
+    // No container has more than all together; of processors, some kernels do not take it.
+    let cap = |limit: &mut i64, total: Option<i64>| *limit = total.map_or(*limit, |t| t.min(*limit));
+    cap(&mut limits.memory, config.total_memory);
+    cap(&mut limits.nano_cpus, config.total_nano_cpus);
+    cap(&mut limits.pids, config.total_pids);
 }
 
 /// What of the job's own file system lies on this host, the deepest first.
