@@ -167,27 +167,28 @@ impl Docker {
         Some(self.guarded.get()?.guard.summary())
     }
 
-    /// Ends the guard, if there is one: what the job made with it goes. Says what is left.
+    /// Ends the guard, if there is one: what the job made with it goes. Says what is left; called
+    /// again, it tries again.
     pub async fn close_guard(&self) -> Vec<String> {
-        let left = match self.guarded.get() {
-            None => Vec::new(),
-            Some(guarded) => {
-                let summary = guarded.guard.stop().await;
-                let mut audit = std::mem::take(
-                    &mut *guarded.audit.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
-                );
-                while let Some(written) = audit.join_next().await {
-                    if let Ok(Err(error)) = written {
-                        tracing::warn!(%error, "audit log of the job's socket could not be written");
-                    }
+        if let Some(guarded) = self.guarded.get() {
+            let summary = guarded.guard.stop().await;
+            let mut audit = std::mem::take(
+                &mut *guarded.audit.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+            );
+            while let Some(written) = audit.join_next().await {
+                if let Ok(Err(error)) = written {
+                    tracing::warn!(%error, "audit log of the job's socket could not be written");
                 }
-                summary.left
             }
-        };
-        if self.plan.access.guarded().is_none() {
-            return left;
+            if !summary.left.is_empty() {
+                // Its directory is needed yet.
+                return summary.left;
+            }
         }
-        [left, reap(&self.engine, &self.guard_directory).await].concat()
+        if self.plan.access.guarded().is_none() {
+            return Vec::new();
+        }
+        reap(&self.engine, &self.guard_directory).await
     }
 }
 
@@ -277,7 +278,8 @@ fn limit(limits: &mut proxy::Limits, config: &SocketConfig, runner: &RunnerConfi
     limits.total_memory = config.total_memory;
     limits.total_nano_cpus = config.total_nano_cpus;
     // No container has more than all together; of processors, some kernels do not take it.
-    let cap = |limit: &mut i64, total: Option<i64>| *limit = total.map_or(*limit, |t| t.min(*limit));
+    let cap =
+        |limit: &mut i64, total: Option<i64>| *limit = total.map_or(*limit, |t| t.min(*limit));
     cap(&mut limits.memory, config.total_memory);
     cap(&mut limits.nano_cpus, config.total_nano_cpus);
     cap(&mut limits.pids, config.total_pids);
