@@ -405,6 +405,12 @@ pub struct SocketConfig {
     pub nano_cpus: Option<i64>,
     /// Processes of a container.
     pub pids: Option<i64>,
+    /// Memory of all containers that a job makes, together, in bytes.
+    pub total_memory: Option<i64>,
+    /// Processors of all, in billionths.
+    pub total_nano_cpus: Option<i64>,
+    /// Processes of all.
+    pub total_pids: Option<i64>,
     /// Containers of a job at a time.
     pub containers: Option<usize>,
     /// Networks of a job.
@@ -435,6 +441,9 @@ impl Default for SocketConfig {
             memory: None,
             nano_cpus: None,
             pids: None,
+            total_memory: None,
+            total_nano_cpus: None,
+            total_pids: None,
             containers: None,
             networks: None,
             volumes: None,

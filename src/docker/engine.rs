@@ -19,7 +19,7 @@ use tokio_rustls::{
 };
 
 use super::{
-    Error, helper_image, network,
+    Error, cgroup, helper_image, network,
     pulls::Pulls,
     transport::{self, Connector, Transport},
 };
@@ -224,6 +224,7 @@ struct Inner {
     pulls: Pulls,
     helper: helper_image::Cell,
     networks: network::Cell,
+    cgroups: cgroup::Cell,
 }
 
 impl fmt::Debug for Engine {
@@ -269,6 +270,7 @@ impl Engine {
                 pulls: Pulls::default(),
                 helper: helper_image::Cell::default(),
                 networks: network::Cell::default(),
+                cgroups: cgroup::Cell::default(),
             }),
         })
     }
@@ -307,6 +309,10 @@ impl Engine {
 
     pub(super) fn networks(&self) -> &network::Cell {
         &self.inner.networks
+    }
+
+    pub(super) fn cgroups(&self) -> &cgroup::Cell {
+        &self.inner.cgroups
     }
 
     pub(super) fn helper(&self) -> &helper_image::Cell {

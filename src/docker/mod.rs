@@ -7,6 +7,7 @@
 use std::fmt;
 
 pub mod auth;
+pub mod cgroup;
 mod compose;
 mod credential_helper;
 pub mod engine;

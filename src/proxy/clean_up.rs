@@ -51,6 +51,11 @@ impl Remains {
         if shared.made_network {
             networks.push(shared.ground.network_id.clone());
         }
+        let mut tags = shared.journal.record().tags;
+        tags.extend(owned.tags().filter(|(_, tag)| tag.made).filter_map(|(name, tag)| {
+            let upstream = shared.settings.upstream_tag(&Reference::parse(name)?);
+            Some((upstream.canonical(), BTreeSet::from([tag.id.clone()])))
+        }));
         Self {
             engine: shared.engine.clone(),
             labels: shared.settings.all_labels(),
@@ -62,14 +67,7 @@ impl Remains {
                 .collect(),
             networks,
             volumes: owned.volumes().map(|name| shared.settings.names.upstream(name)).collect(),
-            tags: owned
-                .tags()
-                .filter(|(_, tag)| tag.made)
-                .filter_map(|(name, tag)| {
-                    let upstream = shared.settings.upstream_tag(&Reference::parse(name)?);
-                    Some((upstream.canonical(), BTreeSet::from([tag.id.clone()])))
-                })
-                .collect(),
+            tags,
             images: owned.images().filter(|id| !pulled.contains(id)).map(str::to_owned).collect(),
             images_go: shared.settings.images.remove,
             is_abandoned: false,

@@ -100,14 +100,16 @@ pub fn info(value: &Value, world: &World) -> Value {
         ],
     );
     let limits = &world.settings.limits;
-    let memory = value.get("MemTotal").and_then(Value::as_i64).unwrap_or(limits.memory);
-    let cpus = limits.nano_cpus.min(world.ground.nano_cpus).max(1).cast_unsigned();
+    let most_memory = limits.total_memory.unwrap_or(limits.memory);
+    let memory = value.get("MemTotal").and_then(Value::as_i64).unwrap_or(most_memory);
+    let cpus = limits.total_nano_cpus.unwrap_or(limits.nano_cpus);
+    let cpus = cpus.min(world.ground.nano_cpus).max(1).cast_unsigned();
     let own = world.owned.container_count();
     let fixed = json!({
         "Containers": own, "ContainersRunning": own, "ContainersPaused": 0, "ContainersStopped": 0,
         "Images": world.owned.image_count(),
         "NCPU": cpus.div_ceil(1_000_000_000),
-        "MemTotal": memory.min(limits.memory),
+        "MemTotal": memory.min(most_memory),
         "Debug": false, "ExperimentalBuild": false, "LiveRestoreEnabled": false,
         "ID": "", "Name": "", "DockerRootDir": "", "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
         "Labels": [], "Warnings": null, "DriverStatus": [], "GenericResources": null,
@@ -533,4 +535,34 @@ pub fn message(text: &str, world: &World) -> String {
         clean = words.collect::<Vec<_>>().join(" ");
     }
     clean
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Arc};
+
+    use super::*;
+    use crate::proxy::{body::Ground, ownership::Owned, settings::GuardSettings};
+
+    #[test]
+    fn a_job_is_shown_what_all_its_containers_may_have_or_else_one_of_them() {
+        let shown = |memory: Option<i64>, cpus: Option<i64>| {
+            let identity = ("longshore.guard".to_owned(), "1".to_owned());
+            let mut settings = GuardSettings::new("1", identity, "net", Path::new("/private"));
+            settings.limits.total_memory = memory;
+            settings.limits.total_nano_cpus = cpus;
+            let ground = Ground { nano_cpus: 8_000_000_000, ..Ground::default() };
+            let world = World {
+                settings: settings.into(),
+                ground: ground.into(),
+                owned: Arc::new(Owned::default()),
+            };
+            let info = info(&json!({ "MemTotal": 16_i64 << 30, "NCPU": 8 }), &world);
+            (info["MemTotal"].as_i64().unwrap() >> 20, info["NCPU"].as_i64().unwrap())
+        };
+        assert_eq!(shown(None, None), (2 << 10, 2));
+        assert_eq!(shown(Some(6 << 30), Some(3_500_000_000)), (6 << 10, 4));
+        // No more than there is.
+        assert_eq!(shown(Some(64 << 30), Some(64_000_000_000)), (16 << 10, 8));
+    }
 }

@@ -13,7 +13,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{File, OpenOptions, TryLockError},
-    io::{self, Write as _},
+    io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
@@ -89,6 +89,14 @@ impl Journal {
             network: settings.network.clone(),
             images: settings.images.remove,
         })
+    }
+
+    /// What it says by now: also what was begun, and never answered by an engine that died.
+    pub(super) fn record(&self) -> Record {
+        let (mut file, mut text) = (&self.file, String::new());
+        // Lines are appended wherever it stands.
+        let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
+        read.ok().and_then(|_| Record::read(&text)).unwrap_or_default()
     }
 
     /// Appends a line.
@@ -170,6 +178,7 @@ mod tests {
         ] {
             journal.write(&entry).unwrap();
         }
+        assert_eq!(journal.record().network.as_deref(), Some("n1"));
         // Alive, it is nobody else's.
         assert!(Journal::open(directory.path()).is_err());
         (&journal.file).write_all(b"{\"tag\":[\"x").unwrap();

@@ -120,6 +120,11 @@ pub struct Limits {
     pub pids: i64,
     /// CPU of a container in billionths.
     pub nano_cpus: i64,
+    /// Memory of all containers together, where the cgroup that they run below has a limit; jobs are
+    /// shown it.
+    pub total_memory: Option<i64>,
+    /// CPU of all together, likewise.
+    pub total_nano_cpus: Option<i64>,
     /// `/dev/shm` of a container.
     pub shm: i64,
     /// One tmpfs.
@@ -146,6 +151,8 @@ impl Default for Limits {
             memory: 2 << 30,
             pids: 1024,
             nano_cpus: 2_000_000_000,
+            total_memory: None,
+            total_nano_cpus: None,
             shm: 256 << 20,
             tmpfs: 512 << 20,
             containers: 40,

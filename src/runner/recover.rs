@@ -65,9 +65,12 @@ pub async fn end_job(
     let removed = match shared.engine(engine).await {
         Ok(engine) => {
             let anonymous = Anonymous { remove: true };
-            let mut errors = clean_up::remove(&engine, &entry.things, anonymous).await;
+            let things = &entry.things;
+            let mut errors = clean_up::remove_containers(&engine, things, anonymous).await;
+            // Before the volumes, which what comes late may use.
             let instance = shared.state.instance();
             errors.extend(clean_up::remove_late(&engine, instance, entry.job, anonymous).await);
+            errors.extend(clean_up::remove_rest(&engine, things).await);
             // What came late may have had a layer-cache slot.
             layers::sweep(&engine, entry.engine.as_deref(), &shared.layers, instance).await;
             for error in &errors {

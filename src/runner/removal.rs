@@ -24,6 +24,10 @@ const REMOVAL_DEADLINE: Duration = Duration::from_mins(5);
 /// How long an engine that went away is left alone before the removal is tried again.
 const REMOVAL_PAUSE: Duration = Duration::from_secs(2);
 
+/// How often it is tried where only a guarded socket has left something: its engine may have been
+/// back a moment later.
+const GUARD_TRIES: u32 = 3;
+
 /// What a job has made, as far as its removal must know.
 #[derive(Default)]
 pub(super) struct Made {
@@ -52,6 +56,7 @@ pub(super) async fn remove(
     let mut kept = None;
     let mut slot = Some(slot);
     let mut known = false;
+    let mut tries = 0;
     loop {
         let late_of = made.uncertain.then_some(job);
         let removal = async {
@@ -68,14 +73,16 @@ pub(super) async fn remove(
             tracing::warn!("removal of the job's containers took too long; the next start goes on");
             return false;
         };
+        tries += 1;
+        let is_gone = errors.iter().any(docker::Error::is_gone);
         // The last tries are made when the daemon ends; the next start goes on.
-        let waits =
-            errors.iter().any(docker::Error::is_gone) && !runner.shared.removals.is_closed();
+        let waits = (is_gone || !left.is_empty() && tries < GUARD_TRIES)
+            && !runner.shared.removals.is_closed();
         if !waits {
             log_errors(&errors);
             return errors.is_empty() && left.is_empty();
         }
-        if !known {
+        if !known && is_gone {
             log_errors(&errors);
             tracing::warn!("engine went away; removal goes on when it is back");
             known = true;

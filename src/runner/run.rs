@@ -302,25 +302,31 @@ impl Work<'_> {
                     self.voice.error(&format!("Preparation failed: {}", failure.error));
                     self.voice
                         .plain(&format!("Will be retried in {}s ...", PREPARE_PAUSE.as_secs()));
-                    if let Some(docker) = made.docker.take() {
-                        log_left(&docker.close_guard().await);
-                    }
-                    if let Some(engine) = &made.engine {
-                        log_errors(
-                            &clean_up::remove(
-                                engine,
-                                &clean_up::things(self.plan),
-                                self.anonymous(),
-                            )
-                            .await,
-                        );
-                    }
+                    let is_clean = self.remove_tried(made).await;
                     tokio::time::sleep(PREPARE_PAUSE).await;
+                    if !is_clean {
+                        // The engine was away: what is there yet would be in the next try's way.
+                        self.remove_tried(made).await;
+                    }
                     tries += 1;
                 }
                 prepared => return prepared,
             }
         }
+    }
+
+    /// Removes what a preparation that failed has made. False when something is left.
+    async fn remove_tried(&self, made: &Made) -> bool {
+        let left = match &made.docker {
+            Some(docker) => docker.close_guard().await,
+            None => Vec::new(),
+        };
+        log_left(&left);
+        let Some(engine) = &made.engine else { return left.is_empty() };
+        let things = clean_up::things(self.plan);
+        let errors = clean_up::remove(engine, &things, self.anonymous()).await;
+        log_errors(&errors);
+        left.is_empty() && errors.is_empty()
     }
 
     /// Two branches at once: images, services and the build container; and, with the helper,

@@ -1,4 +1,4 @@
-//! A socket in front of the engine that counts what passes.
+//! A socket in front of the engine that counts what passes, and can hold it.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -41,6 +41,8 @@ impl Count {
 /// The proxy; it ends with this value.
 pub(crate) struct Counter {
     count: watch::Receiver<Count>,
+    /// As many requests pass.
+    most: watch::Sender<usize>,
     directory: TempDir,
     _server: JoinSet<()>,
 }
@@ -51,25 +53,36 @@ impl Counter {
         let listener = UnixListener::bind(directory.path().join("docker.sock")).unwrap();
         let (sender, count) = watch::channel(Count::default());
         let sender = Arc::new(sender);
+        let (most, held) = watch::channel(usize::MAX);
         let mut server = JoinSet::new();
         server.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                let upstream = UnixStream::connect(&engine).await.unwrap();
-                let sender = Arc::clone(&sender);
+                // The engine may be gone: then so is the connection.
+                let Ok(upstream) = UnixStream::connect(&engine).await else { continue };
+                let (sender, held) = (Arc::clone(&sender), held.clone());
                 connections.spawn(async move {
                     let (client_read, client_write) = client.into_split();
                     let (engine_read, engine_write) = upstream.into_split();
                     // A side that goes away ends its direction; there is nobody to tell.
                     let (_, _) = tokio::join!(
-                        requests(client_read, engine_write, &sender),
+                        requests(client_read, engine_write, &sender, held),
                         answers(engine_read, client_write)
                     );
                 });
             }
         });
-        Self { count, directory, _server: server }
+        Self { count, most, directory, _server: server }
+    }
+
+    /// Lets no request pass after this many in all, until it is told to go on.
+    pub(crate) fn hold_after(&self, requests: usize) {
+        self.most.send_replace(requests);
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.most.send_replace(usize::MAX);
     }
 
     /// Address for `DOCKER_HOST`.
@@ -79,6 +92,11 @@ impl Counter {
 
     pub(crate) fn count(&self) -> Count {
         self.count.borrow().clone()
+    }
+
+    /// To wait for more while something else has this.
+    pub(crate) fn watch(&self) -> watch::Receiver<Count> {
+        self.count.clone()
     }
 
     /// Waits until `requests` have passed in all.
@@ -98,6 +116,7 @@ async fn requests(
     from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     count: &watch::Sender<Count>,
+    mut most: watch::Receiver<usize>,
 ) -> std::io::Result<()> {
     let mut from = BufReader::new(from);
     loop {
@@ -120,6 +139,8 @@ async fn requests(
         }
         let first = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
         count.send_modify(|count| count.requests.push(first));
+        let number = count.borrow().requests.len();
+        most.wait_for(|most| number <= *most).await.map_err(std::io::Error::other)?;
         to.write_all(&head).await?;
         if upgrade {
             copy_out(&mut from, &mut to).await?;
@@ -186,4 +207,30 @@ async fn requests_and_starts_are_counted_past_every_kind_of_body() {
     engine.read_to_end(&mut arrived).await.unwrap();
     assert_eq!(arrived, sent);
     assert_eq!((counter.count().requests.len(), counter.count().starts()), (4, 1));
+}
+
+#[tokio::test]
+async fn what_is_held_passes_when_it_may_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("engine.sock");
+    let listener = UnixListener::bind(path.clone()).unwrap();
+    let counter = Counter::start(path);
+    counter.hold_after(1);
+    let mut client =
+        UnixStream::connect(counter.directory.path().join("docker.sock")).await.unwrap();
+    client.write_all(b"GET /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n").await.unwrap();
+    client.shutdown().await.unwrap();
+    let (mut engine, _) = listener.accept().await.unwrap();
+    counter.until(2).await;
+    let mut first = [0; 19];
+    engine.read_exact(&mut first).await.unwrap();
+    let nothing = std::io::ErrorKind::WouldBlock;
+    assert_eq!(engine.try_read(&mut [0]).unwrap_err().kind(), nothing);
+    counter.go_on();
+    let mut rest = Vec::new();
+    engine.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(
+        (&first[..], &rest[..]),
+        (&b"GET /a HTTP/1.1\r\n\r\n"[..], &b"GET /b HTTP/1.1\r\n\r\n"[..])
+    );
 }

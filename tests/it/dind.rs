@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     counter::Counter,
+    crash::killed_at_any_moment,
     engine::engine,
     gitlab::{JobSpec, job},
     longshore::{Case, Options},
@@ -494,42 +495,20 @@ async fn slots_above_their_number_or_size_and_those_of_a_daemon_that_was_killed_
     assert_eq!(slot_volumes(&case), [""; 0]);
 }
 
-/// At how many moments of a job with a slot `kill -9` is tried.
-const MOMENTS: usize = 6;
-
 #[tokio::test(flavor = "multi_thread")]
 async fn after_kill_9_at_any_moment_only_slots_in_order_are_left() {
-    let counter = Counter::start(engine().socket());
-    let options = Options { engine: Some(counter.host()), ..with_slots(SLOT) };
-    let mut case = Case::with(options).await;
-    let spec = || docker_job(&["docker info"]);
-    let mut needed = 0;
-    for _ in 0..2 {
-        let before = counter.count();
-        case.run_over(spec()).await.assert_success();
-        needed = counter.count().since(&before).requests.len();
+    fn spec() -> JobSpec {
+        docker_job(&["docker info"])
     }
-    for moment in 0..MOMENTS {
-        let reached = counter.count().requests.len() + 1 + needed * moment / MOMENTS;
-        let id = case.gitlab.submit(spec());
-        // There may be fewer requests this time.
-        tokio::select! {
-            () = counter.until(reached) => {}
-            _ = case.gitlab.ended(id) => {}
-        }
-        case.kill().await;
-        case.gitlab.allow_jump(id);
-        case.restart();
-        case.gitlab.ended(id).await;
-        case.until_idle().await;
-        engine().nothing_left_of(id).await;
+    killed_at_any_moment(with_slots(SLOT), spec, async |case, _| {
         let noted = std::fs::read_dir(case.state().join("slots")).unwrap();
         let mut noted: Vec<_> =
             noted.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        let mut there = slot_volumes(&case);
+        let mut there = slot_volumes(case);
         noted.sort();
         there.sort();
-        assert_eq!(there, noted, "killed at moment {moment} of {needed} requests");
+        assert_eq!(there, noted);
         case.run_over(spec()).await.assert_success();
-    }
+    })
+    .await;
 }

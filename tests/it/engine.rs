@@ -18,6 +18,9 @@ const UNAVAILABLE: i32 = 69;
 /// The label of a volume that later jobs use too.
 const KEPT: &str = "com.gitlab.gitlab-runner.reusable=true";
 
+/// Networks that every engine has.
+const DEFAULT_NETWORKS: [&str; 3] = ["network bridge", "network host", "network none"];
+
 /// An image or network made for a test; removed with this value, which must outlive its users.
 pub(crate) struct Made {
     kind: &'static str,
@@ -42,7 +45,7 @@ pub(crate) fn engine() -> &'static Engine {
         let output = Command::new(up).stderr(std::process::Stdio::inherit()).output().unwrap();
         assert!(output.status.success(), "tests/engine/up failed");
         let host = String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_owned();
-        let mut engine = Engine { host, gateway: String::new() };
+        let mut engine = Engine::at(&host);
         let bridge = engine.docker(&["network", "inspect", "bridge"]);
         let bridge: Value = serde_json::from_str(&bridge).unwrap();
         let range = &bridge[0]["IPAM"]["Config"][0];
@@ -60,6 +63,11 @@ pub(crate) fn engine() -> &'static Engine {
 }
 
 impl Engine {
+    /// The engine at an address.
+    pub(crate) fn at(host: &str) -> Self {
+        Self { host: host.to_owned(), gateway: String::new() }
+    }
+
     /// Makes sure that it has `docker:cli` and `docker:dind`.
     pub(crate) fn needs_dind(&self) {
         static MADE: Once = Once::new();
@@ -205,6 +213,21 @@ impl Engine {
             }
             assert!(tokio::time::Instant::now() < deadline, "left on the engine: {left:#?}");
         }
+    }
+
+    /// What is on it that is nobody's: containers, networks of a user's making and volumes, but for
+    /// those that are kept on purpose. For an engine that a test has to itself.
+    pub(crate) fn left(&self) -> Vec<String> {
+        let things = self.things(|line| !line.contains(KEPT));
+        let names = things.into_iter().map(|(kind, line)| format!("{kind} {}", line.trim()));
+        names.filter(|name| !DEFAULT_NETWORKS.contains(&name.as_str())).collect()
+    }
+
+    /// Names of all volumes, but for those that are kept on purpose.
+    pub(crate) fn volumes(&self) -> Vec<String> {
+        let things = self.things(|line| !line.contains(KEPT)).into_iter();
+        let volumes = things.filter(|(kind, _)| *kind == "volume");
+        volumes.filter_map(|(_, line)| Some(line.split(' ').next()?.to_owned())).collect()
     }
 
     /// Names of running containers that name the job.

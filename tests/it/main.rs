@@ -7,8 +7,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 #![allow(clippy::print_stdout, reason = "what a failed test has to say")]
 
+mod apart;
 mod bad;
 mod buildkit;
+mod cgroup;
 mod commands;
 mod compose;
 mod conformance;

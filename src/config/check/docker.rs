@@ -255,6 +255,11 @@ fn socket(section: Section<'_>) -> SocketConfig {
         memory: limits.parsed("memory", SIZE_HINT, values::memory_size),
         nano_cpus: limits.parsed("cpus", CPUS_HINT, values::nano_cpus),
         pids: limits.positive("pids"),
+        total_memory: limits
+            .parsed("total_memory", SIZE_HINT, |text| some_of(values::memory_size(text))),
+        total_nano_cpus: limits
+            .parsed("total_cpus", CPUS_HINT, |text| some_of(values::nano_cpus(text))),
+        total_pids: limits.positive("total_pids"),
         containers: limits.positive("containers"),
         networks: limits.positive("networks"),
         volumes: limits.positive("volumes"),
@@ -278,6 +283,14 @@ fn socket(section: Section<'_>) -> SocketConfig {
     limits.finish();
     section.finish();
     socket
+}
+
+/// An amount that is not nothing: there, 0 is no word for "no limit".
+fn some_of(amount: Result<i64, values::ValueError>) -> Result<i64, String> {
+    match amount {
+        Ok(0) => Err("must be more than 0; without the key there is no limit".to_owned()),
+        amount => amount.map_err(|error| error.to_string()),
+    }
 }
 
 fn registry(text: &str) -> Result<String, &'static str> {

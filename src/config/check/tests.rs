@@ -444,7 +444,8 @@ fn ways_to_docker_that_do_not_exist_are_refused_by_name() {
          registry_mirrors = ['m:5000']\ninsecure_registries = ['http://r']\n\
          [runners.docker.socket]\nmode = 'open'\nbuild = 'kit'\n\
          registries = ['http://r/x']\nextra_capabilities = ['ALL']\naudit_log = 'audit'\n\
-         [runners.docker.socket.limits]\nmemory = 'much'\npids = 0",
+         [runners.docker.socket.limits]\nmemory = 'much'\npids = 0\n\
+         total_memory = '0'\ntotal_cpus = 'all'\ntotal_pids = 0",
     ));
     insta::assert_snapshot!(text);
 }
@@ -457,7 +458,8 @@ fn what_jobs_get_of_the_engines_socket_is_read_and_said() {
          build = 'sidecar'\nbuildkit_image = 'r:5000/kit:rootless'\n\
          registries = ['r:5000']\nremove_images = false\nextra_capabilities = ['cap_sys_ptrace']\n\
          allowed_devices = ['/dev/kvm']\naudit_log = '/var/log/a'\n\
-         [runners.docker.socket.limits]\nmemory = '1g'\ncpus = '1.5'\npids = 100\ncontainers = 3",
+         [runners.docker.socket.limits]\nmemory = '1g'\ncpus = '1.5'\npids = 100\ncontainers = 3\n\
+         total_memory = '4g'\ntotal_cpus = '2.5'\ntotal_pids = 300",
     );
     let checked = checked(&text);
     assert_eq!(checked.warnings, []);
@@ -471,6 +473,9 @@ fn what_jobs_get_of_the_engines_socket_is_read_and_said() {
         memory: Some(1 << 30),
         nano_cpus: Some(1_500_000_000),
         pids: Some(100),
+        total_memory: Some(4 << 30),
+        total_nano_cpus: Some(2_500_000_000),
+        total_pids: Some(300),
         containers: Some(3),
         networks: None,
         volumes: None,

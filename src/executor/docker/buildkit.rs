@@ -104,7 +104,7 @@ impl Docker {
         let (image, guarded) = future::try_join(image, self.guarded()).await?;
         let Some(guarded) = guarded else { return Ok(()) };
         let since = Instant::now();
-        let started = self.run_buildkit(plan, &image, &guarded.place.network).await;
+        let started = self.run_buildkit(plan, &image, &guarded.place).await;
         started.inspect_err(|error| {
             if let Some(log) = error.log() {
                 voice.warning(&format!("BuildKit's last lines:\n{log}"));
@@ -122,13 +122,13 @@ impl Docker {
         &self,
         plan: &BuildKit,
         image: &Image,
-        network: &str,
+        place: &spec::SocketPlace,
     ) -> Result<(), BuildKitError> {
         let container = &self.plan.names.buildkit;
         let limits = socket::limits(&self.runner);
         let reference = image.reference();
         let body =
-            spec::buildkit::buildkit(&self.plan, &self.runner, plan, reference, network, &limits);
+            spec::buildkit::buildkit(&self.plan, &self.runner, plan, reference, place, &limits);
         self.create(container, None, body).await?;
         dind::put(&self.engine, container, files(plan)).await?;
         self.engine

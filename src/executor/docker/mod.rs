@@ -3,6 +3,7 @@
 mod attach;
 pub mod build;
 mod buildkit;
+pub mod cgroup;
 pub mod clean_up;
 pub mod dind;
 mod follow;
@@ -128,7 +129,10 @@ impl ExecutorError {
             Self::Engine(error) => error.is_gone() || error.status().is_some_and(|s| s >= 500),
             Self::Helper(helper::HelperError::Engine(error))
             | Self::Daemon(dind::DaemonError::Engine(error))
-            | Self::BuildKit(BuildKitError::Engine(error)) => error.is_gone(),
+            | Self::BuildKit(BuildKitError::Engine(error))
+            | Self::Socket(socket::SocketError::Cgroup(cgroup::CgroupError::Engine(error))) => {
+                error.is_gone()
+            }
             Self::Image(_)
             | Self::HelperImage(_)
             | Self::Helper(_)

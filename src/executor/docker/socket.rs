@@ -39,7 +39,11 @@ use crate::{
     },
 };
 
-use super::{Docker, ExecutorError, spec};
+use super::{
+    Docker, ExecutorError,
+    cgroup::{self, CgroupError},
+    spec,
+};
 
 use sidecar::Sidecar;
 pub use sidecar::SidecarError;
@@ -67,6 +71,9 @@ pub enum SocketError {
         /// Why.
         source: io::Error,
     },
+    /// The control group of what the job makes with it could not be made or limited.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// It could not be made.
     #[error("cannot make the job's guarded socket")]
     Start(#[source] io::Error),
@@ -82,6 +89,7 @@ impl SocketError {
         match self {
             Self::Elsewhere { .. } => true,
             Self::Sidecar(error) => error.is_configuration(),
+            Self::Cgroup(error) => error.is_configuration(),
             Self::AuditLog { .. } | Self::Start(_) => false,
         }
     }
@@ -94,7 +102,10 @@ impl SocketError {
                 "set guard = \"auto\" in [runners.docker.socket], or use a daemon of the job's own",
             ),
             Self::Sidecar(error) => error.hint(),
-            Self::AuditLog { .. } | Self::Start(_) => None,
+            Self::Cgroup(error) if error.is_configuration() => {
+                Some("run longshore as root on the engine's host, or leave the totals out")
+            }
+            Self::AuditLog { .. } | Self::Cgroup(_) | Self::Start(_) => None,
         }
     }
 }
@@ -135,9 +146,11 @@ impl Docker {
         audit.spawn(log.write());
         let is_apart =
             sidecar::is_wanted(config.guard, async || proxy::shares_mounts(host).await).await;
+        let cgroup_parent;
         let (guard, ready) = if is_apart {
             let launch = self.launch_sidecar(events);
             let (mut sidecar, settings) = future::try_join(launch, self.settings(socket)).await?;
+            cgroup_parent = settings.cgroup_parent.clone();
             let ready = sidecar.start(settings).await.map_err(SocketError::Sidecar)?;
             (Place::Sidecar(sidecar), ready)
         } else {
@@ -147,6 +160,7 @@ impl Docker {
             let mut settings = self.settings(socket).await?;
             settings.socket_group = group(Path::new(own));
             settings.audit = Some(events);
+            cgroup_parent = settings.cgroup_parent.clone();
             let group = settings.socket_group;
             let guard = Guard::start(host, settings).await.map_err(SocketError::Start)?;
             let (network, gateway) = guard.network();
@@ -169,6 +183,7 @@ impl Docker {
             group,
             hosts: socket.names.iter().map(|name| format!("{name}:{gateway}")).collect(),
             network,
+            cgroup_parent,
         };
         Ok(Guarded { guard, audit: audit.into(), place })
     }
@@ -182,6 +197,11 @@ impl Docker {
         settings.workspace = workspace(&self.plan, volumes.into_iter().flatten());
         settings.images.registries.extend(self.server_registries.iter().cloned());
         settings.socket_group = Some(SOCKET_GROUP);
+        let config = &self.runner.docker.socket;
+        let parent = self.runner.docker.resources.cgroup_parent.as_deref();
+        let (names, directory) = (&self.plan.names, &self.guard_directory);
+        let group = cgroup::make(&self.engine, config, parent, names, directory).await;
+        settings.cgroup_parent = Some(group.map_err(SocketError::Cgroup)?);
         Ok(settings)
     }
 
@@ -269,47 +289,54 @@ impl Docker {
         })
     }
 
-    /// Ends the guard, if there is one: what the job made with it goes. Says what is left.
+    /// Ends the guard, if there is one: what the job made with it goes. Says what is left; called
+    /// again, it tries again.
     pub async fn close_guard(&self) -> Vec<String> {
-        let left = match self.guarded.get() {
-            None => Vec::new(),
-            Some(guarded) => {
-                let left = match &guarded.guard {
-                    Place::Here(guard) => guard.stop().await.left,
-                    Place::Sidecar(sidecar) => sidecar.stop().await.unwrap_or_else(|error| {
-                        // What it could not do is done below.
-                        tracing::warn!(
-                            error = causes::chain(&error),
-                            "sidecar of the job's socket did not end in order"
-                        );
-                        Vec::new()
-                    }),
-                };
-                let mut audit = std::mem::take(
-                    &mut *guarded.audit.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
-                );
-                while let Some(written) = audit.join_next().await {
-                    if let Ok(Err(error)) = written {
-                        tracing::warn!(%error, "audit log of the job's socket could not be written");
-                    }
+        if let Some(guarded) = self.guarded.get() {
+            let left = match &guarded.guard {
+                Place::Here(guard) => guard.stop().await.left,
+                Place::Sidecar(sidecar) => sidecar.stop().await.unwrap_or_else(|error| {
+                    // What it could not do is done below.
+                    tracing::warn!(
+                        error = causes::chain(&error),
+                        "sidecar of the job's socket did not end in order"
+                    );
+                    Vec::new()
+                }),
+            };
+            let mut audit = std::mem::take(
+                &mut *guarded.audit.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+            );
+            while let Some(written) = audit.join_next().await {
+                if let Ok(Err(error)) = written {
+                    tracing::warn!(%error, "audit log of the job's socket could not be written");
                 }
-                left
             }
-        };
-        if self.plan.access.guarded().is_none() {
-            return left;
+            if !left.is_empty() {
+                // Its directory is needed yet.
+                return left;
+            }
         }
-        [left, reap(&self.engine, &self.guard_directory).await].concat()
+        if self.plan.access.guarded().is_none() {
+            return Vec::new();
+        }
+        reap(&self.engine, &self.guard_directory).await
     }
 }
 
 /// Removes what a job's guard left in its directory, on the engine and on the engine's host, if it
 /// had one. Says what is still there.
 pub async fn reap(engine: &Engine, directory: &Path) -> Vec<String> {
-    match sidecar::reap(engine, directory).await {
+    let mut left = match sidecar::reap(engine, directory).await {
         Some(left) => left,
         None => Guard::reap_directory(engine.host(), directory).await,
+    };
+    if left.is_empty() {
+        left.extend(cgroup::remove(directory).await);
+        // What is not empty is of use yet.
+        drop(std::fs::remove_dir(directory));
     }
+    left
 }
 
 /// The guard's settings, but for what only the engine knows.
@@ -328,7 +355,6 @@ fn settings(
     let job = label(plan, &format!("{LABEL_PREFIX}.job.id"));
     let mut settings = GuardSettings::new(&job, identity, network, directory);
     settings.labels = labels(plan);
-    settings.cgroup_parent.clone_from(&runner.docker.resources.cgroup_parent);
     settings.limits = limits(runner);
     settings.build = match config.build {
         SocketBuild::Off => proxy::Build::Off,
@@ -370,7 +396,7 @@ fn labels(plan: &Plan) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Limits of the operator's; a container has no more than the job's own.
+/// Limits of the operator's; a container has no more than the job's own, nor than all together.
 pub(super) fn limits(runner: &RunnerConfig) -> proxy::Limits {
     let mut limits = proxy::Limits::default();
     let config = &runner.docker.socket;
@@ -383,6 +409,14 @@ pub(super) fn limits(runner: &RunnerConfig) -> proxy::Limits {
     count(&mut limits.containers, config.containers);
     count(&mut limits.networks, config.networks);
     count(&mut limits.volumes, config.volumes);
+    limits.total_memory = config.total_memory;
+    limits.total_nano_cpus = config.total_nano_cpus;
+    // No container has more than all together; of processors, some kernels do not take it.
+    let cap =
+        |limit: &mut i64, total: Option<i64>| *limit = total.map_or(*limit, |t| t.min(*limit));
+    cap(&mut limits.memory, config.total_memory);
+    cap(&mut limits.nano_cpus, config.total_nano_cpus);
+    cap(&mut limits.pids, config.total_pids);
     limits
 }
 

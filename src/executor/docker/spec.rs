@@ -30,6 +30,8 @@ pub struct SocketPlace {
     pub hosts: Vec<String>,
     /// The network of the job's containers.
     pub network: String,
+    /// The control group of what the job makes.
+    pub cgroup_parent: Option<String>,
 }
 
 impl SocketPlace {

@@ -4,7 +4,6 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,12 +13,14 @@ use tokio::{
 };
 
 use super::COMMAND;
-use crate::engine::engine;
+use crate::{counter::Counter, crash::MOMENTS, engine::engine};
 
 /// The running program, with the socket that it guards.
 struct Alone {
     directory: tempfile::TempDir,
     namespace: String,
+    /// Before the engine.
+    counter: Counter,
     child: Option<(Child, Lines<BufReader<ChildStderr>>)>,
 }
 
@@ -68,7 +69,8 @@ impl Alone {
             directory.path().join("audit.jsonl").display(),
         );
         std::fs::write(directory.path().join("policy.toml"), policy).unwrap();
-        Self { directory, namespace, child: None }
+        let counter = Counter::start(engine().socket());
+        Self { directory, namespace, counter, child: None }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -80,7 +82,7 @@ impl Alone {
         command
             .arg("guard")
             .args([Path::new("--policy"), policy])
-            .args(["--engine", &engine().host])
+            .args(["--engine", &self.counter.host()])
             .args([Path::new("--listen"), &self.path("docker.sock")])
             .env("CONFIG_FILE", self.path("config.toml"))
             .stderr(Stdio::piped())
@@ -97,6 +99,10 @@ impl Alone {
     /// Starts it; it is ready when this returns.
     async fn start(&mut self) {
         self.spawn();
+        self.ready().await;
+    }
+
+    async fn ready(&mut self) {
         let (_, lines) = self.child.as_mut().unwrap();
         let line = tokio::time::timeout(COMMAND, lines.next_line()).await.unwrap().unwrap();
         let line = line.expect("the guard ended");
@@ -239,12 +245,10 @@ async fn g_45_what_a_killed_guard_left_goes_when_the_next_one_starts() {
     assert_eq!(alone.left().len(), 1, "{:?}", alone.left());
     assert_eq!(alone.said(&["ps", "-aq"]).await, "");
 
-    // Killed at whatever moment of its start or its work: time alone spreads the moments.
-    for delay in [5, 30, 60, 100, 150, 250, 400, 700] {
-        if alone.child.is_none() {
-            alone.spawn();
-        }
-        let work: Vec<_> = [
+    // Killed at whatever moment, by the requests that it has made to the engine: while it removes
+    // what the one before has left, and at its work.
+    let work = |alone: &Alone| -> Vec<Child> {
+        [
             &["run", "-d", "-v", "/a", "-v", "/builds/g/p:/x", "busybox", "sleep", "600"][..],
             &["build", "-t", &built, context.to_str().unwrap()],
             &["load", "-i", archive.to_str().unwrap()],
@@ -253,12 +257,35 @@ async fn g_45_what_a_killed_guard_left_goes_when_the_next_one_starts() {
         .map(|arguments| {
             alone.docker(arguments).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
         })
-        .into();
-        tokio::time::sleep(Duration::from_millis(delay)).await;
-        alone.end(Signal::KILL).await;
-        for mut client in work {
-            let _ = tokio::time::timeout(COMMAND, client.wait()).await.unwrap();
+        .into()
+    };
+    let end = async |clients: Vec<Child>| {
+        for mut client in clients {
+            tokio::time::timeout(COMMAND, client.wait()).await.unwrap().unwrap();
         }
+    };
+    let before = alone.counter.count().requests.len();
+    end(work(&alone)).await;
+    let needed = alone.counter.count().requests.len() - before;
+    alone.end(Signal::KILL).await;
+    for moment in 0..MOMENTS {
+        let reached = alone.counter.count().requests.len() + 2 * moment;
+        alone.counter.hold_after(reached);
+        alone.spawn();
+        let mut count = alone.counter.watch();
+        tokio::select! {
+            count = count.wait_for(|count| count.requests.len() > reached) => drop(count.unwrap()),
+            // It had less to do.
+            () = alone.ready() => {}
+        }
+        alone.end(Signal::KILL).await;
+        alone.counter.go_on();
+        alone.start().await;
+        let reached = alone.counter.count().requests.len() + needed * moment / MOMENTS;
+        let clients = work(&alone);
+        tokio::time::timeout(COMMAND, alone.counter.until(reached)).await.unwrap();
+        alone.end(Signal::KILL).await;
+        end(clients).await;
     }
     alone.start().await;
     let (code, said) = alone.end(Signal::TERM).await;

@@ -9,21 +9,21 @@ use crate::{
     proxy::Limits,
 };
 
-use super::{limit, mount, shared_host, some, unfilter};
+use super::{SocketPlace, limit, mount, shared_host, some, unfilter};
 
 /// Variables by which it reaches registries, where the job has them.
 const PROXIES: [&str; 6] =
     ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"];
 
-/// See the module. `network` is that of the job's containers, and `limits` are what each of these
-/// may have.
+/// See the module. `place` has the network and the group of the job's containers, and `limits` are
+/// what each of these may have.
 #[must_use]
 pub fn buildkit(
     plan: &Plan,
     runner: &RunnerConfig,
     buildkit: &BuildKit,
     image: &str,
-    network: &str,
+    place: &SocketPlace,
     limits: &Limits,
 ) -> ContainerCreateBody {
     let docker = &runner.docker;
@@ -38,7 +38,8 @@ pub fn buildkit(
     host.binds = None;
     let own = plan.mounts.daemon.iter().chain(&plan.mounts.socket);
     host.mounts = Some(own.map(|volume| mount(volume, docker)).collect());
-    host.network_mode = Some(network.to_owned());
+    host.network_mode = Some(place.network.clone());
+    host.cgroup_parent.clone_from(&place.cgroup_parent);
     host.extra_hosts = some(&docker.extra_hosts);
     host.privileged = Some(false);
     if buildkit.unconfined {
@@ -62,6 +63,16 @@ mod tests {
     use super::*;
     use crate::plan::testing::Case;
 
+    fn place() -> SocketPlace {
+        SocketPlace {
+            source: String::new(),
+            group: None,
+            hosts: Vec::new(),
+            network: "job-net".to_owned(),
+            cgroup_parent: Some("/longshore/job".to_owned()),
+        }
+    }
+
     fn body(more: &str) -> ContainerCreateBody {
         let case = Case::new().variable("SECRET", "s").variable("HTTPS_PROXY", "http://p").docker(
             &format!(
@@ -73,7 +84,7 @@ mod tests {
         let (plan, config) = (case.plan(), case.config());
         let limits = Limits { memory: 1 << 30, pids: 300, ..Limits::default() };
         let kit = plan.access.buildkit().unwrap();
-        buildkit(&plan, &config, kit, "sha256:kit", "job-net", &limits)
+        buildkit(&plan, &config, kit, "sha256:kit", &place(), &limits)
     }
 
     #[test]
@@ -83,6 +94,7 @@ mod tests {
         assert_eq!((host.privileged, host.binds), (Some(false), None));
         assert_eq!((host.cap_add, host.devices, host.group_add), (None, None, None));
         assert_eq!(host.network_mode.as_deref(), Some("job-net"));
+        assert_eq!(host.cgroup_parent.as_deref(), Some("/longshore/job"));
         let gigabyte = Some(1 << 30);
         assert_eq!(
             (host.memory, host.memory_swap, host.memory_reservation),
@@ -105,7 +117,7 @@ mod tests {
         );
         let (plan, config) = (case.plan(), case.config());
         let kit = plan.access.buildkit().unwrap();
-        let body = buildkit(&plan, &config, kit, "sha256:kit", "n", &Limits::default());
+        let body = buildkit(&plan, &config, kit, "sha256:kit", &place(), &Limits::default());
         let host = body.host_config.unwrap();
         assert_eq!(
             (host.privileged, host.security_opt, host.masked_paths),
