@@ -101,17 +101,24 @@ impl Engine {
 
     /// Whether what is mounted here is seen by the engine: both are in one mount namespace.
     pub(super) async fn shares_mounts(&self) -> bool {
-        let Address::Unix(path) = &self.address else { return false };
-        let Ok(stream) = UnixStream::connect(path).await else { return false };
-        let Some(peer) = stream.peer_cred().ok().and_then(|peer| peer.pid()) else { return false };
+        let Some(engine) = self.process().await else { return false };
         let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
         let own = namespace("self");
-        own.is_some() && own == namespace(&peer.to_string())
+        own.is_some() && own == namespace(&engine.to_string())
     }
 
-    /// Whether the engine is on this host, with this host's network.
-    pub(super) fn is_local(&self) -> bool {
-        matches!(self.address, Address::Unix(_))
+    /// The routes of the network that the engine is in, as Linux prints them (`/proc/PID/net/route`):
+    /// this process may be in another. `None` when they cannot be seen from here.
+    pub(super) async fn routes(&self) -> Option<String> {
+        let engine = self.process().await?;
+        std::fs::read_to_string(format!("/proc/{engine}/net/route")).ok()
+    }
+
+    /// The process that listens at the engine's socket.
+    async fn process(&self) -> Option<i32> {
+        let Address::Unix(path) = &self.address else { return None };
+        let peer = UnixStream::connect(path).await.ok()?.peer_cred().ok()?;
+        peer.pid().filter(|process| *process > 0)
     }
 
     /// One exchange; the answer's body is still to be read.

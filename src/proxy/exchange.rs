@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -316,7 +315,9 @@ impl Shared {
             }
         }
         for (address, prefix) in &forward.needs.subnets {
-            if !self.engine.is_local() || overlaps_routes(*address, *prefix) {
+            let routes = self.engine.routes().await;
+            // What cannot be seen counts as yes (G-7).
+            if routes.is_none_or(|routes| overlaps(&routes, *address, *prefix)) {
                 return Err(Refusal::because("this subnet overlaps a network of the host", "G-1"));
             }
         }
@@ -689,9 +690,8 @@ fn media_type(headers: &HeaderMap, kind: BodyKind) -> Result<(), Refusal> {
     }
 }
 
-/// Whether a route of this host overlaps a subnet; unknown counts as yes (G-7).
-fn overlaps_routes(address: std::net::Ipv4Addr, prefix: u8) -> bool {
-    let Ok(routes) = std::fs::read_to_string(Path::new("/proc/net/route")) else { return true };
+/// Whether a route overlaps a subnet; one that cannot be read does.
+fn overlaps(routes: &str, address: std::net::Ipv4Addr, prefix: u8) -> bool {
     let mask = |prefix: u32| u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
     let own = mask(u32::from(prefix));
     routes.lines().skip(1).any(|line| {

@@ -1,5 +1,5 @@
 //! Scoped names (G-49): containers, volumes and networks are called `PREFIX-NAME` on the engine,
-//! so that two jobs can use one name at once; tags of images are [`tags`]'s. Pure.
+//! so that two jobs can use one name at once; tags of images are `tags`'s. Pure.
 //!
 //! The rest of the guard knows the job's names only. They are changed here, in the last step
 //! before a request is sent (`outward`), and in the first step after an answer has come

@@ -106,6 +106,16 @@ fn sidecar_of(id: i64) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn networks_of_the_engines_host_are_known_beside_it_too() {
+    let (_relay, case) = far().await;
+    let _taken = engine().network_with(&["--subnet=172.29.77.0/24"]);
+    // The engine would say in other words that it has one there itself.
+    let ended = case.run(docker_job(&["docker network create --subnet 172.29.77.0/25 over"])).await;
+    ended.assert_failed("script_failure", Some(1));
+    ended.assert_contains("guard: this subnet overlaps a network of the host (G-1)");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_engine_at_a_tcp_address_has_guarded_sockets_too() {
     let (_relay, case) = far().await;
     let ended = case.run(workspace()).await;

@@ -2,7 +2,7 @@
 //! job gets which, is `runner::warm`'s.
 //!
 //! One that waits has no network and nothing of a job's. Taken over, it gets the job's network under
-//! the job's names, and the job's volumes ([`super::graft`]); its plan names it by then, so that it
+//! the job's names, and the job's volumes (`graft`); its plan names it by then, so that it
 //! is removed with the job, as one that was started for it.
 
 use std::{fs, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
