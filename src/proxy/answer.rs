@@ -31,6 +31,8 @@ use super::{
 
 /// The longest line of a stream that is looked at; longer ones are not the engine's.
 const LINE: usize = 1 << 20;
+/// How long the ids of steps are (moby: `stringid.TruncateID`).
+const STEP: usize = 12;
 /// How long the watch waits before it asks again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -328,6 +330,10 @@ impl Shared {
                         if let Some(data) = frame.data_ref() {
                             for line in progress.lines.feed(data) {
                                 progress.heard.line(&line, words);
+                            }
+                            for step in progress.heard.steps.drain(..) {
+                                shared.noted(&Entry::Step(step.clone()));
+                                shared.change(|owned| owned.add_step(step));
                             }
                             if progress.pushed.is_some() && progress.heard.is_found {
                                 progress.held.clear();
@@ -675,6 +681,8 @@ impl Lines {
 #[derive(Debug, Default)]
 struct Heard {
     ids: Vec<String>,
+    /// Images of single steps of a build, by the beginnings of their ids.
+    steps: Vec<String>,
     failed: bool,
     /// Whether a layer was named: the engine has found the image by then.
     is_found: bool,
@@ -698,6 +706,12 @@ impl Heard {
         }
         let said = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().trim();
         self.is_found |= !said("id").is_empty();
+        if let Some(id) = said("stream").strip_prefix("---> ")
+            && id.len() == STEP
+            && is_id_like(id)
+        {
+            self.steps.push(id.to_owned());
+        }
         let id = match words {
             Words::Load => said("stream").strip_prefix("Loaded image ID: ").unwrap_or_default(),
             Words::Import => said("status"),

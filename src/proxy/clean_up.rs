@@ -36,6 +36,8 @@ pub(super) struct Remains {
     /// Tags, and the images that they must mean.
     tags: BTreeMap<String, BTreeSet<String>>,
     images: BTreeSet<String>,
+    /// Those of single steps of builds, the oldest first.
+    steps: Vec<String>,
     images_go: bool,
     /// Whether requests may be under way that nobody waits for.
     is_abandoned: bool,
@@ -69,6 +71,7 @@ impl Remains {
             volumes: owned.volumes().map(|name| shared.settings.names.upstream(name)).collect(),
             tags,
             images: owned.images().filter(|id| !pulled.contains(id)).map(str::to_owned).collect(),
+            steps: owned.steps().to_vec(),
             images_go: shared.settings.images.remove,
             is_abandoned: false,
         }
@@ -85,6 +88,7 @@ impl Remains {
             volumes: record.volumes,
             tags: record.tags,
             images: record.images,
+            steps: record.steps,
             images_go: record.images_go,
             is_abandoned: true,
         }
@@ -260,13 +264,24 @@ impl Remains {
         let unnamed = self.listed(IMAGES, &[], "Id").await.unwrap_or_default();
         self.images.extend(unnamed);
         for id in &self.images {
-            let path = format!("/images/{id}");
-            let Some(details) = self.image(&path).await else { continue };
-            // A tag or a digest is somebody else's use of it.
-            let used = |name: &str| details[name].as_array().is_some_and(|list| !list.is_empty());
-            if !used("RepoTags") && !used("RepoDigests") {
-                drop(self.ask(Method::DELETE, &path, &[], None).await);
-            }
+            self.unused(id, |_| true).await;
+        }
+        // The last one's removal is that of those before it. What was not built has no parent.
+        for id in self.steps.iter().rev() {
+            let is_built =
+                |details: &Value| details["Parent"].as_str().is_some_and(|id| !id.is_empty());
+            self.unused(id, is_built).await;
+        }
+    }
+
+    /// Removes an image that nobody has a name for.
+    async fn unused(&self, id: &str, is_own: impl Fn(&Value) -> bool) {
+        let path = format!("/images/{id}");
+        let Some(details) = self.image(&path).await else { return };
+        // A tag or a digest is somebody else's use of it.
+        let used = |name: &str| details[name].as_array().is_some_and(|list| !list.is_empty());
+        if is_own(&details) && !used("RepoTags") && !used("RepoDigests") {
+            drop(self.ask(Method::DELETE, &path, &[], None).await);
         }
     }
 

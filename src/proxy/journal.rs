@@ -52,6 +52,8 @@ pub(super) enum Entry {
     Untag(String),
     /// An image was made.
     Image(String),
+    /// A step of a build made an image; the beginning of its id.
+    Step(String),
     /// An anonymous volume was made.
     Volume(String),
 }
@@ -119,6 +121,8 @@ pub(super) struct Record {
     /// Tags, and images of which one must be under it so that it is the guard's.
     pub(super) tags: BTreeMap<String, BTreeSet<String>>,
     pub(super) images: BTreeSet<String>,
+    /// In the order in which they were made.
+    pub(super) steps: Vec<String>,
     pub(super) volumes: BTreeSet<String>,
 }
 
@@ -145,6 +149,7 @@ impl Record {
                 Entry::Image(id) => {
                     record.images.insert(id);
                 }
+                Entry::Step(id) => record.steps.push(id),
                 Entry::Volume(name) => {
                     record.volumes.insert(name);
                 }

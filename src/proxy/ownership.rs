@@ -18,6 +18,7 @@ pub struct Owned {
     volumes: BTreeSet<String>,
     networks: BTreeMap<String, String>,
     images: BTreeSet<String>,
+    steps: Vec<String>,
     tags: BTreeMap<String, Tag>,
     /// Digests of what the job pushed, and the images that they are of.
     digests: Vec<(Reference, String)>,
@@ -321,6 +322,19 @@ impl Owned {
         if super::image::is_id(id) {
             self.images.insert(id.to_owned());
         }
+    }
+
+    /// A build says that a step of it made this image, by the beginning of its id. What a step prints
+    /// could be the same words: the job sees no image by them, and in the end only one goes that
+    /// nobody else can mean.
+    pub fn add_step(&mut self, id: String) {
+        self.steps.push(id);
+    }
+
+    /// What steps of builds made, the oldest first.
+    #[must_use]
+    pub fn steps(&self) -> &[String] {
+        &self.steps
     }
 
     /// The image is gone.

@@ -510,6 +510,27 @@ async fn g_11_the_classic_builder_builds_from_what_the_job_sees() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn g_74_the_steps_of_a_build_that_failed_go_with_the_job() {
+    let case = Case::start().await;
+    let run = |text: &str| format!("RUN echo {text}-{} > /made\n", case.identity);
+    let failing = format!("FROM busybox\n{}{}RUN false\n", run("one"), run("two"));
+    write(&case.workspace(), "Dockerfile", &failing);
+    let path = case.workspace().display().to_string();
+    for arguments in [&["build", &path][..], &["build", "--quiet", &path]] {
+        let said = case.fails(arguments).await;
+        assert!(said.contains("non-zero code"), "{said}");
+    }
+    let identity = case.identity.clone();
+    case.stop().await;
+    let left = tokio::task::spawn_blocking(move || {
+        let ids = engine().docker(&["images", "--all", "--quiet", "--filter", "dangling=true"]);
+        let history = |id: &&str| engine().docker(&["history", "--no-trunc", id]);
+        ids.lines().filter(|id| history(id).contains(&identity)).count()
+    });
+    assert_eq!(left.await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn g_14_refusals_are_counted_and_audited() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("audit.jsonl");
