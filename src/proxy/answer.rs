@@ -416,8 +416,8 @@ impl Shared {
                 }
             }
             Then::Pushed(tag) => {
-                if let Some(pushed) = &progress.pushed {
-                    self.keep_digests(&tag, pushed).await;
+                if let (Some(pushed), Some(digest)) = (&progress.pushed, heard.digest.take()) {
+                    self.keep_digest(&tag, pushed, digest).await;
                 }
             }
             _ => {}
@@ -439,22 +439,19 @@ impl Shared {
         }
     }
 
-    /// What a push said of the image's digest goes with the name that is taken off the engine.
-    async fn keep_digests(&self, tag: &Reference, pushed: &Reference) {
+    /// The digest that a push gave the image. The engine has it under the name that was pushed, or had
+    /// it there until that was taken away.
+    async fn keep_digest(&self, tag: &Reference, pushed: &Reference, digest: String) {
         let id = self.owned().tag(&tag.canonical()).map(|tag| tag.id.clone());
         let Some(id) = id.filter(|_| self.settings.scopes_tags()) else { return };
-        let Ok(Some(details)) = self.engine.get(&format!("/images/{id}/json")).await else {
-            return;
+        let of = |name: &Reference| Reference {
+            tag: None,
+            digest: Some(digest.clone()),
+            ..name.clone()
         };
-        for digest in details["RepoDigests"].as_array().into_iter().flatten() {
-            let digest = digest.as_str().and_then(Reference::parse);
-            if let Some(digest) = digest.filter(|d| d.repository() == pushed.repository()) {
-                self.noted(&Entry::Tag(digest.canonical(), id.clone()));
-                self.take_away(&digest, &id).await;
-                let digest = Reference { registry: tag.registry.clone(), ..digest };
-                self.change(|owned| owned.add_digest(digest, &id));
-            }
-        }
+        self.noted(&Entry::Tag(of(pushed).canonical(), id.clone()));
+        self.take_away(&of(pushed), &id).await;
+        self.change(|owned| owned.add_digest(of(tag), &id));
     }
 
     /// Values that come one by one, in lines, as `judge` leaves them.
@@ -681,6 +678,8 @@ impl Lines {
 #[derive(Debug, Default)]
 struct Heard {
     ids: Vec<String>,
+    /// What a push gave the image.
+    digest: Option<String>,
     /// Images of single steps of a build, by the beginnings of their ids.
     steps: Vec<String>,
     failed: bool,
@@ -712,6 +711,8 @@ impl Heard {
         {
             self.steps.push(id.to_owned());
         }
+        let digest = value["aux"]["Digest"].as_str().filter(|digest| is_id(digest));
+        self.digest = digest.map(str::to_owned).or_else(|| self.digest.take());
         let id = match words {
             Words::Load => said("stream").strip_prefix("Loaded image ID: ").unwrap_or_default(),
             Words::Import => said("status"),

@@ -9,7 +9,10 @@ use std::{
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::{engine::Engine, image::Reference, journal::Record, serve::Shared, target::encode};
+use super::{
+    engine::Engine, image::Reference, journal::Record, serve::Shared, tags::registry_of,
+    target::encode,
+};
 
 /// How often the engine is asked whether there are more containers: some were being made.
 const ROUNDS: usize = 5;
@@ -277,7 +280,20 @@ impl Remains {
     /// Removes an image that nobody has a name for.
     async fn unused(&self, id: &str, is_own: impl Fn(&Value) -> bool) {
         let path = format!("/images/{id}");
-        let Some(details) = self.image(&path).await else { return };
+        let Some(mut details) = self.image(&path).await else { return };
+        // Tags that nobody came to write down.
+        if let Some(Value::Array(tags)) = details.get_mut("RepoTags") {
+            let identity = self.image_labels.iter().next();
+            let registry = identity.and_then(|(k, v)| registry_of(&(k.clone(), v.clone())));
+            let is_own = |tag: &Value| {
+                let tag = tag.as_str().unwrap_or_default();
+                registry.as_deref().is_some_and(|registry| tag.starts_with(registry))
+            };
+            for tag in tags.extract_if(.., |tag| is_own(tag)) {
+                let path = format!("/images/{}", tag.as_str().unwrap_or_default());
+                drop(self.ask(Method::DELETE, &path, &[("noprune", "1")], None).await);
+            }
+        }
         // A tag or a digest is somebody else's use of it.
         let used = |name: &str| details[name].as_array().is_some_and(|list| !list.is_empty());
         if is_own(&details) && !used("RepoTags") && !used("RepoDigests") {

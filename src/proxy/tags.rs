@@ -65,6 +65,14 @@ impl GuardSettings {
     }
 }
 
+/// What the tags of a job with this label begin with on the engine.
+pub(super) fn registry_of(identity: &(String, String)) -> Option<String> {
+    match Names::of(identity) {
+        Names::Scoped(prefix) => Some(format!("{prefix}{NOWHERE}/")),
+        Names::Plain => None,
+    }
+}
+
 /// `text` with the tags that it names as the job calls them.
 pub(super) fn plain(text: &str, prefix: &str) -> String {
     let registry = format!("{prefix}{NOWHERE}/");
@@ -213,7 +221,10 @@ impl Shared {
 
     /// Tags an image of the job's, as the job asked, and enters it.
     pub(super) async fn tag_image(&self, tag: &Reference, id: &str) -> Result<(), Refusal> {
-        self.put_tag(&self.settings.upstream_tag(tag), id).await?;
+        let upstream = self.settings.upstream_tag(tag);
+        let tags = vec![upstream.canonical()];
+        self.note(&Entry::Tagging { tags, image: Some(id.to_owned()) })?;
+        self.put_tag(&upstream, id).await?;
         self.made(id, Some(tag));
         Ok(())
     }
