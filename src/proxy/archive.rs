@@ -10,7 +10,11 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Refusal, image::Reference, json};
+use super::{
+    Refusal,
+    image::{Reference, is_id},
+    json,
+};
 
 /// How large a Dockerfile may be.
 const DOCKERFILE: u64 = 1 << 20;
@@ -60,11 +64,14 @@ pub fn dockerfile(archive: impl Read, wanted: &str, most: u64) -> Result<Vec<u8>
     }
 }
 
+/// A tag that an archive makes, and the id that its image would have by what the archive says.
+pub type Loaded = (Reference, Option<String>);
+
 /// Reads an archive of images to its end and gives the tags that it would make.
 ///
 /// # Errors
 /// When it cannot be read in one way only, or is not as `docker save` makes them.
-pub fn images(archive: impl Read, most: u64) -> Result<Vec<Reference>, Refusal> {
+pub fn images(archive: impl Read, most: u64) -> Result<Vec<Loaded>, Refusal> {
     const LISTS: [&str; 3] = ["manifest.json", "repositories", "index.json"];
     let mut lists: [Option<Vec<u8>>; 3] = [None, None, None];
     walk(archive, most, |name, kind, size, content| {
@@ -87,22 +94,33 @@ pub fn images(archive: impl Read, most: u64) -> Result<Vec<Reference>, Refusal> 
             let found = found.as_object().ok_or_else(|| bad("has odd repositories"))?;
             for tag in found.keys() {
                 let reference = Reference::parse(&format!("{repository}:{tag}"));
-                tags.push(reference.ok_or_else(|| bad("names an odd tag"))?);
+                let reference = reference.ok_or_else(|| bad("names an odd tag"))?;
+                if tags.iter().all(|(known, _)| *known != reference) {
+                    tags.push((reference, None));
+                }
             }
         }
     }
     if let Some(bytes) = index {
-        index_names(&Value::Object(json::object(&bytes)?), &tags)?;
+        let names: Vec<Reference> = tags.iter().map(|(name, _)| name.clone()).collect();
+        index_names(&Value::Object(json::object(&bytes)?), &names)?;
     }
     Ok(tags)
 }
 
-fn manifest_tags(manifest: &Value) -> Result<Vec<Reference>, Refusal> {
+/// The image's id by the name of its configuration: `HEX.json`, or `blobs/sha256/HEX`.
+fn id_of(config: &str) -> Option<String> {
+    let name = config.rsplit('/').next().unwrap_or_default();
+    Some(format!("sha256:{}", name.strip_suffix(".json").unwrap_or(name))).filter(|id| is_id(id))
+}
+
+fn manifest_tags(manifest: &Value) -> Result<Vec<Loaded>, Refusal> {
     let odd = || bad("has an odd manifest.json");
     let list = manifest.as_array().ok_or_else(odd)?;
     let configs: Vec<&str> = list.iter().filter_map(|item| item.get("Config")?.as_str()).collect();
     let mut tags = Vec::new();
     for item in list {
+        let id = item.get("Config").and_then(Value::as_str).and_then(id_of);
         for (key, value) in item.as_object().ok_or_else(odd)? {
             match (&**key, value) {
                 ("Config", Value::String(_)) | ("RepoTags", Value::Null) => {}
@@ -110,7 +128,8 @@ fn manifest_tags(manifest: &Value) -> Result<Vec<Reference>, Refusal> {
                 ("RepoTags", Value::Array(names)) => {
                     for name in names {
                         let name = name.as_str().ok_or_else(odd)?;
-                        tags.push(Reference::parse(name).ok_or_else(|| bad("names an odd tag"))?);
+                        let tag = Reference::parse(name).ok_or_else(|| bad("names an odd tag"))?;
+                        tags.push((tag, id.clone()));
                     }
                 }
                 // An image of the same archive.
@@ -465,9 +484,14 @@ mod tests {
             image(r#"[{"Config":"a.json","RepoTags":["x:1","r.example/y"],"Layers":["l"]}]"#)
                 .unwrap();
         assert_eq!(
-            tags.iter().map(Reference::short).collect::<Vec<_>>(),
-            ["x:1", "r.example/y:latest"]
+            tags.iter().map(|(tag, id)| (tag.short(), id.is_none())).collect::<Vec<_>>(),
+            [("x:1".to_owned(), true), ("r.example/y:latest".to_owned(), true)]
         );
+        let id = "ab".repeat(32);
+        for config in [format!("{id}.json"), format!("blobs/sha256/{id}")] {
+            let tags = image(&format!(r#"[{{"Config":"{config}","RepoTags":["x:1"]}}]"#)).unwrap();
+            assert_eq!(tags[0].1.as_deref(), Some(&*format!("sha256:{id}")));
+        }
         for manifest in [
             r#"[{"Config":"a","repotags":["x:1"],"Layers":[]}]"#,
             r#"[{"Config":"a","RepoTags":[],"RepoTags":["x"],"Layers":[]}]"#,

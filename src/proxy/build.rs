@@ -44,18 +44,15 @@ impl Shared {
         let (mut tags, spool) =
             self.spool(body, move |archive| archive::images(archive, most)).await?;
         // In one order, so that no two requests wait for each other.
-        tags.sort_by_key(Reference::canonical);
-        tags.dedup();
+        tags.sort_by_key(|(tag, _)| tag.canonical());
+        tags.dedup_by(|(a, _), (b, _)| a == b);
         if tags.len() > IMAGES {
             return Err(body::limit("tags in one archive", IMAGES));
         }
-        for tag in &tags {
-            held.push(self.reserve(tag).await?);
-            self.free_tag(tag).await?;
-        }
-        if !tags.is_empty() {
-            let tags = tags.iter().map(Reference::canonical).collect();
-            self.note(&Entry::Tagging { tags, image: None })?;
+        for (tag, image) in tags {
+            held.push(self.reserve(&tag).await?);
+            self.free_tag(&tag).await?;
+            self.note(&Entry::Tagging { tags: vec![tag.canonical()], image })?;
         }
         Ok(spool)
     }
