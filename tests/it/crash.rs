@@ -102,6 +102,29 @@ async fn requests_of_one(case: &Case, counter: &Counter, spec: fn() -> JobSpec) 
     needed
 }
 
+/// Kills longshore once it has made so many requests, most of them for this job, and starts it again;
+/// it has told of the job and forgotten it when this returns.
+pub(crate) async fn killed_at(
+    case: &mut Case,
+    counter: &Counter,
+    spec: JobSpec,
+    reached: usize,
+) -> Ended {
+    let id = case.gitlab.submit(spec);
+    // The last requests of a job come after its end; there may be fewer this time.
+    tokio::select! {
+        () = counter.until(reached) => {}
+        _ = case.gitlab.ended(id) => {}
+    }
+    case.kill().await;
+    case.gitlab.allow_jump(id);
+    case.restart();
+    let ended = case.gitlab.ended(id).await;
+    // Killed once more while it tells of this job, it would tell again, and be noted for it.
+    case.until_idle().await;
+    ended
+}
+
 /// Kills longshore at moments of a job, by the requests that it has made to the engine. `check` looks
 /// at what is left, beside what must be so for all jobs.
 pub(crate) async fn killed_at_any_moment(
@@ -115,24 +138,13 @@ pub(crate) async fn killed_at_any_moment(
     let needed = requests_of_one(&case, &counter, spec).await;
     for moment in 0..MOMENTS {
         let reached = counter.count().requests.len() + 1 + needed * moment / MOMENTS;
-        let id = case.gitlab.submit(spec());
-        // The last requests of a job come after its end; there may be fewer this time.
-        tokio::select! {
-            () = counter.until(reached) => {}
-            _ = case.gitlab.ended(id) => {}
-        }
-        case.kill().await;
-        case.gitlab.allow_jump(id);
-        case.restart();
-        let ended = case.gitlab.ended(id).await;
+        let ended = killed_at(&mut case, &counter, spec(), reached).await;
         let known = matches!(
             (ended.state(), ended.failure_reason()),
             ("success", None) | ("failed", Some("runner_system_failure"))
         );
         assert!(known, "killed at moment {moment} of {needed} requests: {}", ended.story());
-        engine().nothing_left_of(id).await;
-        // Killed once more while it tells of this job, it would tell again, and be noted for it.
-        case.until_idle().await;
+        engine().nothing_left_of(ended.id).await;
         check(&case, &ended).await;
     }
 }

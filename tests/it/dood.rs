@@ -81,7 +81,7 @@ async fn what_a_job_made_and_left_goes_with_it() {
     engine().nothing_left_of(ended.id).await;
     engine().nothing_left_with(&name).await;
     case.until_idle().await;
-    assert_eq!(engine().docker(&["images", "--quiet", &name]), "");
+    assert_eq!(engine().images_named(&name), [""; 0]);
     let guards = std::fs::read_dir(case.state().join("guards")).unwrap();
     assert_eq!(guards.count(), 0);
 }

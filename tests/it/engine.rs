@@ -130,6 +130,12 @@ impl Engine {
         self.network_with(&[])
     }
 
+    /// Images in whose name this is: what a job with a guarded socket makes has a longer one here.
+    pub(crate) fn images_named(&self, part: &str) -> Vec<String> {
+        let names = self.docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
+        names.lines().filter(|name| name.contains(part)).map(str::to_owned).collect()
+    }
+
     /// The same with flags such as `--opt=…`.
     pub(crate) fn network_with(&self, flags: &[&str]) -> Made {
         let made = Made::new("network");

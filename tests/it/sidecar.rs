@@ -95,6 +95,20 @@ async fn nothing_left(case: &Case, id: i64) {
     assert_eq!(left, 0, "a note of a sidecar is left");
 }
 
+/// Nothing is left of what a job made under this name.
+async fn nothing_made(name: &str) {
+    engine().nothing_left_with(name).await;
+    assert_eq!(engine().images_named(name), [""; 0]);
+}
+
+/// A killed longshore is started again, tells the server of the job, and leaves nothing of it.
+async fn ended_by_the_next(case: &mut Case, id: i64) {
+    case.gitlab.allow_jump(id);
+    case.restart();
+    case.gitlab.ended(id).await.assert_failed("runner_system_failure", None);
+    nothing_left(case, id).await;
+}
+
 /// The sidecar's container of a job that runs.
 fn sidecar_of(id: i64) -> String {
     let job = format!("label=com.gitlab.gitlab-runner.job.id={id}");
@@ -249,12 +263,8 @@ async fn after_a_kill_of_longshore_nothing_is_left_on_the_engines_host() {
     let made = left_of_guards(&case).await;
     assert!(made.len() > 1, "neither directory nor pin: {made:?}");
     case.kill().await;
-    case.gitlab.allow_jump(id);
-    case.restart();
-    case.gitlab.ended(id).await.assert_failed("runner_system_failure", None);
-    engine().nothing_left_with(&name).await;
-    nothing_left(&case, id).await;
-    assert_eq!(engine().docker(&["images", "--quiet", &name]), "");
+    ended_by_the_next(&mut case, id).await;
+    nothing_made(&name).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,15 +275,11 @@ async fn a_sidecar_whose_longshore_is_gone_removes_what_the_job_made() {
     case.gitlab.until_output(id, "all-there").await;
     let sidecar = sidecar_of(id);
     case.kill().await;
-    engine().nothing_left_with(&name).await;
+    nothing_made(&name).await;
     // What remains is longshore's own, for its next start.
     engine().nothing_left_with(&sidecar).await;
     assert_eq!(left_of_guards(&case).await, [""; 0]);
-    assert_eq!(engine().docker(&["images", "--quiet", &name]), "");
-    case.gitlab.allow_jump(id);
-    case.restart();
-    case.gitlab.ended(id).await.assert_failed("runner_system_failure", None);
-    nothing_left(&case, id).await;
+    ended_by_the_next(&mut case, id).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,9 +293,8 @@ async fn after_a_kill_of_the_sidecar_another_removes_what_it_left() {
     ended.assert_success();
     ended.assert_lines(&["lost"]);
     assert!(ended.story().contains("The guarded Docker socket is gone"), "{}", ended.story());
-    engine().nothing_left_with(&name).await;
     nothing_left(&case, id).await;
-    assert_eq!(engine().docker(&["images", "--quiet", &name]), "");
+    nothing_made(&name).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -304,12 +309,8 @@ async fn after_a_kill_of_both_nothing_is_left() {
     drop(
         Command::new("docker").args(["kill", &sidecar]).env("DOCKER_HOST", &engine().host).output(),
     );
-    case.gitlab.allow_jump(id);
-    case.restart();
-    case.gitlab.ended(id).await.assert_failed("runner_system_failure", None);
-    engine().nothing_left_with(&name).await;
-    nothing_left(&case, id).await;
-    assert_eq!(engine().docker(&["images", "--quiet", &name]), "");
+    ended_by_the_next(&mut case, id).await;
+    nothing_made(&name).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

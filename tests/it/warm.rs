@@ -4,17 +4,14 @@ use std::fs;
 
 use rustix::process::Signal;
 use serde_json::json;
-use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, UnixStream},
-    task::JoinSet,
-};
 
 use crate::{
     counter::Counter,
+    crash::killed_at,
     engine::engine,
     gitlab::{Ended, JobSpec, job},
     longshore::{Case, Options},
+    relay::Relay,
 };
 
 /// What a job says that took one.
@@ -270,17 +267,7 @@ async fn after_kill_9_at_any_moment_of_taking_one_nothing_is_left() {
     for moment in 0..MOMENTS {
         warm(&case).await;
         let reached = counter.count().requests.len() + 1 + needed * moment / MOMENTS;
-        let id = case.gitlab.submit(spec());
-        // There may be fewer requests this time.
-        tokio::select! {
-            () = counter.until(reached) => {}
-            _ = case.gitlab.ended(id) => {}
-        }
-        case.kill().await;
-        case.gitlab.allow_jump(id);
-        case.restart();
-        case.gitlab.ended(id).await;
-        case.until_idle().await;
+        killed_at(&mut case, &counter, spec(), reached).await;
         nothing_left(&case).await;
         assert_eq!(things(&case), [""; 0], "killed at moment {moment} of {needed} requests");
     }
@@ -301,28 +288,10 @@ async fn one_that_a_job_did_not_come_to_use_goes_with_it_and_another_waits() {
     assert!(after.len() == 1 && after != before, "{before:?} {after:?}");
 }
 
-/// An engine at a TCP address, as one on another host would be.
-async fn remote() -> (String, JoinSet<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let host = format!("tcp://{}", listener.local_addr().unwrap());
-    let mut server = JoinSet::new();
-    server.spawn(async move {
-        let mut connections = JoinSet::new();
-        loop {
-            let (mut client, _) = listener.accept().await.unwrap();
-            let mut engine = UnixStream::connect(engine().socket()).await.unwrap();
-            connections.spawn(async move {
-                drop(copy_bidirectional(&mut client, &mut engine).await);
-            });
-        }
-    });
-    (host, server)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_engine_is_elsewhere_none_waits_and_that_is_said_once() {
-    let (host, _server) = remote().await;
-    let options = Options { engine: Some(host), docker: ONE, ..Options::default() };
+    let relay = Relay::start(engine().socket()).await;
+    let options = Options { engine: Some(relay.host()), docker: ONE, ..Options::default() };
     let case = Case::with(options).await;
     for _ in 0..2 {
         let ended = case.run_over(docker_job(&["docker info"])).await;

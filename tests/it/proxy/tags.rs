@@ -95,6 +95,13 @@ fn context(case: &Case, base: &str, text: &str) -> String {
     directory.to_str().unwrap().to_owned()
 }
 
+/// The tag is another image's on the engine.
+async fn taken(tag: &str) {
+    let tag = tag.to_owned();
+    let tagged = move || engine().docker(&["tag", "debian:stable", &tag]);
+    tokio::task::spawn_blocking(tagged).await.unwrap();
+}
+
 async fn on_the_engine(arguments: &'static [&str]) -> String {
     tokio::task::spawn_blocking(|| engine().docker(arguments)).await.unwrap()
 }
@@ -166,10 +173,7 @@ async fn g_61_what_others_have_under_a_tag_stays_under_it() {
         let said = case.fails(&["tag", "busybox", tag]).await;
         assert!(said.contains("G-61"), "{said}");
     }
-    let upstream = tag.clone();
-    tokio::task::spawn_blocking(move || engine().docker(&["tag", "debian:stable", &upstream]))
-        .await
-        .unwrap();
+    taken(&tag).await;
     let path = context(&case, "busybox", "mine");
     case.docker(&["build", "-t", &tag, &path]).await;
     assert_eq!(case.docker(&["run", "--rm", &tag]).await, "mine");
@@ -246,10 +250,7 @@ async fn g_61_a_tag_that_the_host_has_pulled_can_be_pushed_and_stays_what_it_was
     }
     let case = case_at(&host).await;
     let tag = format!("{host}/group/app:1");
-    let upstream = tag.clone();
-    tokio::task::spawn_blocking(move || engine().docker(&["tag", "debian:stable", &upstream]))
-        .await
-        .unwrap();
+    taken(&tag).await;
     let path = context(&case, "busybox", "mine");
     case.docker(&["build", "-t", &tag, &path]).await;
     let said = case.docker(&["push", &tag]).await;
@@ -288,10 +289,7 @@ async fn g_73_a_build_whose_base_was_moved_meanwhile_fails() {
     let build = ["build", "-t", "derived", &path];
     let (said, ()) = tokio::join!(case.fails(&build), async {
         let (connection, _) = listener.accept().await.unwrap();
-        let upstream = tag.clone();
-        tokio::task::spawn_blocking(move || engine().docker(&["tag", "debian:stable", &upstream]))
-            .await
-            .unwrap();
+        taken(&tag).await;
         drop(connection);
     });
     assert!(said.contains(&format!("{tag} was pulled by another job meanwhile")), "{said}");
