@@ -7,9 +7,9 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::{net::UnixStream, sync::OnceCell};
+use tokio::sync::OnceCell;
 
-use super::{Engine, Error};
+use super::{Engine, Error, peer};
 
 /// Asked for once an engine.
 pub(super) type Cell = OnceCell<Cgroups>;
@@ -129,20 +129,12 @@ async fn reach(host: &str, about: &About, version: Version) -> Result<Vec<Hierar
     if !rustix::process::geteuid().is_root() {
         return Err(Obstacle::NotRoot);
     }
-    if !shares_groups(Path::new(socket)).await {
+    // Else the same names are those of other groups.
+    if !peer::shares(Path::new(socket), "cgroup").await {
         return Err(Obstacle::Elsewhere);
     }
     let found = mounted(version);
     if found.is_empty() { Err(Obstacle::NotMounted) } else { Ok(found) }
-}
-
-/// Whether who listens at `socket` sees the same groups under the same names.
-async fn shares_groups(socket: &Path) -> bool {
-    let Ok(stream) = UnixStream::connect(socket).await else { return false };
-    let Some(peer) = stream.peer_cred().ok().and_then(|peer| peer.pid()) else { return false };
-    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/cgroup")).ok();
-    let own = namespace("self");
-    own.is_some() && own == namespace(&peer.to_string())
 }
 
 /// The hierarchies that an engine's groups are in, and this process may write.

@@ -14,6 +14,7 @@ pub mod engine;
 pub mod helper_image;
 pub mod image;
 pub mod network;
+pub mod peer;
 mod program;
 mod pulls;
 pub mod reference;

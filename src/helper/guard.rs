@@ -17,13 +17,13 @@ use std::{
 use rustix::thread::LinkNameSpaceType;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::UnixStream,
     sync::mpsc,
     task::JoinSet,
 };
 
 use crate::{
     causes,
+    docker::peer,
     protocol::{self, Frame},
     proxy::{
         AuditEvent, Guard, GuardSettings,
@@ -104,16 +104,16 @@ pub fn enter(socket: &Path) -> Result<(), EnterError> {
     entered().map_err(|error: rustix::io::Errno| refused(error.into()))
 }
 
-/// The process that listens at a unix socket. Where systemd made the socket, it is systemd, whose
-/// mount namespace is its services' unless their units say otherwise.
+/// The process that listens at a unix socket. Where that is systemd, its mount namespace is its
+/// services' unless their units say otherwise.
 fn listener(socket: &Path) -> Result<i32, EnterError> {
     let asked = || {
         // Gone before the namespace is entered, and of this thread alone.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-        runtime.block_on(async { UnixStream::connect(socket).await?.peer_cred() })
+        runtime.block_on(peer::listener(socket))
     };
     let peer = asked().map_err(|source| EnterError::Connect { path: socket.to_owned(), source })?;
-    peer.pid().filter(|process| *process > 0).ok_or(EnterError::Unseen)
+    peer.ok_or(EnterError::Unseen)
 }
 
 /// Answers until `input` ends or `terminated` is ready; then a guard that runs is stopped in order.

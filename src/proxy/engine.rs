@@ -22,6 +22,8 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
+use crate::docker::peer::{self, Route};
+
 use super::{
     stream::{Answer, Connection},
     target,
@@ -101,24 +103,17 @@ impl Engine {
 
     /// Whether what is mounted here is seen by the engine: both are in one mount namespace.
     pub(super) async fn shares_mounts(&self) -> bool {
-        let Some(engine) = self.process().await else { return false };
-        let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-        let own = namespace("self");
-        own.is_some() && own == namespace(&engine.to_string())
+        match &self.address {
+            Address::Unix(path) => peer::shares(path, "mnt").await,
+            Address::Tcp(_) => false,
+        }
     }
 
-    /// The routes of the network that the engine is in, as Linux prints them (`/proc/PID/net/route`):
-    /// this process may be in another. `None` when they cannot be seen from here.
-    pub(super) async fn routes(&self) -> Option<String> {
-        let engine = self.process().await?;
-        std::fs::read_to_string(format!("/proc/{engine}/net/route")).ok()
-    }
-
-    /// The process that listens at the engine's socket.
-    async fn process(&self) -> Option<i32> {
+    /// The routes of the network that the engine is in: this process may be in another. `None` when
+    /// they cannot be seen from here.
+    pub(super) async fn routes(&self) -> Option<Vec<Route>> {
         let Address::Unix(path) = &self.address else { return None };
-        let peer = UnixStream::connect(path).await.ok()?.peer_cred().ok()?;
-        peer.pid().filter(|process| *process > 0)
+        peer::routes(peer::listener(path).await.ok()??.into())
     }
 
     /// One exchange; the answer's body is still to be read.

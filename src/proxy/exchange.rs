@@ -22,7 +22,7 @@ use hyper::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::causes;
+use crate::{causes, docker::peer::Route};
 
 use super::{
     Refusal,
@@ -316,8 +316,10 @@ impl Shared {
         }
         for (address, prefix) in &forward.needs.subnets {
             let routes = self.engine.routes().await;
+            let mask = u32::MAX.checked_shl(32 - u32::from(*prefix)).unwrap_or(0);
+            let overlaps = |route: Route| route.overlaps(address.to_bits(), mask);
             // What cannot be seen counts as yes (G-7).
-            if routes.is_none_or(|routes| overlaps(&routes, *address, *prefix)) {
+            if routes.is_none_or(|routes| routes.into_iter().any(overlaps)) {
                 return Err(Refusal::because("this subnet overlaps a network of the host", "G-1"));
             }
         }
@@ -688,21 +690,6 @@ fn media_type(headers: &HeaderMap, kind: BodyKind) -> Result<(), Refusal> {
     } else {
         Err(Refusal::malformed(&format!("a body of type {essence}"), "G-26"))
     }
-}
-
-/// Whether a route overlaps a subnet; one that cannot be read does.
-fn overlaps(routes: &str, address: std::net::Ipv4Addr, prefix: u8) -> bool {
-    let mask = |prefix: u32| u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
-    let own = mask(u32::from(prefix));
-    routes.lines().skip(1).any(|line| {
-        let mut words = line.split_whitespace().skip(1);
-        let number = |word: Option<&str>| u32::from_str_radix(word?, 16).ok().map(u32::swap_bytes);
-        let (Some(net), Some(route)) = (number(words.next()), number(words.nth(5))) else {
-            return true;
-        };
-        // The default route overlaps all, and says nothing.
-        route != 0 && net & own & route == address.to_bits() & own & route
-    })
 }
 
 /// A refusal in the engine's form.

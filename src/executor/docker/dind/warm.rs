@@ -22,7 +22,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::RunnerConfig,
-    docker::{self, Engine, image::Image},
+    docker::{
+        self, Engine,
+        image::Image,
+        peer::{self, Route},
+    },
     plan::{
         access::{CertificatePlan, SOCKET_DIRECTORY, Sidecar},
         service::ServicePlan,
@@ -296,8 +300,7 @@ impl Docker {
         let (grafts, ()) = future::try_join(grafts, connected).await?;
         let state = inspect(&self.engine, &plan.container).await?;
         let target = target(&state)?;
-        let routes = fs::read_to_string(format!("/proc/{}/net/route", target.pid));
-        if overlaps(&routes.unwrap_or_default()) {
+        if peer::routes(target.pid).is_none_or(|routes| overlap(&routes)) {
             return Err(Refusal::Overlap);
         }
         in_thread(move || graft::graft(&target, &grafts)).await?;
@@ -404,26 +407,21 @@ async fn in_thread(
 }
 
 /// Whether two devices of a network namespace lead to the same addresses: a daemon that was started
-/// where there was no network chose its own without knowing the job's (Linux: `/proc/<pid>/net/route`,
-/// addresses in the machine's order).
-fn overlaps(routes: &str) -> bool {
-    let route = |line: &str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let number = |at: usize| u32::from_str_radix(fields.get(at)?, 16).ok();
-        Some((fields.first()?.to_string(), number(1)?, number(7)?))
-    };
-    let routes: Vec<_> = routes.lines().skip(1).filter_map(route).collect();
-    routes.iter().filter(|(.., mask)| *mask != 0).any(|(device, address, mask)| {
-        routes.iter().any(|(other, their_address, their_mask)| {
-            let common = mask & their_mask;
-            *their_mask != 0 && device != other && address & common == their_address & common
-        })
+/// where there was no network chose its own without knowing the job's.
+fn overlap(routes: &[Route]) -> bool {
+    routes.iter().filter(|route| route.mask != 0).any(|route| {
+        let others = routes.iter().filter(|other| other.device != route.device);
+        others.into_iter().any(|other| other.overlaps(route.address, route.mask))
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn overlaps(table: &str) -> bool {
+        overlap(&peer::parse_routes(table).unwrap())
+    }
 
     #[test]
     fn routes_to_the_same_addresses_by_two_devices_overlap() {
