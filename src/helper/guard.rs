@@ -215,15 +215,8 @@ impl Sidecar {
         }
         let (sender, events) = mpsc::channel(WAITING);
         settings.audit = Some(sender);
-        let group = settings.socket_group;
         let guard = Guard::start(&host.address(), settings).await?;
-        let (network, gateway) = guard.network();
-        let ready = Ready {
-            socket: guard.socket().to_owned(),
-            group,
-            network: network.to_owned(),
-            gateway: gateway.to_owned(),
-        };
+        let ready = Ready::of(&guard);
         let mut forward = JoinSet::new();
         forward.spawn(send_on(events, self.frames.clone()));
         self.guarded = Some(Guarded { guard, directory, events: forward });

@@ -191,6 +191,12 @@ impl Guard {
         &self.shared.settings.socket
     }
 
+    /// The group of that file, where it is not the guard's own.
+    #[must_use]
+    pub fn group(&self) -> Option<u32> {
+        self.shared.settings.socket_group
+    }
+
     /// The job's default network: its name, and the address of its gateway where ports are
     /// published.
     #[must_use]

@@ -19,7 +19,7 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio_util::task::TaskTracker;
 
-use super::{GuardSettings, Summary, engine::Engine, target::encode};
+use super::{Guard, GuardSettings, Summary, engine::Engine, target::encode};
 use crate::protocol::Frame;
 
 /// Where the sidecar's container has the engine's socket. It is asked once who listens there.
@@ -96,6 +96,20 @@ pub struct Ready {
     pub network: String,
     /// The address of that network where ports are published.
     pub gateway: String,
+}
+
+impl Ready {
+    /// What a guard that runs says of itself.
+    #[must_use]
+    pub fn of(guard: &Guard) -> Self {
+        let (network, gateway) = guard.network();
+        Self {
+            socket: guard.socket().to_owned(),
+            group: guard.group(),
+            network: network.to_owned(),
+            gateway: gateway.to_owned(),
+        }
+    }
 }
 
 /// The JSON of a frame.

@@ -56,7 +56,7 @@ impl GuardSettings {
     pub fn upstream_tag(&self, tag: &Reference) -> Reference {
         match &self.names {
             Names::Scoped(prefix) if self.scopes_tags() => Reference {
-                registry: format!("{prefix}{NOWHERE}"),
+                registry: registry(prefix),
                 path: format!("{}/{}", tag.registry.replace(':', COLON), tag.path),
                 ..tag.clone()
             },
@@ -65,17 +65,22 @@ impl GuardSettings {
     }
 }
 
+/// The registry that all tags of a job are of on the engine.
+fn registry(prefix: &str) -> String {
+    format!("{prefix}{NOWHERE}")
+}
+
 /// What the tags of a job with this label begin with on the engine.
 pub(super) fn registry_of(identity: &(String, String)) -> Option<String> {
     match Names::of(identity) {
-        Names::Scoped(prefix) => Some(format!("{prefix}{NOWHERE}/")),
+        Names::Scoped(prefix) => Some(registry(&prefix) + "/"),
         Names::Plain => None,
     }
 }
 
 /// `text` with the tags that it names as the job calls them.
 pub(super) fn plain(text: &str, prefix: &str) -> String {
-    let registry = format!("{prefix}{NOWHERE}/");
+    let registry = registry(prefix) + "/";
     let mut out = String::new();
     let mut rest = text;
     while let Some(at) = rest.find(&registry) {

@@ -161,15 +161,8 @@ impl Docker {
             settings.socket_group = group(Path::new(own));
             settings.audit = Some(events);
             cgroup_parent = settings.cgroup_parent.clone();
-            let group = settings.socket_group;
             let guard = Guard::start(host, settings).await.map_err(SocketError::Start)?;
-            let (network, gateway) = guard.network();
-            let ready = Ready {
-                socket: guard.socket().to_owned(),
-                group,
-                network: network.to_owned(),
-                gateway: gateway.to_owned(),
-            };
+            let ready = Ready::of(&guard);
             (Place::Here(guard), ready)
         };
         tracing::debug!(
