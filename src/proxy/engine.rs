@@ -1,11 +1,6 @@
 //! Requests to the engine: one connection each, framed by the guard alone (G-28).
 
-use std::{
-    future::poll_fn,
-    io,
-    path::PathBuf,
-    pin::{Pin, pin},
-};
+use std::{future::poll_fn, io, path::PathBuf, pin::pin};
 
 use bytes::Bytes;
 use futures_util::future::OptionFuture;
@@ -16,15 +11,13 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, UnixStream},
-};
+use tokio::net::{TcpStream, UnixStream};
 use tokio_util::task::TaskTracker;
 
 use crate::docker::peer::{self, Route};
 
 use super::{
+    connection::PatientStream,
     stream::{Answer, Connection},
     target,
 };
@@ -118,12 +111,12 @@ impl Engine {
 
     /// One exchange; the answer's body is still to be read.
     pub(super) async fn send(&self, outgoing: Outgoing<'_>) -> Result<Response<Answer>, Broken> {
-        let stream: Pin<Box<dyn Stream>> = match &self.address {
-            Address::Unix(path) => Box::pin(UnixStream::connect(path).await?),
+        let stream = match &self.address {
+            Address::Unix(path) => PatientStream::new(UnixStream::connect(path).await?.into_std()?),
             Address::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
-                Box::pin(stream)
+                PatientStream::new(stream.into_std()?)
             }
         };
         let (mut sender, connection) =
@@ -206,7 +199,3 @@ pub(super) async fn whole(body: Answer) -> Result<Value, Broken> {
     let bytes = http_body_util::Limited::new(body, ANSWER).collect().await?.to_bytes();
     Ok(serde_json::from_slice(&bytes).unwrap_or(Value::Null))
 }
-
-trait Stream: AsyncRead + AsyncWrite + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Send> Stream for T {}

@@ -16,12 +16,12 @@ pub mod body;
 mod build;
 mod buildkit;
 mod clean_up;
+mod connection;
 pub mod dockerfile;
 mod engine;
 mod exchange;
 pub mod fields;
 pub mod filter;
-
 pub mod head;
 pub mod image;
 mod journal;

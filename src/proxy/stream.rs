@@ -2,26 +2,20 @@
 //!
 //! Its connection is driven in the same task: between two tasks, each of the many small pieces of a
 //! log would be a switch from one to the other and back. Pieces that are there at once are passed
-//! on as one, and those that follow each other fast wait a moment for more: each would be two system
-//! calls, and two processes woken.
+//! on as one: each would be two system calls, and another process woken.
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
-    time::Duration,
+    task::{Context, Poll},
 };
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming};
-use tokio::time::{Instant, Sleep, sleep};
 
 use super::engine::Broken;
 
 /// How much is passed on at once.
 const PIECE: usize = 64 << 10;
-
-/// How soon after another a piece waits for more, and for how long.
-const SOON: Duration = Duration::from_millis(1);
 
 /// What drives a connection; it ends when the connection does.
 pub(super) type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
@@ -32,10 +26,6 @@ pub(super) struct Answer {
     connection: Option<Connection>,
     /// What is passed on next.
     gathered: BytesMut,
-    /// When something was passed on last.
-    passed: Option<Instant>,
-    /// Until when `gathered` waits for more.
-    pause: Option<Pin<Box<Sleep>>>,
     ended: bool,
     /// Why it ended early, which is said after the last of it.
     broken: Option<Broken>,
@@ -43,20 +33,7 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn new(body: Incoming, connection: Option<Connection>) -> Self {
-        Self {
-            body,
-            connection,
-            gathered: BytesMut::new(),
-            passed: None,
-            pause: None,
-            ended: false,
-            broken: None,
-        }
-    }
-
-    /// Whether something was passed on just now.
-    fn is_fast(&self) -> bool {
-        self.passed.is_some_and(|passed| passed.elapsed() <= SOON)
+        Self { body, connection, gathered: BytesMut::new(), ended: false, broken: None }
     }
 
     /// The next piece as it came, and the connection driven until there is one.
@@ -89,12 +66,6 @@ impl Body for Answer {
         if self.ended {
             return Poll::Ready(self.broken.take().map(Err));
         }
-        // Meanwhile nothing is read: what comes is then read at once.
-        let has_waited = self.pause.is_some();
-        if let Some(pause) = &mut self.pause {
-            ready!(pause.as_mut().poll(context));
-            self.pause = None;
-        }
         loop {
             match self.piece(context) {
                 Poll::Ready(Some(Ok(frame))) => {
@@ -109,10 +80,6 @@ impl Body for Answer {
                     }
                 }
                 Poll::Pending if self.gathered.is_empty() => return Poll::Pending,
-                Poll::Pending if !has_waited && self.is_fast() => {
-                    let pause = self.pause.insert(Box::pin(sleep(SOON)));
-                    ready!(pause.as_mut().poll(context));
-                }
                 Poll::Pending => {}
                 Poll::Ready(end) => {
                     self.ended = true;
@@ -122,7 +89,6 @@ impl Body for Answer {
                     }
                 }
             }
-            self.passed = Some(Instant::now());
             let gathered = self.gathered.split().freeze();
             return Poll::Ready(Some(Ok(Frame::data(gathered))));
         }
