@@ -1,4 +1,4 @@
-//! What the engine answers: passed on, cut down, or listened to for what it says was made.
+//! What the engine answers: passed on, or cut down to what is the job's.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -22,6 +22,7 @@ use super::{
     filter,
     image::{Reference, is_id, is_id_like},
     journal::Entry,
+    lines::Lines,
     ownership::Container,
     policy::{Filter, Forward, NameFilter, Then},
     serve::Shared,
@@ -29,10 +30,6 @@ use super::{
     tags::Held,
 };
 
-/// The longest line of a stream that is looked at; longer ones are not the engine's.
-const LINE: usize = 1 << 20;
-/// How long the ids of steps are (moby: `stringid.TruncateID`).
-const STEP: usize = 12;
 /// How long the watch waits before it asks again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -291,169 +288,6 @@ impl Shared {
         }
     }
 
-    /// Passes a stream of progress on, and listens to it for images (G-67, G-74).
-    fn listened(
-        self: &Arc<Self>,
-        then: Then,
-        ready: Ready,
-        answer: Response<Answer>,
-    ) -> Response<Body> {
-        let quiet = ready.forward.query.iter().any(|(name, value)| name == "q" && value == "1");
-        let words = match then {
-            Then::Built(_) if quiet => Words::QuietBuild,
-            Then::Loaded => Words::Load,
-            Then::Made(_) => Words::Import,
-            _ => Words::Others,
-        };
-        let progress = Progress {
-            body: BodyStream::new(answer.into_body()),
-            lines: Lines::default(),
-            heard: Heard::default(),
-            pushed: ready
-                .held
-                .first()
-                .filter(|_| matches!(then, Then::Pushed(_)))
-                .map(|held| held.tag.clone()),
-            held: ready.held,
-            is_quiet: quiet,
-            done: false,
-        };
-        let shared = Arc::clone(self);
-        let pieces = stream::unfold(progress, move |mut progress| {
-            let (shared, then) = (Arc::clone(&shared), then.clone());
-            async move {
-                if progress.done {
-                    return None;
-                }
-                match progress.body.next().await {
-                    Some(Ok(frame)) => {
-                        if let Some(data) = frame.data_ref() {
-                            for line in progress.lines.feed(data) {
-                                progress.heard.line(&line, words);
-                            }
-                            for step in progress.heard.steps.drain(..) {
-                                shared.noted(&Entry::Step(step.clone()));
-                                shared.change(|owned| owned.add_step(step));
-                            }
-                            if progress.pushed.is_some() && progress.heard.is_found {
-                                progress.held.clear();
-                            }
-                        }
-                        Some((Ok(frame), progress))
-                    }
-                    Some(Err(error)) => {
-                        progress.done = true;
-                        Some((Err(error), progress))
-                    }
-                    None => {
-                        progress.done = true;
-                        for line in progress.lines.rest() {
-                            progress.heard.line(&line, words);
-                        }
-                        // A last piece, so that the end comes after this.
-                        let said = shared.heard(then, &mut progress).await;
-                        progress.held.clear();
-                        Some((Ok(Frame::data(Bytes::from(said))), progress))
-                    }
-                }
-            }
-        });
-        streamed(pieces)
-    }
-
-    /// A stream of progress came to its end; what the guard has to add to it.
-    async fn heard(self: &Arc<Self>, then: Then, progress: &mut Progress) -> String {
-        let Progress { heard, held, is_quiet, .. } = progress;
-        let mut said = String::new();
-        if heard.failed {
-            return said;
-        }
-        match then {
-            Then::Pulled(reference) => {
-                if let Ok(Some(id)) = self.meaning(&reference).await {
-                    self.pulled(&reference, &id).await;
-                }
-            }
-            Then::Built(tags) => {
-                for id in &heard.ids {
-                    self.made(id, None);
-                }
-                let Some(id) = heard.ids.last() else { return said };
-                for held in held.iter() {
-                    if !self.is_unmoved(held).await {
-                        let base = held.tag.short();
-                        let moved = format!("guard: {base} was pulled by another job meanwhile");
-                        let detail = json!({ "message": moved });
-                        return format!("{}\r\n", json!({ "errorDetail": detail, "error": moved }));
-                    }
-                }
-                for tag in tags {
-                    let line = match self.tag_image(&tag, id).await {
-                        Ok(()) if *is_quiet => continue,
-                        Ok(()) => {
-                            json!({ "stream": format!("Successfully tagged {}\n", tag.short()) })
-                        }
-                        Err(refusal) => json!({
-                            "errorDetail": { "message": refusal.message },
-                            "error": refusal.message,
-                        }),
-                    };
-                    said += &line.to_string();
-                    said.push_str("\r\n");
-                }
-            }
-            Then::Made(reference) => {
-                if let Some(id) = heard.ids.last() {
-                    self.made(id, reference.as_ref());
-                }
-            }
-            Then::Loaded => {
-                for id in &heard.ids {
-                    self.made(id, None);
-                }
-                for held in held {
-                    self.keep_loaded(held).await;
-                }
-            }
-            Then::Pushed(tag) => {
-                if let (Some(pushed), Some(digest)) = (&progress.pushed, heard.digest.take()) {
-                    self.keep_digest(&tag, pushed, digest).await;
-                }
-            }
-            _ => {}
-        }
-        said
-    }
-
-    /// A tag that was loaded becomes the job's.
-    async fn keep_loaded(&self, held: &mut Held) {
-        let Ok(Some(id)) = self.meaning(&held.tag).await else { return };
-        if self.settings.scopes_tags() {
-            self.noted(&Entry::Tag(held.tag.canonical(), id.clone()));
-            held.id = Some(id.clone());
-            if let Err(error) = self.tag_image(&held.tag, &id).await {
-                tracing::warn!(%error, tag = held.tag.short(), "a loaded image has lost its tag");
-            }
-        } else {
-            self.made(&id, Some(&held.tag));
-        }
-    }
-
-    /// The digest that a push gave the image. The engine has it under the name that was pushed, or had
-    /// it there until that was taken away.
-    async fn keep_digest(&self, tag: &Reference, pushed: &Reference, digest: String) {
-        let id = self.owned().tag(&tag.canonical()).map(|tag| tag.id.clone());
-        let Some(id) = id.filter(|_| self.settings.scopes_tags()) else { return };
-        let of = |name: &Reference| Reference {
-            tag: None,
-            digest: Some(digest.clone()),
-            ..name.clone()
-        };
-        self.noted(&Entry::Tag(of(pushed).canonical(), id.clone()));
-        self.take_away(&of(pushed), &id).await;
-        self.change(|owned| owned.add_digest(of(tag), &id));
-    }
-
     /// Values that come one by one, in lines, as `judge` leaves them.
     fn lines(
         self: &Arc<Self>,
@@ -620,110 +454,12 @@ fn passed(answer: Response<Answer>, mut held: Vec<Held>) -> Response<Body> {
     response
 }
 
-fn streamed(
+/// These pieces of JSON as they come.
+pub(super) fn streamed(
     pieces: impl stream::Stream<Item = Result<Frame<Bytes>, Broken>> + Send + 'static,
 ) -> Response<Body> {
     let pieces: Pin<Box<dyn stream::Stream<Item = _> + Send>> = Box::pin(pieces);
     let mut response = Response::new(StreamBody::new(pieces).boxed_unsync());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
-}
-
-struct Progress {
-    body: BodyStream<Answer>,
-    lines: Lines,
-    heard: Heard,
-    held: Vec<Held>,
-    /// The name that is pushed.
-    pushed: Option<Reference>,
-    is_quiet: bool,
-    done: bool,
-}
-
-/// Cuts a stream into lines.
-#[derive(Debug, Default)]
-struct Lines {
-    open: Vec<u8>,
-    too_long: bool,
-}
-
-impl Lines {
-    /// The lines that `data` completes.
-    fn feed(&mut self, data: &[u8]) -> Vec<Vec<u8>> {
-        let mut out = Vec::new();
-        for piece in data.split_inclusive(|byte| *byte == b'\n') {
-            if self.open.len() + piece.len() > LINE {
-                self.too_long = true;
-                self.open.clear();
-            } else if !self.too_long {
-                self.open.extend_from_slice(piece);
-            }
-            if piece.ends_with(b"\n") {
-                if !self.too_long {
-                    out.push(std::mem::take(&mut self.open));
-                }
-                self.too_long = false;
-            }
-        }
-        out
-    }
-
-    /// What is left at the end.
-    fn rest(&mut self) -> Vec<Vec<u8>> {
-        vec![std::mem::take(&mut self.open)]
-    }
-}
-
-/// What a stream of progress said.
-#[derive(Debug, Default)]
-struct Heard {
-    ids: Vec<String>,
-    /// What a push gave the image.
-    digest: Option<String>,
-    /// Images of single steps of a build, by the beginnings of their ids.
-    steps: Vec<String>,
-    failed: bool,
-    /// Whether a layer was named: the engine has found the image by then.
-    is_found: bool,
-}
-
-/// Which words of a stream are the engine's own. What steps of a build print is in the same
-/// fields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Words {
-    QuietBuild,
-    Load,
-    Import,
-    Others,
-}
-
-impl Heard {
-    fn line(&mut self, line: &[u8], words: Words) {
-        let Ok(value) = serde_json::from_slice::<Value>(line) else { return };
-        if value.get("error").is_some() || value.get("errorDetail").is_some() {
-            self.failed = true;
-        }
-        let said = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().trim();
-        self.is_found |= !said("id").is_empty();
-        if let Some(id) = said("stream").strip_prefix("---> ")
-            && id.len() == STEP
-            && is_id_like(id)
-        {
-            self.steps.push(id.to_owned());
-        }
-        let digest = value["aux"]["Digest"].as_str().filter(|digest| is_id(digest));
-        self.digest = digest.map(str::to_owned).or_else(|| self.digest.take());
-        let id = match words {
-            Words::Load => said("stream").strip_prefix("Loaded image ID: ").unwrap_or_default(),
-            Words::Import => said("status"),
-            // Steps are not heard there.
-            Words::QuietBuild => said("stream"),
-            Words::Others => "",
-        };
-        for id in [id, value["aux"]["ID"].as_str().unwrap_or_default()] {
-            if is_id(id) {
-                self.ids.push(id.to_owned());
-            }
-        }
-    }
 }
