@@ -18,7 +18,7 @@ use super::{
     Refusal,
     body::World,
     engine::{Body, Broken, full, whole},
-    exchange::{Ready, answer_json, only_id, unreachable},
+    exchange::{Ready, answer_json, unreachable},
     filter,
     image::{Reference, is_id, is_id_like},
     journal::Entry,
@@ -323,72 +323,6 @@ impl Shared {
             }
         });
         streamed(pieces)
-    }
-
-    /// `DELETE /images/{name}` (G-62, G-68).
-    pub(super) async fn remove_image(
-        &self,
-        name: &str,
-        forward: &Forward,
-    ) -> Result<Response<Body>, Refusal> {
-        let found = self.image(name).await?;
-        let owned = self.owned();
-        let tag = found.reference.as_ref().filter(|_| !only_id(name));
-        let shared = |text: &str| {
-            Refusal::because(
-                &format!("the image {text} is used by other jobs and cannot be removed"),
-                "G-68",
-            )
-        };
-        let path = match &tag {
-            Some(reference) => match owned.tag(&reference.canonical()) {
-                None => return Err(shared(name)),
-                Some(tag) if !tag.made => {
-                    // Others may use it: the job's own use of it ends.
-                    self.change(|owned| owned.forget_tag(&reference.canonical()));
-                    let untagged = json!([{ "Untagged": reference.short() }]);
-                    return Ok(answer_json(StatusCode::OK, &untagged));
-                }
-                Some(_) => self.settings.upstream_tag(reference).canonical(),
-            },
-            None => {
-                let tags = found.details["RepoTags"].as_array();
-                let all_made = tags.into_iter().flatten().filter_map(Value::as_str).all(|tag| {
-                    Reference::parse(tag)
-                        .and_then(|reference| owned.tag(&reference.canonical()))
-                        .is_some_and(|tag| tag.made)
-                });
-                if !owned.has_image(&found.id) || !all_made {
-                    return Err(shared(name));
-                }
-                found.id.clone()
-            }
-        };
-        let query: Vec<(&str, &str)> =
-            forward.query.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let sent =
-            self.engine.json(&Method::DELETE, &format!("/images/{path}"), &query, None).await;
-        let (status, mut value) = sent.map_err(unreachable)?;
-        self.settings.names.strip(&mut value);
-        if !status.is_success() {
-            let message = value["message"].as_str().unwrap_or_default();
-            let message = filter::message(message, &self.world());
-            return Ok(answer_json(status, &json!({ "message": message })));
-        }
-        if tag.is_some() {
-            self.noted(&Entry::Untag(path));
-        }
-        self.change(|owned| {
-            if let Some(reference) = tag {
-                owned.forget_tag(&reference.canonical());
-            }
-            for deleted in value.as_array().into_iter().flatten() {
-                if let Some(id) = deleted["Deleted"].as_str() {
-                    owned.forget_image(id);
-                }
-            }
-        });
-        Ok(answer_json(status, &value))
     }
 }
 

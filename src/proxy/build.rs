@@ -16,8 +16,9 @@ use serde_json::{Map, Value, json};
 use super::{
     Refusal, archive, body, dockerfile,
     engine::{Outgoing, full},
-    exchange::{Resolved, unreachable},
+    exchange::unreachable,
     image::Reference,
+    images::Resolved,
     journal::Entry,
     json as strict,
     policy::{Forward, registry_host},

@@ -28,8 +28,7 @@ use super::{
     Refusal,
     audit::{AuditEvent, Decision},
     engine::{Body, Outgoing, full},
-    filter,
-    image::{Reference, is_id, is_id_like},
+    image::Reference,
     journal::Entry,
     json, names,
     ownership::Bind,
@@ -47,15 +46,6 @@ const PROGRESS: Duration = Duration::from_mins(1);
 const LINE: usize = 16 << 10;
 
 type Slot = Arc<tokio::sync::OwnedSemaphorePermit>;
-
-/// An image of the engine that the job may see.
-#[derive(Debug, Clone)]
-pub(super) struct Resolved {
-    pub(super) id: String,
-    /// The name it was found by.
-    pub(super) reference: Option<Reference>,
-    pub(super) details: Value,
-}
 
 /// What was made ready for a request.
 pub(super) struct Ready {
@@ -355,104 +345,6 @@ impl Shared {
         Ok(Ready { forward, binds, spool, held, _counted: counted })
     }
 
-    /// Writes a resolved image where it belongs.
-    fn place_image(&self, forward: &mut Forward, found: &Resolved, how: ImageUse) {
-        let name = match (how, &found.reference) {
-            (ImageUse::Name, Some(reference)) => {
-                if self.owned().tag(&reference.canonical()).is_some_and(|tag| tag.made) {
-                    forward.held.push(reference.clone());
-                }
-                reference.canonical()
-            }
-            _ => found.id.clone(),
-        };
-        forward.path = forward.path.replace("{image}", &name);
-        if how != ImageUse::Container {
-            return;
-        }
-        let Sent::Json(body) = &mut forward.body else { return };
-        body.insert("Image".to_owned(), json!(found.id));
-        if !forward.needs.publish_all {
-            return;
-        }
-        let mut exposed: Vec<String> = Vec::new();
-        for ports in [&found.details["Config"]["ExposedPorts"], &body["ExposedPorts"]] {
-            exposed.extend(ports.as_object().into_iter().flat_map(|ports| ports.keys().cloned()));
-        }
-        let bindings = &mut body["HostConfig"]["PortBindings"];
-        if !bindings.is_object() {
-            *bindings = json!({});
-        }
-        for port in exposed {
-            if bindings.get(&port).is_none() {
-                bindings[port] = json!([{ "HostIp": self.ground.gateway, "HostPort": "" }]);
-            }
-        }
-    }
-
-    /// The image that `name` means, when the job may see it (G-47, G-60).
-    pub(super) async fn image(&self, name: &str) -> Result<Resolved, Refusal> {
-        let missing = || {
-            let shown = Reference::parse(name).map_or_else(|| name.to_owned(), |r| r.short());
-            Refusal::missing(format!("No such image: {shown}"))
-        };
-        let world = self.world();
-        let mut wanted = None;
-        let reference = Reference::parse(name);
-        if let Some(reference) = &reference {
-            let canonical = reference.canonical();
-            if let Some(tag) = world.owned.tag(&canonical) {
-                wanted = Some(tag.id.clone());
-            } else if reference.is_shared(&self.settings.images) || reference.digest.is_some() {
-                wanted = Some(canonical);
-            }
-        }
-        let found_by_name = wanted.is_some();
-        if wanted.is_none() {
-            wanted = self.image_by_id(name, &world).await?;
-        }
-        let path = format!("/images/{}/json", wanted.ok_or_else(missing)?);
-        let mut details = self.engine.get(&path).await.map_err(unreachable)?.ok_or_else(missing)?;
-        self.settings.names.strip(&mut details);
-        let id = details["Id"].as_str().unwrap_or_default().to_owned();
-        // A digest, too, shows only what the job sees otherwise.
-        let visible = is_id(&id) && filter::image(details.clone(), &world).is_some();
-        if !visible {
-            return Err(missing());
-        }
-        Ok(Resolved { id, reference: reference.filter(|_| found_by_name), details })
-    }
-
-    async fn image_by_id(
-        &self,
-        name: &str,
-        world: &super::body::World,
-    ) -> Result<Option<String>, Refusal> {
-        let hex = name.strip_prefix("sha256:").unwrap_or(name);
-        if hex.is_empty()
-            || hex.len() > 64
-            || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-        {
-            return Ok(None);
-        }
-        let mut list =
-            self.engine.get("/images/json").await.map_err(unreachable)?.unwrap_or_default();
-        self.settings.names.strip(&mut list);
-        let visible = filter::images(list, world);
-        let listed =
-            visible.as_array().into_iter().flatten().filter_map(|image| image["Id"].as_str());
-        let mut found: Vec<&str> = listed
-            .chain(world.owned.images())
-            .filter(|id| id["sha256:".len().min(id.len())..].starts_with(hex))
-            .collect();
-        found.sort_unstable();
-        found.dedup();
-        Ok(match found[..] {
-            [id] => Some(id.to_owned()),
-            _ => None,
-        })
-    }
-
     /// Writes down that tags of the job's are going to be made.
     fn note_tags(&self, tags: &[Reference], image: Option<String>) -> Result<(), Refusal> {
         if tags.is_empty() {
@@ -711,9 +603,4 @@ pub(super) fn answer_json(status: StatusCode, value: &Value) -> Response<Body> {
 pub(super) fn unreachable(error: super::engine::Broken) -> Refusal {
     tracing::debug!(%error, "request to the engine failed");
     Refusal::failed(502, "the engine cannot be reached, or broke off")
-}
-
-/// Whether `name` can only be an id.
-pub(super) fn only_id(name: &str) -> bool {
-    is_id_like(name)
 }

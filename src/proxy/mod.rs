@@ -24,6 +24,7 @@ pub mod fields;
 pub mod filter;
 pub mod head;
 pub mod image;
+mod images;
 mod journal;
 pub mod json;
 mod lines;
