@@ -30,6 +30,7 @@ mod longshore;
 mod proxy;
 mod relay;
 mod reload;
+mod rootless;
 mod scripts;
 mod shells;
 mod sidecar;
