@@ -545,19 +545,17 @@ impl Asked<'_> {
             PLAIN_PORT
         };
         // With TLS another port costs nothing, and scripts may set DOCKER_HOST themselves.
-        let ports: &[u16] = if sidecar.certificates.is_some() { &[PLAIN_PORT] } else { &[] };
-        for port in std::iter::once(sidecar.port).chain(ports.iter().copied()) {
-            let is_new =
-                port != usual && !flags.iter().any(|f: &String| f.ends_with(&format!(":{port}")));
-            if is_new && !command.words.iter().any(|word| word.contains(&format!(":{port}"))) {
-                flags.push(format!("--host=tcp://0.0.0.0:{port}"));
-                if service.image.contains("rootless") {
-                    let own = service.variable(ROOTLESSKIT).unwrap_or_default();
-                    let all = format!("{own} -p 0.0.0.0:{port}:{port}/tcp");
-                    sidecar.environment.push((ROOTLESSKIT, Some(all.trim().to_owned())));
-                }
-            }
+        let mut ports = vec![sidecar.port];
+        if sidecar.certificates.is_some() && sidecar.port != PLAIN_PORT {
+            ports.push(PLAIN_PORT);
         }
+        ports.retain(|port| *port != usual);
+        if service.image.contains("rootless") {
+            sidecar.environment.extend(expose(&ports, service));
+        }
+        let is_said = |port: u16| command.words.iter().any(|w| w.contains(&format!(":{port}")));
+        ports.retain(|port| !is_said(*port));
+        flags.extend(ports.iter().map(|port| format!("--host=tcp://0.0.0.0:{port}")));
         if sidecar.socket.is_some() {
             flags.push(format!("--host=unix://{}", SocketPlan::path()));
         }
@@ -592,6 +590,17 @@ impl Asked<'_> {
 
 /// Where the rootless image's entrypoint takes further ports from.
 const ROOTLESSKIT: &str = "DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS";
+
+/// The variable with which a rootless daemon's container has ports too that the image does not open
+/// itself; all of them in one, beside those that the job opens.
+fn expose(ports: &[u16], service: &ServicePlan) -> Option<(&'static str, Option<String>)> {
+    let own = service.variable(ROOTLESSKIT).unwrap_or_default();
+    // Opened twice, it would not start.
+    let new = ports.iter().filter(|port| !own.contains(&format!(":{port}/")));
+    let new: Vec<String> = new.map(|port| format!("-p 0.0.0.0:{port}:{port}/tcp")).collect();
+    let all = format!("{own} {}", new.join(" "));
+    (!new.is_empty()).then(|| (ROOTLESSKIT, Some(all.trim().to_owned())))
+}
 
 /// Names in the daemon's certificate.
 fn certificate_names(service: &ServicePlan, host: &str, aliases: &[String]) -> Vec<String> {

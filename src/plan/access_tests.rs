@@ -282,6 +282,23 @@ fn a_rootless_daemon_is_privileged_only_where_services_are() {
 }
 
 #[test]
+fn every_port_of_a_rootless_daemon_is_opened_once_beside_the_jobs_own() {
+    let opened = |command: &[&str], own: Option<&str>| {
+        let mut case = dind(&[("DOCKER_HOST", "tcp://docker:2377")]);
+        case.services[0] = service("docker:dind-rootless", &["docker"]);
+        case.services[0].command = words(command);
+        case.services[0].environment.extend(own.map(|own| format!("{ROOTLESSKIT}={own}")));
+        case.applied().variable(ROOTLESSKIT).unwrap().to_owned()
+    };
+    let (asked, plain) = ("-p 0.0.0.0:2377:2377/tcp", "-p 0.0.0.0:2375:2375/tcp");
+    assert_eq!(opened(&[], None), format!("{asked} {plain}"));
+    // The image does not know what the job's own flags are.
+    assert_eq!(opened(&["--host=tcp://0.0.0.0:2377"], None), format!("{asked} {plain}"));
+    assert_eq!(opened(&[], Some("--debug")), format!("--debug {asked} {plain}"));
+    assert_eq!(opened(&[], Some(asked)), format!("{asked} {plain}"));
+}
+
+#[test]
 fn docker_94_the_jobs_command_is_kept_and_flags_follow_it() {
     let command = |entrypoint: &[&str], command: &[&str]| {
         let mut case = dind(&[("DOCKER_TLS_CERTDIR", "")]);

@@ -170,6 +170,22 @@ impl ExecutorError {
                 )
             }
             Self::Engine(error)
+                if error.engine_message().is_some_and(|m| m.contains("/dev/net/tun")) =>
+            {
+                Some(
+                    "a Docker daemon without root needs the host's /dev/net/tun (modprobe tun), or \
+                     privileges ([runners.docker] services_privileged = true)",
+                )
+            }
+            Self::Engine(error)
+                if error.engine_message().is_some_and(|m| m.contains("adding custom device")) =>
+            {
+                Some(
+                    "the engine's host has no such device: look at [runners.docker] devices and \
+                     services_devices",
+                )
+            }
+            Self::Engine(error)
                 if error.engine_message().is_some_and(|m| {
                     m.contains("exec: \"sh\"") || m.contains("no such file or directory")
                 }) =>

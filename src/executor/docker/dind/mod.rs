@@ -49,6 +49,11 @@ const LOG_LINES: &str = "30";
 /// What a daemon's log says when it answers on TCP (dockerd: `API listen on`).
 const LISTENS: &str = "API listen on";
 
+/// What a daemon's log says when nothing keeps it from work any more, and levels of lines that are
+/// no reason for an end (dockerd).
+const COMPLETED: &str = "Daemon has completed initialization";
+const HARMLESS: [&str; 3] = ["level=debug", "level=info", "level=warning"];
+
 /// A job whose daemon did not become ready.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -108,8 +113,16 @@ impl DaemonError {
 
 /// The usual reasons, the most telling words first.
 fn hint(log: &str) -> Option<&'static str> {
-    let log = log.to_lowercase();
+    // It came to work, so what it needs is there.
+    if log.contains(COMPLETED) {
+        return None;
+    }
+    let is_telling = |line: &&str| !HARMLESS.iter().any(|level| line.contains(level));
+    let log: String = log.lines().filter(is_telling).map(|l| l.to_lowercase() + "\n").collect();
     let has = |words: &[&str]| words.iter().any(|word| log.contains(word));
+    if let Some(hint) = has(&["rootlesskit"]).then(|| rootless_hint(&log)).flatten() {
+        return Some(hint);
+    }
     if has(&["unknown flag", "unable to configure the docker daemon"]) {
         Some("a flag is wrong: look at the service's command and [runners.docker.dind]")
     } else if has(&["iptables", "nf_tables", "ip6tables"]) {
@@ -129,6 +142,30 @@ fn hint(log: &str) -> Option<&'static str> {
         Some(
             "the daemon lacks privileges: does the engine run rootless, in a container or with a \
              runtime or user namespace that takes them away?",
+        )
+    } else {
+        None
+    }
+}
+
+/// The same for what gives a daemon without root its namespaces and its network (rootlesskit).
+fn rootless_hint(log: &str) -> Option<&'static str> {
+    let has = |words: &[&str]| words.iter().any(|word| log.contains(word));
+    if has(&["tuntap", "/dev/net/tun"]) {
+        Some(
+            "a daemon without root needs the host's /dev/net/tun, which all users may write to \
+             (modprobe tun; chmod 666 /dev/net/tun)",
+        )
+    } else if has(&["newuidmap", "newgidmap"]) {
+        Some(
+            "a daemon without root needs newuidmap's and newgidmap's file capabilities: \
+             no-new-privileges and user namespaces of the engine's (userns-remap) take them away",
+        )
+    } else if has(&["failed to start the child", "user_namespaces", "userns"]) {
+        Some(
+            "a daemon without root needs user namespaces, which the host forbids: look at sysctl \
+             user.max_user_namespaces, kernel.unprivileged_userns_clone and \
+             kernel.apparmor_restrict_unprivileged_userns, and at services_security_opt",
         )
     } else {
         None
@@ -383,9 +420,34 @@ mod tests {
             ("error initializing graphdriver: driver not supported: overlay2", "storage driver"),
             ("failed to start daemon: Devices cgroup isn't mounted", "control groups"),
             ("mount: permission denied (are you root?)", "privileges"),
+            (
+                "[rootlesskit:parent] error: failed to setup network: setting up tap tap0: executing \
+                 [[nsenter -t 16 -n -m -U --preserve-credentials ip tuntap add name tap0 mode tap]]",
+                "/dev/net/tun",
+            ),
+            (
+                "[rootlesskit:parent] error: failed to setup UID/GID map: newuidmap 17 [0 1000 1] \
+                 failed: newuidmap: write to uid_map failed: Operation not permitted",
+                "no-new-privileges",
+            ),
+            (
+                "[rootlesskit:parent] error: failed to start the child: fork/exec /proc/self/exe: \
+                 operation not permitted",
+                "user.max_user_namespaces",
+            ),
         ] {
             assert!(hint(log).is_some_and(|hint| hint.contains(words)), "{log}");
         }
         assert_eq!(hint("something else"), None);
+    }
+
+    #[test]
+    fn what_a_healthy_daemon_logs_is_no_reason() {
+        let overlay = "level=warning msg=\"Not using native diff for overlay2\"";
+        let end = "failed to start daemon: Devices cgroup isn't mounted";
+        assert_eq!(hint(overlay), None);
+        assert!(hint(&format!("{overlay}\n{end}")).unwrap().contains("control groups"));
+        let completed = "level=info msg=\"Daemon has completed initialization\"";
+        assert_eq!(hint(&format!("{completed}\nlevel=error msg=\"no overlay\"")), None);
     }
 }
