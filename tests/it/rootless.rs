@@ -37,7 +37,8 @@ fn get(address: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_without_root_does_its_work_and_nothing_is_privileged() {
-    let case = Case::start().await;
+    let docker = "[runners.docker.dind]\nwarm = 1";
+    let case = Case::with(Options { docker, ..Options::default() }).await;
     let published = get("docker:8080");
     let look = [
         published.as_str(),
@@ -45,22 +46,17 @@ async fn a_daemon_without_root_does_its_work_and_nothing_is_privileged() {
         "grep CapEff /proc/self/status",
         "echo $DOCKER_HOST $DOCKER_TLS_VERIFY $DOCKER_CERT_PATH",
         "(unset DOCKER_HOST DOCKER_TLS_VERIFY; docker info > /dev/null && echo at the socket)",
-        "echo looked; until [ -e /builds/go ]; do sleep 0.1; done",
+        "echo looked; sleep 600",
     ];
     let id = case.gitlab.submit(rootless_job(&[&WORK[..], &look].concat()));
     case.gitlab.until_output(id, "looked").await;
     let things = engine().inspect(|line| line.contains(&id.to_string()));
     assert!(things.iter().all(|thing| thing["HostConfig"]["Privileged"] != true), "{things:#?}");
-    let is_daemon = |thing: &&Value| {
-        thing["Config"]["Image"].is_string() && thing["Name"].as_str().unwrap().ends_with("docker-0")
-    };
-    let daemon = things.iter().find(is_daemon);
-    println!("{:#}", daemon.unwrap()["HostConfig"]);
-    let build = engine().running_containers(id);
-    println!("{build:#?}");
+    let daemon = daemon_of(&things);
+    assert_eq!(daemon["Config"]["User"], "rootless");
+    assert_eq!(daemon["HostConfig"]["CapAdd"], Value::Null);
     case.gitlab.set_status(id, "canceling");
     let ended = case.gitlab.ended(id).await;
-    println!("{}", ended.story());
     ended.assert_lines(&[
         "built",
         "inner",
@@ -70,8 +66,20 @@ async fn a_daemon_without_root_does_its_work_and_nothing_is_privileged() {
     ]);
     // The engine's default set (moby, `oci/caps/defaults.go`).
     ended.assert_contains("00000000a80425fb");
-    ended.assert_contains("name=rootless");
+    ended.assert_contains("name=rootless] overlay2 of /home/rootless/.local/share/docker");
+    // None waits for a job.
+    let log = case.log();
+    let declined = log.lines().find(|line| line.contains("take no warm Docker daemon"));
+    assert!(declined.is_some_and(|line| line.contains("the daemon has no privileges")), "{log}");
     engine().nothing_left_of(id).await;
+}
+
+/// The daemon's container among a job's things.
+fn daemon_of(things: &[Value]) -> &Value {
+    let is_daemon = |thing: &&Value| {
+        thing["Config"]["Image"].is_string() && thing["Config"]["User"] == "rootless"
+    };
+    things.iter().find(is_daemon).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,9 +107,6 @@ async fn every_address_of_a_daemon_without_root_answers() {
     let (plain, usual, other, own) =
         tokio::join!(case.run(plain), case.run(usual), case.run(other), case.run(own));
     for ended in [&plain, &usual, &other, &own] {
-        println!("{}", ended.story());
-    }
-    for ended in [&plain, &usual, &other, &own] {
         ended.assert_success();
         ended.assert_lines(&["answered"]);
         engine().nothing_left_of(ended.id).await;
@@ -109,4 +114,62 @@ async fn every_address_of_a_daemon_without_root_answers() {
     plain.assert_lines(&["tcp://docker:2375"]);
     other.assert_lines(&["with TLS", "at 2376"]);
     own.assert_lines(&["65534"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_privileged_daemon_without_root_works_too() {
+    let docker = "services_privileged = true";
+    let case = Case::with(Options { docker, ..Options::default() }).await;
+    let script = ["grep CapEff /proc/self/status", "echo looked; sleep 600"];
+    let id = case.gitlab.submit(rootless_job(&[&WORK[..], &script].concat()));
+    case.gitlab.until_output(id, "looked").await;
+    let things = engine().inspect(|line| line.contains(&id.to_string()));
+    assert_eq!(daemon_of(&things)["HostConfig"]["Privileged"], true);
+    case.gitlab.set_status(id, "canceling");
+    let ended = case.gitlab.ended(id).await;
+    ended.assert_lines(&["built"]);
+    ended.assert_contains("00000000a80425fb");
+    engine().nothing_left_of(id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_in_the_network_of_a_daemon_without_root_has_published_ports_at_localhost() {
+    let docker = "[runners.docker.dind]\nnetwork = \"shared\"";
+    let case = Case::with(Options { docker, ..Options::default() }).await;
+    let gets = ["docker:8080", "localhost:8080"].map(get);
+    let script = [&WORK[..], &gets.each_ref().map(String::as_str)].concat();
+    let ended = case.run(rootless_job(&script)).await;
+    ended.assert_success();
+    ended.assert_lines(&["of docker:8080", "of localhost:8080"]);
+    engine().nothing_left_of(ended.id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_without_root_finds_the_layers_of_earlier_jobs() {
+    let docker = "[runners.docker.dind]\nstorage = \"slot\"";
+    let case = Case::with(Options { docker, ..Options::default() }).await;
+    let build = &WORK[..4];
+    let first = case
+        .run_over(rootless_job(&[build, &["docker create -v left:/v inner:1 /true"]].concat()))
+        .await;
+    first.assert_success();
+    first.assert_no_line(" ---> Using cache");
+    let look =
+        ["echo containers $(docker ps --all --quiet | wc -l) $(docker volume ls --quiet | wc -l)"];
+    let second = case.run_over(rootless_job(&[&look, build].concat())).await;
+    second.assert_success();
+    second.assert_contains("MiB of earlier jobs");
+    second.assert_lines(&["containers 0 0", " ---> Using cache"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_a_daemon_without_root_from_starting_is_said() {
+    let docker = "services_security_opt = [\"no-new-privileges\"]";
+    let case = Case::with(Options { docker, ..Options::default() }).await;
+    let ended = case.run(rootless_job(&["echo never"])).await;
+    ended.assert_failed("runner_system_failure", None);
+    ended.assert_contains("newuidmap: write to uid_map failed");
+    ended.assert_contains("hint: a daemon without root needs newuidmap's");
+    ended.assert_contains("the job's Docker daemon (docker:dind-rootless) ended with exit code 1");
+    engine().nothing_left_of(ended.id).await;
 }
