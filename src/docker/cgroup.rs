@@ -11,6 +11,9 @@ use tokio::sync::OnceCell;
 
 use super::{Engine, Error, peer};
 
+/// Where a system's systemd has it (sd_booted(3)).
+const SYSTEMD: &str = "/run/systemd/system";
+
 /// Asked for once an engine.
 pub(super) type Cell = OnceCell<Cgroups>;
 
@@ -59,6 +62,9 @@ pub enum Obstacle {
     /// Nothing is mounted that can be written.
     #[error("control groups are not mounted here, or read-only")]
     NotMounted,
+    /// systemd makes the engine's groups, and is not this system's.
+    #[error("systemd makes the engine's control groups, and does not run where longshore does")]
+    NoSystemd,
     /// The engine makes none either.
     #[error("the engine makes no control groups (its driver is none)")]
     NoDriver,
@@ -132,6 +138,9 @@ async fn reach(host: &str, about: &About, version: Version) -> Result<Vec<Hierar
     // Else the same names are those of other groups.
     if !peer::shares(Path::new(socket), "cgroup").await {
         return Err(Obstacle::Elsewhere);
+    }
+    if about.driver() == Driver::Systemd && !Path::new(SYSTEMD).is_dir() {
+        return Err(Obstacle::NoSystemd);
     }
     let found = mounted(version);
     if found.is_empty() { Err(Obstacle::NotMounted) } else { Ok(found) }

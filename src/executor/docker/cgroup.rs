@@ -340,10 +340,13 @@ impl Group {
                 Ok(())
             }
             Self::Slice(slice) => {
+                let failed = |words| CgroupError::Systemd { key, words };
+                // A property makes the group of a slice that is not started, which a stop leaves.
+                systemctl(&["start", slice]).map_err(failed)?;
                 let mut arguments = vec!["set-property", "--runtime", slice];
                 let properties = totals.properties(cgroups.version);
                 arguments.extend(properties.iter().map(String::as_str));
-                systemctl(&arguments).map_err(|words| CgroupError::Systemd { key, words })
+                systemctl(&arguments).map_err(failed)
             }
         }
     }
@@ -359,8 +362,10 @@ impl Group {
             }
             Self::Slice(slice) => {
                 systemctl(&["stop", slice]).map_err(io::Error::other)?;
-                // What was set at run time; there is nothing of a slice without totals.
-                drop(systemctl(&["revert", slice]));
+                // What was set at run time; there is nothing of a slice without totals. A reload would
+                // write all units' device rules anew, and take GPUs from containers that got them
+                // behind systemd's back.
+                drop(systemctl(&["revert", "--no-reload", slice]));
                 Ok(())
             }
         }
