@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 
 use super::{Engine, Error, peer};
 
-/// Where a system's systemd has it (sd_booted(3)).
+/// Where a system's systemd has it (`sd_booted(3)`).
 const SYSTEMD: &str = "/run/systemd/system";
 
 /// Asked for once an engine.
