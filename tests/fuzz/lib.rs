@@ -204,6 +204,6 @@ pub fn archive(data: &[u8]) {
         assert!(found.len() <= 1 << 20);
     }
     if let Ok(tags) = archives::images(data, MOST) {
-        assert!(tags.iter().all(|tag| tag.digest.is_none()));
+        assert!(tags.iter().all(|tag| tag.0.digest.is_none()));
     }
 }

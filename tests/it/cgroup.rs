@@ -68,7 +68,7 @@ impl Driver {
         let inner = parent.trim_start_matches('/');
         let hierarchies = fs::read_dir(ROOT).unwrap().map(|entry| entry.unwrap().path());
         for left in hierarchies.chain([ROOT.into()]).map(|mount| mount.join(inner)) {
-            assert!(!left.exists() || fs::remove_dir(&left).is_ok(), "{left:?}");
+            assert!(!left.exists() || fs::remove_dir(&left).is_ok(), "{}", left.display());
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    engine::engine,
+    engine::{engine, patient},
     gitlab::{Gitlab, LEGACY_TOKEN, REGISTRATION_TOKEN, RUNNER_TOKEN, job},
     longshore::Case,
 };
@@ -91,7 +91,7 @@ impl Longshore {
         // It may have ended without reading it.
         drop(input.write_all(self.input.as_bytes()).await);
         drop(input);
-        let output = tokio::time::timeout(ENDING, child.wait_with_output());
+        let output = tokio::time::timeout(patient(ENDING), child.wait_with_output());
         let output = output.await.expect("the command does not end").unwrap();
         Said {
             code: output.status.code(),
@@ -435,14 +435,14 @@ async fn an_interrupted_exec_leaves_nothing_behind() {
         }
         panic!("it ended: {said}");
     };
-    tokio::time::timeout(ENDING, ticks).await.expect("the job does not start");
+    tokio::time::timeout(patient(ENDING), ticks).await.expect("the job does not start");
     let id = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
     kill_process(id, Signal::INT).unwrap();
     let ended = async {
         while out.next_line().await.unwrap().is_some() {}
         child.wait().await.unwrap()
     };
-    let status = tokio::time::timeout(ENDING, ended).await.expect("it does not end");
+    let status = tokio::time::timeout(patient(ENDING), ended).await.expect("it does not end");
     assert_eq!(status.code(), Some(1), "{status}");
     // At once: whoever pressed the keys may switch the machine off.
     let instance = std::fs::read_to_string(pipeline.state.path().join("instance")).unwrap();

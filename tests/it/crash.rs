@@ -9,7 +9,7 @@ use crate::{
     apart::{Apart, Containers},
     cgroup,
     counter::Counter,
-    engine::{Engine, engine},
+    engine::{Engine, engine, patient},
     gitlab::{Ended, JobSpec, job},
     longshore::{Case, Options},
     scripts::web,
@@ -288,7 +288,7 @@ impl Victim {
             ("success", None) | ("failed", Some("runner_system_failure"))
         );
         assert!(known, "killed at moment {moment} of {}: {}", self.needed, ended.story());
-        if self.case.is_idle_in(Duration::from_secs(20)).await {
+        if self.case.is_idle_in(patient(Duration::from_secs(20))).await {
             return true;
         }
         self.case.kill().await;

@@ -21,6 +21,12 @@ const KEPT: &str = "com.gitlab.gitlab-runner.reusable=true";
 /// Networks that every engine has.
 const DEFAULT_NETWORKS: [&str; 3] = ["network bridge", "network host", "network none"];
 
+/// So long is waited on a machine where all takes `LONGSHORE_TEST_PATIENCE` times as long.
+pub(crate) fn patient(limit: Duration) -> Duration {
+    let times = std::env::var("LONGSHORE_TEST_PATIENCE");
+    limit * times.map_or(1, |times| times.parse().expect("LONGSHORE_TEST_PATIENCE is a number"))
+}
+
 /// An image or network made for a test; removed with this value, which must outlive its users.
 pub(crate) struct Made {
     kind: &'static str,
@@ -210,7 +216,7 @@ impl Engine {
     /// The same for whatever has `text` in its name or labels.
     pub(crate) async fn nothing_left_with(&self, text: &str) {
         let mut again = tokio::time::interval(Duration::from_millis(200));
-        let deadline = tokio::time::Instant::now() + REMOVAL;
+        let deadline = tokio::time::Instant::now() + patient(REMOVAL);
         loop {
             again.tick().await;
             let left = self.things(|line| line.contains(text) && !line.contains(KEPT));

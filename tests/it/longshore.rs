@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::{process::Command, task::JoinSet};
 
 use crate::{
-    engine::engine,
+    engine::{engine, patient},
     gitlab::{Ended, Gitlab, JobSpec, RUNNER_TOKEN},
 };
 
@@ -144,7 +144,7 @@ impl Case {
     /// Waits until it has done with every job. The directory of a job is the last of it that is
     /// removed; there is no other sign, so it is looked at until then.
     pub(crate) async fn until_idle(&self) {
-        assert!(self.is_idle_in(ENDING).await, "a job is not forgotten");
+        assert!(self.is_idle_in(patient(ENDING)).await, "a job is not forgotten");
     }
 
     /// The same, and false where it takes longer.
@@ -165,7 +165,7 @@ impl Case {
 
     /// Waits until longshore has ended by itself.
     pub(crate) async fn exit(&mut self) -> ExitStatus {
-        let ended = tokio::time::timeout(ENDING, self.process.end.join_next()).await;
+        let ended = tokio::time::timeout(patient(ENDING), self.process.end.join_next()).await;
         ended.expect("longshore does not end").expect("longshore's end is known already").unwrap()
     }
 
@@ -195,7 +195,7 @@ impl Case {
                 again.tick().await;
             }
         };
-        let found = tokio::time::timeout(ENDING, read).await;
+        let found = tokio::time::timeout(patient(ENDING), read).await;
         assert!(found.is_ok(), "longshore does not say `{text}`");
     }
 
@@ -238,7 +238,7 @@ impl Drop for Case {
         if !self.process.end.is_empty() {
             // Asked first, so that what it has under way at the engine is not left to others.
             kill_process(self.process.id, Signal::TERM).unwrap_or(());
-            let deadline = Instant::now() + GRACE;
+            let deadline = Instant::now() + patient(GRACE);
             while runs(self.process.id) && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(10));
             }

@@ -22,7 +22,7 @@ use tokio::{
     process::Command,
 };
 
-use crate::engine::engine;
+use crate::engine::{engine, patient};
 
 /// How long one command may take on a busy machine.
 const COMMAND: Duration = Duration::from_mins(2);
@@ -103,7 +103,7 @@ impl Case {
     }
 
     async fn output(&self, arguments: &[&str]) -> Output {
-        tokio::time::timeout(COMMAND, self.command(arguments).output())
+        tokio::time::timeout(patient(COMMAND), self.command(arguments).output())
             .await
             .unwrap_or_else(|_| panic!("docker {arguments:?} takes too long"))
             .unwrap()
@@ -143,7 +143,8 @@ impl Case {
         // The other side may close before all is written.
         let _ = stream.write_all(request).await;
         let mut answer = Vec::new();
-        let _ = tokio::time::timeout(COMMAND, stream.read_to_end(&mut answer)).await.unwrap();
+        let _ =
+            tokio::time::timeout(patient(COMMAND), stream.read_to_end(&mut answer)).await.unwrap();
         let text = String::from_utf8_lossy(&answer).into_owned();
         let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
         let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
@@ -567,7 +568,7 @@ async fn g_15_whatever_state_things_are_in_they_go_with_the_job() {
     // A client that waits is cut off.
     let mut follower = case.command(&["logs", "-f", &paused]).spawn().unwrap();
     case.stop().await;
-    tokio::time::timeout(COMMAND, follower.wait()).await.unwrap().unwrap();
+    tokio::time::timeout(patient(COMMAND), follower.wait()).await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

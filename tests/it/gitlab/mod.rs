@@ -333,7 +333,7 @@ impl Gitlab {
         mut look: impl FnMut(&State) -> Option<T>,
     ) -> T {
         let mut changes = self.shared.changes.subscribe();
-        let waited = tokio::time::timeout(PATIENCE, async {
+        let waited = tokio::time::timeout(crate::engine::patient(PATIENCE), async {
             loop {
                 changes.borrow_and_update();
                 let end = {

@@ -13,7 +13,11 @@ use tokio::{
 };
 
 use super::COMMAND;
-use crate::{counter::Counter, crash::MOMENTS, engine::engine};
+use crate::{
+    counter::Counter,
+    crash::MOMENTS,
+    engine::{engine, patient},
+};
 
 /// The running program, with the socket that it guards.
 struct Alone {
@@ -104,7 +108,8 @@ impl Alone {
 
     async fn ready(&mut self) {
         let (_, lines) = self.child.as_mut().unwrap();
-        let line = tokio::time::timeout(COMMAND, lines.next_line()).await.unwrap().unwrap();
+        let line =
+            tokio::time::timeout(patient(COMMAND), lines.next_line()).await.unwrap().unwrap();
         let line = line.expect("the guard ended");
         assert!(line.starts_with("guarding unix://"), "{line}");
     }
@@ -118,7 +123,7 @@ impl Alone {
         while let Some(line) = lines.next_line().await.unwrap() {
             said = said + &line + "\n";
         }
-        let status = tokio::time::timeout(COMMAND, child.wait()).await.unwrap().unwrap();
+        let status = tokio::time::timeout(patient(COMMAND), child.wait()).await.unwrap().unwrap();
         (status.code(), said)
     }
 
@@ -260,7 +265,7 @@ async fn g_45_what_a_killed_guard_left_goes_when_the_next_one_starts() {
     };
     let end = async |clients: Vec<Child>| {
         for mut client in clients {
-            tokio::time::timeout(COMMAND, client.wait()).await.unwrap().unwrap();
+            tokio::time::timeout(patient(COMMAND), client.wait()).await.unwrap().unwrap();
         }
     };
     let before = alone.counter.count().requests.len();
@@ -282,7 +287,7 @@ async fn g_45_what_a_killed_guard_left_goes_when_the_next_one_starts() {
         alone.start().await;
         let reached = alone.counter.count().requests.len() + needed * moment / MOMENTS;
         let clients = work(&alone);
-        tokio::time::timeout(COMMAND, alone.counter.until(reached)).await.unwrap();
+        tokio::time::timeout(patient(COMMAND), alone.counter.until(reached)).await.unwrap();
         alone.end(Signal::KILL).await;
         end(clients).await;
     }

@@ -1,6 +1,6 @@
 //! What else of the docker CLI must work: registries and terminals.
 
-use super::{Case, engine};
+use super::{Case, engine, patient};
 
 /// A registry at an address of this host that the engine asks without TLS.
 struct Registry {
@@ -96,7 +96,8 @@ async fn g_12_1_a_terminal_is_one_and_has_its_clients_size() {
         .envs(case.command(&[]).as_std().get_envs().filter_map(|(k, v)| Some((k, v?))))
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true);
-    let output = tokio::time::timeout(super::COMMAND, command.output()).await.unwrap().unwrap();
+    let output =
+        tokio::time::timeout(patient(super::COMMAND), command.output()).await.unwrap().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{output:?}");
     assert!(text.contains("/dev/pts/0") && text.contains("sized"), "{text}");

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use super::{COMMAND, Case};
+use super::{COMMAND, Case, patient};
 
 /// A line of each of `docker`'s answers, sorted.
 async fn lines(case: &Case, arguments: &[&str]) -> Vec<String> {
@@ -142,7 +142,8 @@ async fn g_49_two_jobs_use_the_same_names_at_once_and_see_their_own() {
         // All of it was before this.
         case.docker(&["volume", "create", "last"]).await;
         loop {
-            let line = tokio::time::timeout(COMMAND, out.next_line()).await.unwrap().unwrap();
+            let line =
+                tokio::time::timeout(patient(COMMAND), out.next_line()).await.unwrap().unwrap();
             let line = line.expect("events ended");
             assert!(!line.contains(&prefix), "{line}");
             let event: Value = serde_json::from_str(&line).unwrap();
