@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::{
     counter::Counter,
     crash::killed_at_any_moment,
-    engine::engine,
+    engine::{UNTIL_GO, engine},
     gitlab::{JobSpec, job},
     longshore::{Case, Options},
 };
@@ -347,6 +347,31 @@ async fn what_the_job_says_of_its_daemon_is_kept() {
         "by the usual name",
     ]);
     engine().nothing_left_of(ended.id).await;
+}
+
+/// sysbox-runc itself is in no Debian release; `tests/engine/sysbox-stand-in` has its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_in_a_runtime_that_needs_no_privileges_has_none() {
+    let runtimes = engine().docker(&["info", "--format", "{{json .Runtimes}}"]);
+    if !runtimes.contains("sysbox-runc") {
+        println!("NOT TESTED: the engine has no runtime sysbox-runc");
+        return;
+    }
+    let docker = "runtime = \"sysbox-runc\"\nallowed_privileged_services = [\"none\"]";
+    let case = Case::with(Options { docker, ..Options::default() }).await;
+    let script = [&BUILD[..], &[UNTIL_GO]].concat();
+    let id = case.gitlab.submit(docker_job(&script));
+    case.gitlab.until_output(id, "started").await;
+    let containers = engine().inspect(|line| line.contains(&id.to_string()));
+    for container in containers.iter().filter(|thing| thing["HostConfig"].is_object()) {
+        assert_eq!(container["HostConfig"]["Privileged"], false, "{container:#}");
+        assert_eq!(container["HostConfig"]["CapAdd"], Value::Null, "{container:#}");
+    }
+    let in_runtime = |thing: &&Value| thing["HostConfig"]["Runtime"] == "sysbox-runc";
+    assert!(containers.iter().filter(in_runtime).count() >= 2, "{containers:#?}");
+    engine().go(id);
+    case.gitlab.ended(id).await.assert_success();
+    engine().nothing_left_of(id).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,9 @@ const KEPT: &str = "com.gitlab.gitlab-runner.reusable=true";
 /// Networks that every engine has.
 const DEFAULT_NETWORKS: [&str; 3] = ["network bridge", "network host", "network none"];
 
+/// A line of a script that says `started`, and waits for [`Engine::go`].
+pub(crate) const UNTIL_GO: &str = "echo started; until test -e /tmp/go; do sleep 0.2; done";
+
 /// So long is waited on a machine where all takes `LONGSHORE_TEST_PATIENCE` times as long.
 pub(crate) fn patient(limit: Duration) -> Duration {
     let times = std::env::var("LONGSHORE_TEST_PATIENCE");
@@ -247,6 +250,14 @@ impl Engine {
         let id = job.to_string();
         let all = self.docker(&["ps", "--format", "{{.Names}} {{.Labels}}"]);
         all.lines().filter(|line| line.contains(&id)).map(str::to_owned).collect()
+    }
+
+    /// Lets a job go on from [`UNTIL_GO`].
+    pub(crate) fn go(&self, job: i64) {
+        let containers = self.running_containers(job);
+        let mut names = containers.iter().filter_map(|line| line.split(' ').next());
+        let build = names.find(|name| name.ends_with("-build")).unwrap();
+        self.docker(&["exec", build, "touch", "/tmp/go"]);
     }
 
     /// Removes all that a test's project has left, caches too.

@@ -5,22 +5,13 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::{
-    engine::engine,
+    engine::{UNTIL_GO, engine},
     gitlab::{Endpoint, Fault, Gitlab, RUNNER_TOKEN, job},
     longshore::{Case, Options},
 };
 
 /// Said after every change.
 const IN_FORCE: &str = "configuration is in force";
-
-/// Runs until a file appears in its container.
-const UNTIL_GO: &str = "echo started; until test -e /tmp/go; do sleep 0.2; done";
-
-fn go(id: i64) {
-    let running = engine().running_containers(id);
-    let build = running.iter().find_map(|line| line.split(' ').next()).unwrap();
-    engine().docker(&["exec", build, "touch", "/tmp/go"]);
-}
 
 /// A case whose configuration is changed by `edit` before it is read.
 async fn case(edit: impl Fn(String) -> String + Send + 'static) -> Case {
@@ -85,7 +76,7 @@ async fn a_removed_runner_takes_no_more_jobs_and_finishes_its_own() {
     change(&case, |_| "concurrent = 4\ncheck_interval = 1\n".to_owned()).await;
     let waiting = case.gitlab.submit(job(&["echo works"]));
     let polls = case.gitlab.with(|state| state.polls.len());
-    go(running);
+    engine().go(running);
     let ended = case.gitlab.ended(running).await;
     ended.assert_success();
     ended.assert_lines(&["started", "after"]);
@@ -111,7 +102,7 @@ async fn a_running_job_keeps_the_settings_that_it_began_with() {
     let next = case.run(job(&["echo setting-$SETTING"])).await;
     next.assert_success();
     next.assert_lines(&["setting-new"]);
-    go(running);
+    engine().go(running);
     let ended = case.gitlab.ended(running).await;
     ended.assert_success();
     ended.assert_lines(&["setting-old"]);
@@ -129,11 +120,11 @@ async fn config_20_a_change_of_concurrent_takes_effect_at_once() {
     assert_eq!(case.gitlab.result_so_far(one).state(), "running");
     change(&case, |text| text.replace("concurrent = 2", "concurrent = 1")).await;
     let three = case.gitlab.submit(job(&["echo works"]));
-    go(one);
+    engine().go(one);
     case.gitlab.ended(one).await.assert_success();
     engine().nothing_left_of(one).await;
     case.gitlab.with(|state| assert_eq!(state.jobs[&three].status, "pending"));
-    go(two);
+    engine().go(two);
     case.gitlab.ended(two).await.assert_success();
     case.gitlab.ended(three).await.assert_success();
     engine().nothing_left_of(three).await;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    engine::engine,
+    engine::{UNTIL_GO, engine},
     gitlab::{JobSpec, job},
     longshore::{Case, Options},
 };
@@ -46,16 +46,16 @@ async fn a_daemon_without_root_does_its_work_and_nothing_is_privileged() {
         "grep CapEff /proc/self/status",
         "echo $DOCKER_HOST $DOCKER_TLS_VERIFY $DOCKER_CERT_PATH",
         "(unset DOCKER_HOST DOCKER_TLS_VERIFY; docker info > /dev/null && echo at the socket)",
-        "echo looked; until test -e /tmp/seen; do sleep 0.1; done",
+        UNTIL_GO,
     ];
     let id = case.gitlab.submit(rootless_job(&[&WORK[..], &look].concat()));
-    case.gitlab.until_output(id, "looked").await;
+    case.gitlab.until_output(id, "started").await;
     let things = engine().inspect(|line| line.contains(&id.to_string()));
     assert!(things.iter().all(|thing| thing["HostConfig"]["Privileged"] != true), "{things:#?}");
     let daemon = daemon_of(&things);
     assert_eq!(daemon["Config"]["User"], "rootless");
     assert_eq!(daemon["HostConfig"]["CapAdd"], Value::Null);
-    seen(id);
+    engine().go(id);
     let ended = case.gitlab.ended(id).await;
     ended.assert_success();
     ended.assert_lines(&[
@@ -73,14 +73,6 @@ async fn a_daemon_without_root_does_its_work_and_nothing_is_privileged() {
     let declined = log.lines().find(|line| line.contains("take no warm Docker daemon"));
     assert!(declined.is_some_and(|line| line.contains("the daemon has no privileges")), "{log}");
     engine().nothing_left_of(id).await;
-}
-
-/// Lets a job end that waits until it was looked at.
-fn seen(id: i64) {
-    let containers = engine().running_containers(id);
-    let mut names = containers.iter().filter_map(|line| line.split(' ').next());
-    let build = names.find(|name| name.ends_with("-build")).unwrap();
-    engine().docker(&["exec", build, "touch", "/tmp/seen"]);
 }
 
 /// The daemon's container among a job's things.
@@ -129,15 +121,12 @@ async fn every_address_of_a_daemon_without_root_answers() {
 async fn a_privileged_daemon_without_root_works_too() {
     let docker = "services_privileged = true";
     let case = Case::with(Options { docker, ..Options::default() }).await;
-    let script = [
-        "grep CapEff /proc/self/status",
-        "echo looked; until test -e /tmp/seen; do sleep 0.1; done",
-    ];
+    let script = ["grep CapEff /proc/self/status", UNTIL_GO];
     let id = case.gitlab.submit(rootless_job(&[&WORK[..], &script].concat()));
-    case.gitlab.until_output(id, "looked").await;
+    case.gitlab.until_output(id, "started").await;
     let things = engine().inspect(|line| line.contains(&id.to_string()));
     assert_eq!(daemon_of(&things)["HostConfig"]["Privileged"], true);
-    seen(id);
+    engine().go(id);
     let ended = case.gitlab.ended(id).await;
     ended.assert_success();
     ended.assert_lines(&["built"]);

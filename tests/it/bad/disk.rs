@@ -10,7 +10,7 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    engine::engine,
+    engine::{UNTIL_GO, engine},
     gitlab::job,
     longshore::{Case, Options},
 };
@@ -104,14 +104,11 @@ async fn a_job_that_finds_the_disk_full_fails_with_that_reason() {
 async fn a_disk_that_fills_up_in_the_middle_of_a_trace_does_not_end_the_job() {
     let Some(disk) = Disk::new() else { return };
     let case = disk.case().await;
-    let script =
-        ["echo started", "until test -e /tmp/go; do sleep 0.2; done", "seq 1 100000", "exit 7"];
+    let script = [UNTIL_GO, "seq 1 100000", "exit 7"];
     let id = case.gitlab.submit(job(&script));
     case.gitlab.until_output(id, "started").await;
     disk.fill();
-    let container = engine().running_containers(id);
-    let build = container.iter().find_map(|line| line.split(' ').next()).unwrap();
-    engine().docker(&["exec", build, "touch", "/tmp/go"]);
+    engine().go(id);
     let ended = case.gitlab.ended(id).await;
     ended.assert_failed("script_failure", Some(7));
     ended.assert_contains("No space left on device");
