@@ -111,6 +111,10 @@ impl DaemonError {
     }
 }
 
+/// What is said of a daemon that may not do what it must.
+const UNPRIVILEGED: &str = "the daemon lacks privileges: does the engine run rootless, in a container \
+     or with a runtime or user namespace that takes them away?";
+
 /// The usual reasons, the most telling words first.
 fn hint(log: &str) -> Option<&'static str> {
     // It came to work, so what it needs is there.
@@ -122,6 +126,10 @@ fn hint(log: &str) -> Option<&'static str> {
     let has = |words: &[&str]| words.iter().any(|word| log.contains(word));
     if let Some(hint) = has(&["rootlesskit"]).then(|| rootless_hint(&log)).flatten() {
         return Some(hint);
+    }
+    // It may neither mount nor set up its network: one reason for both.
+    if has(&["you must be root"]) && has(&["operation not permitted"]) {
+        return Some(UNPRIVILEGED);
     }
     if has(&["unknown flag", "unable to configure the docker daemon"]) {
         Some("a flag is wrong: look at the service's command and [runners.docker.dind]")
@@ -139,10 +147,7 @@ fn hint(log: &str) -> Option<&'static str> {
         "permission denied",
         "needs to be started with root",
     ]) {
-        Some(
-            "the daemon lacks privileges: does the engine run rootless, in a container or with a \
-             runtime or user namespace that takes them away?",
-        )
+        Some(UNPRIVILEGED)
     } else {
         None
     }
@@ -420,6 +425,11 @@ mod tests {
             ("error initializing graphdriver: driver not supported: overlay2", "storage driver"),
             ("failed to start daemon: Devices cgroup isn't mounted", "control groups"),
             ("mount: permission denied (are you root?)", "privileges"),
+            (
+                "level=error msg=\"failed to mount overlay: operation not permitted\"\niptables failed: \
+                 Could not fetch rule set generation id: Permission denied (you must be root)",
+                "privileges",
+            ),
             (
                 "[rootlesskit:parent] error: failed to setup network: setting up tap tap0: executing \
                  [[nsenter -t 16 -n -m -U --preserve-credentials ip tuntap add name tap0 mode tap]]",
