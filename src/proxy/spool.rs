@@ -4,16 +4,17 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Seek as _, SeekFrom, Write as _},
+    io::{self, Read, Write as _},
+    os::unix::fs::FileExt as _,
     time::Duration,
 };
 
 use bytes::{Buf as _, Bytes};
-use futures_util::TryStreamExt as _;
+use futures_util::stream;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
+use rustix::fs::FallocateFlags;
 use tokio::sync::mpsc;
-use tokio_util::io::ReaderStream;
 
 use super::{
     Refusal,
@@ -27,6 +28,8 @@ const PROGRESS: Duration = Duration::from_mins(1);
 const WAITING: usize = 16;
 /// How much of the file is sent at once.
 const PIECE: usize = 256 << 10;
+/// How much of the file is freed at once.
+const FREED: u64 = 16 << 20;
 
 /// What came so far, and comes: each byte is in the file before it is read.
 pub(super) struct Spool {
@@ -62,7 +65,6 @@ impl Shared {
         let judged = tokio::task::spawn_blocking(move || {
             let mut spool = Spool { pieces, piece: Bytes::new(), file };
             let made = judge(&mut spool)?;
-            spool.file.seek(SeekFrom::Start(0)).map_err(failed)?;
             Ok((made, spool.file))
         });
         let received = self.receive(body, sender).await;
@@ -99,14 +101,39 @@ impl Shared {
     }
 }
 
-/// The spooled file as a body.
+/// The spooled file as a body. What was sent is freed: written back to the disk, it would keep the
+/// engine from writing its own.
 pub(super) fn spooled(file: File) -> Body {
-    let reader = ReaderStream::with_capacity(tokio::fs::File::from_std(file), PIECE);
-    StreamBody::new(reader.map_ok(Frame::data).map_err(Broken::from)).boxed_unsync()
+    let pieces = stream::try_unfold((file, 0), |(file, start)| async move {
+        let read = tokio::task::spawn_blocking(move || {
+            let mut piece = vec![0; PIECE];
+            let count = file.read_at(&mut piece, start)?;
+            piece.truncate(count);
+            let end = start + count as u64;
+            if end / FREED > start / FREED {
+                free(&file, end / FREED * FREED - FREED);
+            }
+            io::Result::Ok((piece, file, end))
+        });
+        let (piece, file, end) = read.await.map_err(Broken::from)??;
+        let next = (!piece.is_empty()).then(|| (Frame::data(Bytes::from(piece)), (file, end)));
+        Ok::<_, Broken>(next)
+    });
+    StreamBody::new(pieces).boxed_unsync()
+}
+
+/// Gives [`FREED`] bytes of the file back, where its file system can.
+fn free(file: &File, start: u64) {
+    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    if let Err(error) = rustix::fs::fallocate(file, hole, start, FREED) {
+        tracing::debug!(%error, "what was sent of an archive stays on the disk until its end");
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     #[test]
@@ -120,9 +147,28 @@ mod tests {
         let mut spool = Spool { pieces, piece: Bytes::new(), file };
         let mut read = String::new();
         spool.read_to_string(&mut read).unwrap();
-        let mut kept = String::new();
-        spool.file.seek(SeekFrom::Start(0)).unwrap();
-        spool.file.read_to_string(&mut kept).unwrap();
-        assert_eq!((&*read, &*kept), ("first second", "first second"));
+        let mut kept = [0; 12];
+        spool.file.read_exact_at(&mut kept, 0).unwrap();
+        assert_eq!((&*read, &kept), ("first second", b"first second"));
+    }
+
+    #[tokio::test]
+    async fn g_75_what_is_kept_is_sent_and_then_freed() {
+        let mut file = tempfile::tempfile().unwrap();
+        let kept: Vec<u8> = (0_u32..10 << 20).flat_map(u32::to_le_bytes).collect();
+        file.write_all(&kept).unwrap();
+        let blocks = |file: &File| file.metadata().unwrap().blocks();
+        let all = blocks(&file);
+        let watched = file.try_clone().unwrap();
+        let mut body = spooled(file);
+        let mut sent = 0;
+        while let Some(frame) = body.frame().await {
+            let piece = frame.unwrap().into_data().unwrap();
+            assert!(piece == kept[sent..sent + piece.len()]);
+            sent += piece.len();
+        }
+        assert_eq!(sent, kept.len());
+        // Two of its two and a half times of what is freed at once.
+        assert!(blocks(&watched) < all / 2, "{} of {all}", blocks(&watched));
     }
 }
