@@ -104,7 +104,7 @@ pub async fn of(engine: &Engine) -> Result<&Cgroups, Error> {
         let body = engine.transport().get("/info").await.map_err(failed())?;
         let about: About = serde_json::from_slice(&body).map_err(|error| failed()(error.into()))?;
         let version = if about.cgroup_version == "2" { Version::V2 } else { Version::V1 };
-        let reach = reach(engine.host(), &about, version).await;
+        let reach = reach(engine.host(), &about, version, Path::new(SYSTEMD)).await;
         Ok(Cgroups { driver: about.driver(), version, reach })
     };
     engine.cgroups().get_or_try_init(ask).await
@@ -124,7 +124,13 @@ impl About {
     }
 }
 
-async fn reach(host: &str, about: &About, version: Version) -> Result<Vec<Hierarchy>, Obstacle> {
+/// The groups that this process can make for the engine; `systemd` is there where systemd runs.
+async fn reach(
+    host: &str,
+    about: &About,
+    version: Version,
+    systemd: &Path,
+) -> Result<Vec<Hierarchy>, Obstacle> {
     if about.driver() == Driver::None {
         return Err(Obstacle::NoDriver);
     }
@@ -132,15 +138,15 @@ async fn reach(host: &str, about: &About, version: Version) -> Result<Vec<Hierar
         return Err(Obstacle::Rootless);
     }
     let socket = host.strip_prefix("unix://").ok_or(Obstacle::Elsewhere)?;
+    if about.driver() == Driver::Systemd && !systemd.is_dir() {
+        return Err(Obstacle::NoSystemd);
+    }
     if !rustix::process::geteuid().is_root() {
         return Err(Obstacle::NotRoot);
     }
     // Else the same names are those of other groups.
     if !peer::shares(Path::new(socket), "cgroup").await {
         return Err(Obstacle::Elsewhere);
-    }
-    if about.driver() == Driver::Systemd && !Path::new(SYSTEMD).is_dir() {
-        return Err(Obstacle::NoSystemd);
     }
     let found = mounted(version);
     if found.is_empty() { Err(Obstacle::NotMounted) } else { Ok(found) }
@@ -230,6 +236,17 @@ mod tests {
         assert_eq!((new.driver(), &*new.cgroup_version), (Driver::Systemd, "2"));
         assert!(new.is_rootless() && !old.is_rootless());
         assert_eq!(about(r#"{"CgroupDriver": "none"}"#).driver(), Driver::None);
+    }
+
+    #[tokio::test]
+    async fn g_7_groups_that_systemd_makes_need_systemd_here() {
+        let about = serde_json::from_str(r#"{"CgroupDriver": "systemd"}"#).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let nowhere = directory.path().join("systemd");
+        let reached = |host: &'static str, systemd| reach(host, &about, Version::V2, systemd);
+        assert_eq!(reached("unix:///engine", &nowhere).await, Err(Obstacle::NoSystemd));
+        assert_ne!(reached("unix:///engine", directory.path()).await, Err(Obstacle::NoSystemd));
+        assert_eq!(reached("tcp://engine:2375", &nowhere).await, Err(Obstacle::Elsewhere));
     }
 
     #[tokio::test]
