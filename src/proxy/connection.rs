@@ -23,6 +23,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, unix::AsyncFd};
 /// How long nobody looks while a flood lasts. Lines of usual length fill the socket's buffer (about
 /// 270 writes) in 1 ms, and tokio's own clock has no shorter time.
 const PAUSE: Duration = Duration::from_micros(200);
+/// How much is read at once; all of it is overwritten with zeros first.
+const READ: usize = 64 << 10;
 /// What comes within this time after the last is fast.
 const FAST: Duration = Duration::from_millis(1);
 /// So many fast ones are a flood.
@@ -169,7 +171,8 @@ impl AsyncRead for PatientStream {
                 Some(listening) => Some(ready!(listening.poll_read_ready(context))?),
                 None => None,
             };
-            match rustix::io::read(&this.socket, buffer.initialize_unfilled()) {
+            let most = buffer.remaining().min(READ);
+            match rustix::io::read(&this.socket, buffer.initialize_unfilled_to(most)) {
                 Ok(count) => {
                     buffer.advance(count);
                     return Poll::Ready(Ok(()));

@@ -149,7 +149,7 @@ impl Case {
 
     /// The same, and false where it takes longer.
     pub(crate) async fn is_idle_in(&self, limit: Duration) -> bool {
-        let jobs = self.directory.path().join("state/jobs");
+        let jobs = self.state.join("jobs");
         let mut again = tokio::time::interval(Duration::from_millis(20));
         let wait = async {
             while fs::read_dir(&jobs).unwrap().next().is_some() {
