@@ -233,17 +233,20 @@ async fn a_user_without_rights_may_use_the_socket() {
     engine().nothing_left_of(ended.id).await;
 }
 
-/// An image with perl alone, and a container of it that answers HTTP at port 8080.
-const SERVE: [&str; 3] = [
-    "libraries=$(ldd /usr/bin/perl | grep -o '/[^ ]*')",
-    "tar -ch /usr/bin/perl /usr/lib/*/perl-base $libraries 2> /dev/null | docker import - inner:1",
-    r#"docker run --detach --publish 8080:80 inner:1 perl -MSocket -e '
+/// Has `perl` write an archive with perl alone.
+pub(crate) const PERL: &str = "perl() { tar -ch /usr/bin/perl /usr/lib/*/perl-base \
+     $(ldd /usr/bin/perl | grep -o '/[^ ]*') 2> /dev/null; }";
+
+/// A container of an image that has it, which answers HTTP at port 8080.
+pub(crate) const RUN: &str = r#"docker run --detach --publish 8080:80 inner:1 perl -MSocket -e '
     socket(S, PF_INET, SOCK_STREAM, 6) && bind(S, sockaddr_in(80, INADDR_ANY)) && listen(S, 9) or die;
-    while (accept(C, S)) { sysread(C, $_, 4096); print C "HTTP/1.0 200 OK\r\n\r\ninner\n"; close C }'"#,
-];
+    while (accept(C, S)) { sysread(C, $_, 4096); print C "HTTP/1.0 200 OK\r\n\r\ninner\n"; close C }'"#;
+
+/// An image with perl alone, and such a container of it.
+const SERVE: [&str; 3] = [PERL, "perl | docker import - inner:1", RUN];
 
 /// Asks it, once it listens.
-fn get(address: &str) -> String {
+pub(crate) fn get(address: &str) -> String {
     format!(
         "curl --silent --show-error --retry 50 --retry-delay 1 --retry-all-errors \
          --max-time 5 http://{address}/ && echo of {address}"

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
+    dind::{PERL, RUN, get},
     engine::{UNTIL_GO, engine},
     gitlab::{JobSpec, job},
     longshore::{Case, Options},
@@ -18,22 +19,12 @@ fn rootless_job(script: &[&str]) -> JobSpec {
 
 /// Makes an image of perl alone with `docker build`, runs it, and has it answer HTTP at port 8080.
 const WORK: [&str; 5] = [
-    "mkdir ctx && libraries=$(ldd /usr/bin/perl | grep -o '/[^ ]*')",
-    "tar -chf ctx/perl.tar /usr/bin/perl /usr/lib/*/perl-base $libraries 2> /dev/null",
+    PERL,
+    "mkdir ctx && perl > ctx/perl.tar",
     "printf 'FROM scratch\\nADD perl.tar /\\nRUN [\"perl\", \"-e\", \"print qq(built\\\\n)\"]\\n' > ctx/Dockerfile",
     "DOCKER_BUILDKIT=0 docker build -t inner:1 ctx",
-    r#"docker run --detach --publish 8080:80 inner:1 perl -MSocket -e '
-    socket(S, PF_INET, SOCK_STREAM, 6) && bind(S, sockaddr_in(80, INADDR_ANY)) && listen(S, 9) or die;
-    while (accept(C, S)) { sysread(C, $_, 4096); print C "HTTP/1.0 200 OK\r\n\r\ninner\n"; close C }'"#,
+    RUN,
 ];
-
-/// Asks it, once it listens.
-fn get(address: &str) -> String {
-    format!(
-        "curl --silent --show-error --retry 50 --retry-delay 1 --retry-all-errors \
-         --max-time 5 http://{address}/ && echo of {address}"
-    )
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_without_root_does_its_work_and_nothing_is_privileged() {
