@@ -59,11 +59,11 @@ impl PatientStream {
         }
     }
 
-    fn listen(&mut self) -> io::Result<&AsyncFd<Arc<OwnedFd>>> {
-        match &mut self.listening {
-            Some(listening) => Ok(listening),
-            none => Ok(none.insert(registered(self.socket.clone())?)),
+    fn listen(&mut self) -> io::Result<()> {
+        if self.listening.is_none() {
+            self.listening = Some(registered(self.socket.clone())?);
         }
+        Ok(())
     }
 
     fn pause(&mut self) -> io::Result<()> {
@@ -109,11 +109,7 @@ impl PatientStream {
         let is_fast = !has_paused && now.duration_since(self.drained) <= FAST;
         self.drained = now;
         self.fast = if is_fast { self.fast + 1 } else { 0 };
-        if self.fast >= FLOOD && !self.is_write_waiting {
-            self.pause()
-        } else {
-            self.listen().map(drop)
-        }
+        if self.fast >= FLOOD && !self.is_write_waiting { self.pause() } else { self.listen() }
     }
 
     fn poll_write_by(
@@ -122,9 +118,6 @@ impl PatientStream {
         write: impl Fn(&OwnedFd) -> Result<usize, Errno>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            if self.is_write_waiting {
-                self.listen()?;
-            }
             let ready = match &self.listening {
                 Some(listening) if self.is_write_waiting => {
                     Some(ready!(listening.poll_write_ready(context))?)
@@ -136,6 +129,8 @@ impl PatientStream {
                     if let Some(mut ready) = ready {
                         ready.clear_ready();
                     }
+                    // From here on no pause stops it.
+                    self.listen()?;
                     self.is_write_waiting = true;
                 }
                 Err(Errno::INTR) => {}
