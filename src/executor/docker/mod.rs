@@ -150,55 +150,48 @@ impl ExecutorError {
             Self::Image(error) => error.hint(),
             Self::Daemon(error) => error.hint(),
             Self::BuildKit(error) => error.hint(),
-            Self::Engine(error) if error.is_gone() => {
-                Some("is the Docker engine running, and is [runners.docker] host its address?")
-            }
-            Self::Engine(error)
-                if error.engine_message().is_some_and(|m| m.contains("non running container")) =>
-            {
-                Some(
-                    "the job's Docker daemon has ended, and the job's container is in its network \
-                     ([runners.docker.dind] network = \"shared\")",
-                )
-            }
-            Self::Engine(error)
-                if error.engine_message().is_some_and(|m| m.contains("address pool")) =>
-            {
-                Some(
-                    "every job with FF_NETWORK_PER_BUILD has a network of its own: give the engine \
-                     more of them (default-address-pools), or run fewer jobs at once",
-                )
-            }
-            Self::Engine(error)
-                if error.engine_message().is_some_and(|m| m.contains("/dev/net/tun")) =>
-            {
-                Some(
-                    "a Docker daemon without root needs the host's /dev/net/tun (modprobe tun), or \
-                     privileges ([runners.docker] services_privileged = true)",
-                )
-            }
-            Self::Engine(error)
-                if error.engine_message().is_some_and(|m| m.contains("adding custom device")) =>
-            {
-                Some(
-                    "the engine's host has no such device: look at [runners.docker] devices and \
-                     services_devices",
-                )
-            }
-            Self::Engine(error)
-                if error.engine_message().is_some_and(|m| {
-                    m.contains("exec: \"sh\"") || m.contains("no such file or directory")
-                }) =>
-            {
-                Some("the job's image needs a shell: sh must be in it")
-            }
+            Self::Engine(error) => engine_hint(error),
             Self::Gone => Some(
                 "with the variable EXECUTOR_JOB_SECTION_ATTEMPTS above 1, the script runs again in a \
                  new container",
             ),
             Self::Socket(error) => error.hint(),
-            Self::Engine(_) | Self::HelperImage(_) | Self::Helper(_) => None,
+            Self::HelperImage(_) | Self::Helper(_) => None,
         }
+    }
+}
+
+/// What the engine's words mean for the reader; the most telling first.
+fn engine_hint(error: &docker::Error) -> Option<&'static str> {
+    if error.is_gone() {
+        return Some("is the Docker engine running, and is [runners.docker] host its address?");
+    }
+    let message = error.engine_message()?;
+    let says = |words: &str| message.contains(words);
+    if says("non running container") {
+        Some(
+            "the job's Docker daemon has ended, and the job's container is in its network \
+             ([runners.docker.dind] network = \"shared\")",
+        )
+    } else if says("address pool") {
+        Some(
+            "every job with FF_NETWORK_PER_BUILD has a network of its own: give the engine more of \
+             them (default-address-pools), or run fewer jobs at once",
+        )
+    } else if says("/dev/net/tun") {
+        Some(
+            "a Docker daemon without root needs the host's /dev/net/tun (modprobe tun), or \
+             privileges ([runners.docker] services_privileged = true)",
+        )
+    } else if says("adding custom device") {
+        Some(
+            "the engine's host has no such device: look at [runners.docker] devices and \
+             services_devices",
+        )
+    } else if says("exec: \"sh\"") || says("no such file or directory") {
+        Some("the job's image needs a shell: sh must be in it")
+    } else {
+        None
     }
 }
 

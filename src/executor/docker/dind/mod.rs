@@ -124,14 +124,15 @@ fn hint(log: &str) -> Option<&'static str> {
     let is_telling = |line: &&str| !HARMLESS.iter().any(|level| line.contains(level));
     let log: String = log.lines().filter(is_telling).map(|l| l.to_lowercase() + "\n").collect();
     let has = |words: &[&str]| words.iter().any(|word| log.contains(word));
-    if let Some(hint) = has(&["rootlesskit"]).then(|| rootless_hint(&log)).flatten() {
+    if has(&["rootlesskit"])
+        && let Some(hint) = rootless_hint(has)
+    {
         return Some(hint);
     }
     // It may neither mount nor set up its network: one reason for both.
     if has(&["you must be root"]) && has(&["operation not permitted"]) {
-        return Some(UNPRIVILEGED);
-    }
-    if has(&["unknown flag", "unable to configure the docker daemon"]) {
+        Some(UNPRIVILEGED)
+    } else if has(&["unknown flag", "unable to configure the docker daemon"]) {
         Some("a flag is wrong: look at the service's command and [runners.docker.dind]")
     } else if has(&["iptables", "nf_tables", "ip6tables"]) {
         Some(
@@ -154,8 +155,7 @@ fn hint(log: &str) -> Option<&'static str> {
 }
 
 /// The same for what gives a daemon without root its namespaces and its network (rootlesskit).
-fn rootless_hint(log: &str) -> Option<&'static str> {
-    let has = |words: &[&str]| words.iter().any(|word| log.contains(word));
+fn rootless_hint(has: impl Fn(&[&str]) -> bool) -> Option<&'static str> {
     if has(&["tuntap", "/dev/net/tun"]) {
         Some(
             "a daemon without root needs the host's /dev/net/tun, which all users may write to \
