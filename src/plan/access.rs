@@ -349,7 +349,7 @@ impl Asked<'_> {
     }
 
     fn sidecar(&self, service: &ServicePlan) -> Result<Sidecar, AccessError> {
-        let rootless = service.image.contains("rootless");
+        let rootless = is_rootless(&service.image);
         let privileged = self.privileged(service, rootless)?;
         let command = Command::of(service);
         let aliases = self.aliases(service);
@@ -550,7 +550,7 @@ impl Asked<'_> {
             ports.push(PLAIN_PORT);
         }
         ports.retain(|port| *port != usual);
-        if service.image.contains("rootless") {
+        if is_rootless(&service.image) {
             sidecar.environment.extend(expose(&ports, service));
         }
         let is_said = |port: u16| command.words.iter().any(|w| w.contains(&format!(":{port}")));
@@ -586,6 +586,13 @@ impl Asked<'_> {
         }
         sidecar.flags = flags;
     }
+}
+
+/// Whether an image's programs run without root: those of Docker and BuildKit say so in their names
+/// (`docker:dind-rootless`, `moby/buildkit:rootless`).
+#[must_use]
+pub fn is_rootless(image: &str) -> bool {
+    image.contains("rootless")
 }
 
 /// Where the rootless image's entrypoint takes further ports from.

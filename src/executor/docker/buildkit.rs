@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     docker::{self, image::Image},
-    plan::access::{BuildKit, SOCKET_DIRECTORY},
+    plan::access::{BuildKit, SOCKET_DIRECTORY, is_rootless},
     trace::Voice,
 };
 
@@ -72,8 +72,7 @@ impl BuildKitError {
                 "a BuildKit without root needs user namespaces on the engine's host: look at \
                  sysctl user.max_user_namespaces and kernel.apparmor_restrict_unprivileged_userns",
             )
-        } else if !image.contains("rootless") && has(&["permission", "not permitted", "privileged"])
-        {
+        } else if !is_rootless(image) && has(&["permission", "not permitted", "privileged"]) {
             Some(
                 "its container is not privileged: [runners.docker.socket] buildkit_image must be a \
                  rootless one, or [runners.docker] runtime one such as sysbox-runc",

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use crate::config::SocketBuild;
 
-use super::{Asked, ROOTLESS, SOCKET_DIRECTORY, SOCKET_GROUP};
+use super::{Asked, ROOTLESS, SOCKET_DIRECTORY, SOCKET_GROUP, is_rootless};
 
 /// A BuildKit of the job's own. Its container is never privileged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl BuildKit {
     fn new(image: &str) -> Self {
         let image = image.to_owned();
         // moby/buildkit: Dockerfile, targets `rootless` and `buildkit-linux`.
-        if image.contains("rootless") {
+        if is_rootless(&image) {
             Self {
                 image,
                 state: "/home/user/.local/share/buildkit",
