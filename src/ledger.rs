@@ -25,7 +25,7 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::{
+use crate::base::{
     ids::{JobId, random_hex},
     secret::Secret,
 };

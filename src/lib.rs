@@ -3,7 +3,7 @@
 //! # A job, from poll to end
 //!
 //! ```text
-//! api::Client --POST jobs/request--> api::wire --> job::Job --> plan::Plan (pure, complete)
+//! gitlab::api --POST jobs/request--> payload --> workload::job --> Workload (pure, complete)
 //!                                                                  |
 //!    ledger: what the job will make, noted first    +--------------+---------------+
 //!                                                   |              |               |
@@ -15,7 +15,7 @@
 //!                                                                  |
 //!            after_script --> caches, artifacts --> final PUT; removal beside it; ledger closed
 //! ```
-//! [`runner::run`] is that story, from top to bottom; follow it there.
+//! [`runner::run()`] is that story, from top to bottom; follow it there.
 //!
 //! # The modules
 //!
@@ -23,28 +23,25 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`ids`], [`secret`], `causes` | names and numbers that must not be mixed up; text that does not print; an error in one line |
+//! | [`base`] | names and numbers that must not be mixed up; text that does not print; an error in one line |
 //! | [`config`] | gitlab-runner's `config.toml`: as written, checked, watched, edited in place |
-//! | [`api`] | GitLab's runner API: what is sent, and how: retries, TLS, redirects |
-//! | [`job`] | a job made of its payload; its variables; how it ends |
-//! | [`protocol`] | what longshore and its helper container say to each other |
-//! | [`plan`] | job × settings → all that will run, as data |
+//! | [`workload`] | job × settings → all that will run, as data |
 //! | [`trace`] | what the job's author reads, until the server has all of it |
 //! | [`ledger`] | what must be removed and said, noted before it is made |
-//! | [`docker`] | the only door to an engine: connection, images, credentials, the helper image |
-//! | [`proxy`] | the guarded socket: what of an engine's API a job may use, and all that it made with it |
-//! | [`transfer`] | archives, the choice of files for them, caches and their store |
-//! | [`helper`] | what runs inside the helper container: git, archives, files |
-//! | [`executor`] | plans carried out in containers |
+//! | [`archive`] | archives, the choice of files for them, caches and their store |
+//! | [`guard`] | the guarded socket: what of an engine's API a job may use, and all that it made with it |
+//! | [`helper`] | what runs inside the helper container: git, archives, files; what it and longshore say to each other |
+//! | [`executor`] | workloads carried out in containers; [`executor::docker::engine`] is the only door to an engine |
 //! | [`runner`] | asks for jobs, runs each to its end, ends those of a process that died |
+//! | [`gitlab`] | GitLab's runner API: what is sent, and how: retries, TLS, redirects |
 //! | [`daemon`] | owner of every long-lived task; changes of configuration; the ways to stop |
-//! | [`exec`] | pipelines of a file, with a job server in this process |
+//! | [`local`] | pipelines of a file, with a job server in this process |
 //! | [`cli`] | one file a subcommand; the only place that prints |
 //!
 //! # What always holds
 //!
 //! - Three endings are kept apart to the last call: the script failed, the job was stopped, the system
-//!   failed ([`job::outcome`]).
+//!   failed ([`workload::job::outcome`]).
 //! - What a job makes is in the ledger first and gone afterwards, also when longshore is killed, and bears
 //!   a label of this longshore; nothing without that label is ever removed.
 //! - Bytes of a trace are sent until the server has said that it has them; a final state is said when it
@@ -52,7 +49,7 @@
 //! - A plan is pure: no clock, randomness, disk or network; what it needs is an argument.
 //! - Every task has an owner that waits for it; removal does not listen to what stopped the job.
 //! - A job keeps the settings it began with; a configuration that is wrong changes nothing.
-//! - Secrets are in [`secret::Secret`] until the moment they are sent.
+//! - Secrets are in [`base::secret::Secret`] until the moment they are sent.
 //!
 //! # What is absent on purpose
 //!
@@ -64,23 +61,17 @@ pub const REVISION: &str = match option_env!("LONGSHORE_REVISION") {
     None => "unknown",
 };
 
-pub mod api;
-mod causes;
+pub mod archive;
+pub mod base;
 pub mod cli;
 pub mod config;
 pub mod daemon;
-pub mod docker;
-pub mod exec;
 pub mod executor;
+pub mod gitlab;
+pub mod guard;
 pub mod helper;
-pub mod ids;
-pub mod job;
 pub mod ledger;
-pub mod metrics;
-pub mod plan;
-pub mod protocol;
-pub mod proxy;
+pub mod local;
 pub mod runner;
-pub mod secret;
 pub mod trace;
-pub mod transfer;
+pub mod workload;

@@ -10,12 +10,12 @@ use jiff::{Timestamp, Unit};
 
 use super::exit::Failure;
 use crate::{
-    api::{Client, ClientError, ClientSettings, info, wire::Info},
+    base::ids::ShortToken,
     config::{
         edit::{Editor, Entry, TokenUpdate},
         system_id,
     },
-    ids::ShortToken,
+    gitlab::api::{Client, ClientError, ClientSettings, info, wire::Info},
 };
 
 /// What a command is given beside its own arguments.
@@ -78,7 +78,7 @@ pub(super) fn info_of(executor: &str, shell: &str) -> Info {
 /// The token and what goes into the file beside it, issued now.
 #[must_use]
 pub(super) fn token_update(
-    token: crate::secret::Secret,
+    token: crate::base::secret::Secret,
     expires_at: Option<String>,
 ) -> TokenUpdate {
     TokenUpdate { token, obtained_at: now(), expires_at }

@@ -14,9 +14,9 @@ use super::{Exit, Failure, Outcome, paths::User};
 use crate::{
     config::{Config, check},
     daemon::{Daemon, DaemonError, Stop},
-    docker::EngineEnv,
-    exec::{self, Exec, RunnerSetup},
+    executor::docker::engine::EngineEnv,
     ledger::{State, StateError},
+    local::{self, Exec, RunnerSetup},
     runner::Shared,
 };
 
@@ -94,14 +94,14 @@ pub(super) fn exec(args: &ExecArgs, state_dir: Option<&Path>) -> Outcome {
             serve(config, shared, end).await.map_err(Failure::into_boxed)
         };
         tokio::select! {
-            status = exec::exec(options, serve) => status,
-            () = interrupts(stop) => Err(exec::ExecError::RunnerEnded),
+            status = local::exec(options, serve) => status,
+            () = interrupts(stop) => Err(local::ExecError::RunnerEnded),
         }
     });
     runtime.shutdown_background();
     match outcome {
-        Ok(exec::ExitStatus::Success) => Ok(Exit::Success),
-        Ok(exec::ExitStatus::Failed) => Ok(Exit::Failure),
+        Ok(local::ExitStatus::Success) => Ok(Exit::Success),
+        Ok(local::ExitStatus::Failed) => Ok(Exit::Failure),
         Err(error) => {
             let exit = if error.code() == 2 { Exit::BadPipeline } else { Exit::System };
             Err(Failure::from(error).with_exit(exit))

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{Console, Exit, Failure, Outcome};
-use crate::proxy::{Guard, GuardSettings, PolicyError, PolicyFile, Summary, audit::Log};
+use crate::guard::{Guard, GuardSettings, PolicyError, PolicyFile, Summary, audit::Log};
 
 /// Arguments of `guard`.
 #[derive(Debug, Clone, clap::Args)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Exit, Failure, Outcome};
-use crate::{helper, proxy::sidecar};
+use crate::{guard::sidecar, helper};
 
 /// Subcommands of `helper`.
 #[derive(Debug, Clone, clap::Subcommand)]

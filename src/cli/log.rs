@@ -21,7 +21,7 @@ use tracing_subscriber::{
     registry::{LookupSpan, Scope},
 };
 
-use crate::causes;
+use crate::base::error_chain;
 
 /// Shape of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -151,7 +151,7 @@ impl Visit for Fields {
         self.0.insert(field.name(), value.into());
     }
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        self.0.insert(field.name(), causes::chain(value).into());
+        self.0.insert(field.name(), error_chain(value).into());
     }
 }
 

@@ -10,7 +10,6 @@ mod guard;
 pub mod helper;
 mod lint;
 mod list;
-mod listen;
 pub mod log;
 pub mod paths;
 mod register;

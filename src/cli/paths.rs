@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::ids::hex;
+use crate::base::ids::hex;
 
 /// Who runs the program.
 #[derive(Debug, Clone)]

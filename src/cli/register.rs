@@ -16,14 +16,13 @@ use super::{
     unregister::delete,
 };
 use crate::{
-    api::{Client, Registration, Verification},
+    base::{ids::ShortToken, secret::Secret},
     config::{
         check::{SUPPORTED_EXECUTORS, Warning, check},
         edit::{Entry, timestamp},
         volume::Volume,
     },
-    ids::ShortToken,
-    secret::Secret,
+    gitlab::api::{Client, Registration, Verification},
 };
 
 /// Arguments of `register`.
@@ -275,7 +274,7 @@ impl Registering<'_> {
                 return Err(Failure::from(error).context(format!("cannot verify runner {short}")));
             }
             // A legacy token is kept unless the server says no.
-            Verification::Unclear(_) => crate::api::RunnerDetails::default(),
+            Verification::Unclear(_) => crate::gitlab::api::RunnerDetails::default(),
             Verification::Invalid(error) => {
                 return Err(Failure::from(error)
                     .context(format!("the server does not know runner {short}"))

@@ -6,8 +6,8 @@ use super::{
     exit::{Exit, Failure, Outcome},
 };
 use crate::{
+    base::secret::Secret,
     config::edit::{Entry, TokenUpdate},
-    secret::Secret,
 };
 
 /// Arguments of `reset-token`.

@@ -15,13 +15,12 @@ use super::{
     exit::Failure,
 };
 use crate::{
-    api::{Client, ClientSettings},
+    base::{ids::ShortToken, secret::Secret},
     config::{
         Config, RunnerConfig,
         edit::{Editor, TokenUpdate},
     },
-    ids::ShortToken,
-    secret::Secret,
+    gitlab::api::{Client, ClientSettings},
 };
 
 /// The clock is looked at again at least so often: it may be set, or stand still with the machine.

@@ -12,14 +12,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Failure, Outcome, listen, log, paths::User, rotate};
+use super::{Exit, Failure, Outcome, log, paths::User, rotate};
 use crate::{
     config::{Config, check, diff::ConfigDiff, system_id, watch as config_watch},
-    daemon::{Daemon, Quota, Stop},
-    docker::EngineEnv,
+    daemon::{Daemon, Quota, Stop, listen},
+    executor::docker::engine::EngineEnv,
     ledger::State,
-    metrics::Metrics,
-    runner::Shared,
+    runner::{Shared, metrics::Metrics},
 };
 
 /// Arguments of `run`.

@@ -7,9 +7,9 @@ use super::{
     verify::remove,
 };
 use crate::{
-    api::{Client, RequestError},
+    base::secret::Secret,
     config::edit::Entry,
-    secret::Secret,
+    gitlab::api::{Client, RequestError},
 };
 
 /// Arguments of `unregister`.

@@ -5,7 +5,7 @@ use super::{
     entries::{Selector, Setting, info_of, label},
     exit::{Exit, Failure, Outcome},
 };
-use crate::{api::Verification, config::edit::Entry};
+use crate::{config::edit::Entry, gitlab::api::Verification};
 
 /// Arguments of `verify`.
 #[derive(Debug, Clone, Default, clap::Args)]

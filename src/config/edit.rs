@@ -11,7 +11,7 @@ use std::{
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TableLike, Value};
 
 use super::values;
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 
 /// Why the file could not be changed. Never shows a line of it, which may hold a token.
 #[derive(Debug, thiserror::Error)]

@@ -13,7 +13,7 @@ use std::{
 use toml_edit::{Item, TableLike, Value};
 
 use super::{check::Problem, check::Warning, values};
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 
 /// Everything that was noticed while a file was read.
 #[derive(Debug)]

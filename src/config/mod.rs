@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{ids::ShortToken, secret::Secret};
+use crate::base::{ids::ShortToken, secret::Secret};
 
 /// The whole configuration, checked: no value in it can be wrong in a way its type forbids.
 #[derive(Debug, Clone, PartialEq)]

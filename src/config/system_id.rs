@@ -11,7 +11,7 @@ use rand::Rng;
 use sha2::Sha256;
 
 use super::edit;
-use crate::ids::hex;
+use crate::base::ids::hex;
 
 /// Name of the file beside the configuration.
 const FILE_NAME: &str = ".runner_system_id";

@@ -14,8 +14,8 @@ use super::sources::{HOME, TEMPLATE, off_thread};
 use super::submodule;
 use super::trace::Trace;
 use crate::{
-    causes,
-    protocol::{CleanUp, Strategy},
+    base::error_chain,
+    helper::protocol::{CleanUp, Strategy},
 };
 
 /// Cleans up after a job.
@@ -25,7 +25,7 @@ pub(super) async fn clean_up(task: &CleanUp, trace: &Trace) -> Result<(), Error>
     let mut failures = Vec::new();
     let mut note = |end: Result<(), Error>| {
         if let Err(error) = end {
-            failures.push(causes::chain(&error));
+            failures.push(error_chain(&error));
         }
     };
 

@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use super::error::Error;
 use super::files;
 use super::git::{Environment, quoted};
-use crate::protocol::Sources;
+use crate::helper::protocol::Sources;
 
 /// Name of the file under `temp_dir` that `.git/config` includes.
 pub const EXTERNAL: &str = ".gitlab-runner.ext.conf";
 
-/// See [`crate::protocol::GIT_SEED`].
-pub use crate::protocol::GIT_SEED as SEED;
+/// See [`crate::helper::protocol::GIT_SEED`].
+pub use crate::helper::protocol::GIT_SEED as SEED;
 
 const CA: &str = ".gitlab-runner.ca.pem";
 const CERTIFICATE: &str = ".gitlab-runner.cert.pem";
@@ -192,8 +192,8 @@ fn with_token(url: &str, token: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::secret::Secret;
     use crate::helper::testing::task;
-    use crate::secret::Secret;
 
     fn job() -> Sources {
         let mut task = task("/b/p", "https://git.example/sub/group/project.git", "0123456789");

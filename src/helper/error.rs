@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{causes, protocol::Done};
+use crate::{base::error_chain, helper::protocol::Done};
 
 /// Why a task failed.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +63,6 @@ impl Error {
 
     /// The end of a task that failed for this.
     pub(super) fn done(&self) -> Done {
-        Done { exit_code: self.exit_code(), error: Some(causes::chain(self)), ..Done::default() }
+        Done { exit_code: self.exit_code(), error: Some(error_chain(self)), ..Done::default() }
     }
 }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::error::Error;
 use super::trace::Trace;
-use crate::protocol::{self, CHUNK, Done, FileInfo, Frame, Receive};
+use crate::helper::protocol::{self, CHUNK, Done, FileInfo, Frame, Receive};
 
 /// Makes the directories and opens them to every user.
 pub(super) fn open_directories(paths: &[String]) -> Result<(), Error> {

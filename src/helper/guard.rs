@@ -1,6 +1,6 @@
 //! The guard of a job's socket in a sidecar, `longshore helper guard`; the engine's mount namespace,
 //! which it must be in; and what it answers to the longshore that started it
-//! ([`crate::proxy::sidecar`]).
+//! ([`crate::guard::sidecar`]).
 //!
 //! After [`enter`] all paths are those of the engine's host. The container's own file system is out
 //! of reach then: nothing of it may be opened any more, and nothing here is.
@@ -22,13 +22,12 @@ use tokio::{
 };
 
 use crate::{
-    causes,
-    docker::peer,
-    protocol::{self, Frame},
-    proxy::{
-        AuditEvent, Guard, GuardSettings,
+    base::error_chain,
+    guard::{
+        AuditEvent, Guard, GuardSettings, peer,
         sidecar::{Answer, Ask, Ready, Start, decode_json, encode_json},
     },
+    helper::protocol::{self, Frame},
 };
 
 /// Frames that may wait to be written.
@@ -181,7 +180,7 @@ impl Sidecar {
             Ask::Hello => Answer::Done,
             Ask::Start(start) => match self.start(*start).await {
                 Ok(ready) => Answer::Ready(ready),
-                Err(error) => Answer::Failed(causes::chain(&error)),
+                Err(error) => Answer::Failed(error_chain(&error)),
             },
             Ask::Adopt { id, name } => match &self.guarded {
                 Some(guarded) => {
@@ -247,7 +246,7 @@ async fn send_on(mut events: mpsc::Receiver<AuditEvent>, frames: mpsc::Sender<Fr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::sidecar::Host;
+    use crate::guard::sidecar::Host;
 
     async fn answers(asked: &[u8]) -> (io::Result<()>, Vec<Answer>) {
         let mut said = Vec::new();

@@ -1,4 +1,4 @@
-//! Archives: the helper's tasks in terms of [`crate::transfer`], which knows formats and globs.
+//! Archives: the helper's tasks in terms of [`crate::archive`], which knows formats and globs.
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use super::error::Error;
 use super::trace::Trace;
-use crate::transfer::select::{Note, Severity, Wanted};
-use crate::transfer::{archive, artifact, expand, extract, provenance, save, select};
+use crate::archive::select::{Note, Severity, Wanted};
+use crate::archive::{artifact, expand, extract, provenance, save, select, write};
 use crate::{
-    causes,
-    protocol::{Archive, ArchiveTo, Done, Frame},
+    base::error_chain,
+    helper::protocol::{Archive, ArchiveTo, Done, Frame},
 };
 
 /// Extracts an archive below a directory.
@@ -76,7 +76,7 @@ pub(super) async fn archive(task: Archive, trace: &Trace) -> Result<Done, Error>
             let mut out = trace.data();
             blocking(move || {
                 let project = Path::new(&task.project_dir);
-                archive::write(task.format, task.level, project, &files, &mut out)
+                write::write(task.format, task.level, project, &files, &mut out)
                     .map_err(packing)?;
                 out.flush().map_err(packing)
             })
@@ -99,7 +99,7 @@ pub(super) async fn archive(task: Archive, trace: &Trace) -> Result<Done, Error>
 }
 
 fn packing(error: impl StdError) -> Error {
-    Error::Pack(causes::chain(&error))
+    Error::Pack(error_chain(&error))
 }
 
 async fn blocking<T: Send + 'static>(
@@ -124,7 +124,7 @@ fn choose(task: Archive) -> Result<Chosen, Error> {
     let name = match expand::expand(&task.name, &lookup) {
         Ok(name) => name,
         Err(error) => {
-            let text = format!("cannot expand `{}`: {}", task.name, causes::chain(&error));
+            let text = format!("cannot expand `{}`: {}", task.name, error_chain(&error));
             notes.push(Note { severity: Severity::Warning, text });
             task.name.clone()
         }

@@ -11,7 +11,7 @@ use tokio::process::Command;
 use tokio::sync::watch;
 
 use super::trace::Trace;
-use crate::protocol::{CHUNK, Frame};
+use crate::helper::protocol::{CHUNK, Frame};
 
 /// How long the pipes of a program that has ended may be silent before they are given up: a process
 /// that it left behind (an ssh agent) can hold them open for ever.

@@ -11,7 +11,7 @@ use super::error::Error;
 use super::sources::off_thread;
 use super::trace::Trace;
 use super::{cleanup, files, pack, sources};
-use crate::protocol::{self, Done, Extract, Frame, Task};
+use crate::helper::protocol::{self, Done, Extract, Frame, Task};
 
 /// Frames that wait to be written: with pieces of at most 128 KiB, 2 MiB at most.
 const WAITING: usize = 16;

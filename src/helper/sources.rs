@@ -13,7 +13,7 @@ use super::hook::{self, Hook};
 use super::hygiene;
 use super::submodule;
 use super::trace::Trace;
-use crate::protocol::{ENV_FILE, Sources, Strategy};
+use crate::helper::protocol::{ENV_FILE, Sources, Strategy};
 
 /// Name of git's template under `temp_dir`.
 pub(super) const TEMPLATE: &str = "git-template";

@@ -20,10 +20,10 @@ use tokio::task::JoinSet;
 
 use super::error::Error;
 use super::trace::Trace;
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 use crate::{
-    causes,
-    protocol::{Frame, Sources, Strategy, Submodules},
+    base::error_chain,
+    helper::protocol::{Frame, Sources, Strategy, Submodules},
 };
 
 /// The job's token; no other text has it.
@@ -289,7 +289,7 @@ pub(super) async fn run(task: &Sources) -> (Result<(), Error>, String) {
 pub(super) async fn succeed(task: &Sources) -> String {
     let (end, trace) = run(task).await;
     if let Err(error) = end {
-        panic!("{}\n{trace}", causes::chain(&error));
+        panic!("{}\n{trace}", error_chain(&error));
     }
     trace
 }

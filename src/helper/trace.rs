@@ -5,7 +5,7 @@ use std::io;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
-use crate::protocol::{CHUNK, Frame};
+use crate::helper::protocol::{CHUNK, Frame};
 
 const NOTICE: &str = "\x1b[32;1m";
 const WARNING: &str = "\x1b[0;33m";

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    api::{
+    base::{
+        ids::{JobId, ShortToken},
+        secret::Secret,
+    },
+    gitlab::api::{
         Client, PatchReply, RemoteState, UpdateOutcome, UpdateReply,
         wire::{Info, JobState, JobUpdate, TraceOutput},
     },
-    ids::{JobId, ShortToken},
-    job::outcome::FailureReason,
-    metrics::Metrics,
-    secret::Secret,
+    runner::metrics::Metrics,
     trace::JobServer,
+    workload::job::outcome::FailureReason,
 };
 
 /// See the module.

@@ -2,16 +2,18 @@
 //! operator.
 
 use crate::{
-    api::wire::JobState,
-    causes, docker,
-    executor::docker::{ExecutorError, helper::HelperError},
-    job::{
-        InvalidJob,
-        outcome::{FailureReason, Outcome, StopReason},
-    },
+    base::error_chain,
+    executor::docker::{ExecutorError, engine, helper::HelperError},
+    gitlab::api::wire::JobState,
     ledger::StateError,
-    plan::PlanError,
     trace::{Final, FinishError, Voice},
+    workload::{
+        PlanError,
+        job::{
+            InvalidJob,
+            outcome::{FailureReason, Outcome, StopReason},
+        },
+    },
 };
 
 /// The system failed, as against a script that did.
@@ -58,7 +60,7 @@ impl SystemFailure {
     }
 
     fn of(reason: FailureReason, error: &(dyn std::error::Error + 'static)) -> Self {
-        Self { reason, error: causes::chain(error), hint: None, exit_code: None, is_passing: false }
+        Self { reason, error: error_chain(error), hint: None, exit_code: None, is_passing: false }
     }
 }
 
@@ -77,8 +79,8 @@ impl From<HelperError> for SystemFailure {
     }
 }
 
-impl From<docker::ConnectError> for SystemFailure {
-    fn from(error: docker::ConnectError) -> Self {
+impl From<engine::ConnectError> for SystemFailure {
+    fn from(error: engine::ConnectError) -> Self {
         let mut failure = Self::of(FailureReason::RunnerSystemFailure, &error);
         failure.hint = error.hint().map(str::to_owned);
         failure.is_passing = error.is_passing();
@@ -86,8 +88,8 @@ impl From<docker::ConnectError> for SystemFailure {
     }
 }
 
-impl From<docker::auth::AuthError> for SystemFailure {
-    fn from(error: docker::auth::AuthError) -> Self {
+impl From<engine::auth::AuthError> for SystemFailure {
+    fn from(error: engine::auth::AuthError) -> Self {
         Self::of(FailureReason::RunnerConfigurationError, &error)
     }
 }
@@ -163,7 +165,9 @@ pub(super) fn last_word(ending: &Ending, announced: &[String]) -> Final {
 pub(super) fn is_hard(reason: &StopReason) -> bool {
     match reason {
         StopReason::Canceled => false,
-        StopReason::TimedOut { deadline, .. } => *deadline != crate::job::outcome::Deadline::Script,
+        StopReason::TimedOut { deadline, .. } => {
+            *deadline != crate::workload::job::outcome::Deadline::Script
+        }
         StopReason::Aborted | StopReason::Interrupted(_) => true,
     }
 }
@@ -176,6 +180,6 @@ pub(super) fn log_end(ending: &Ending, delivered: &Result<(), FinishError>) {
         Err(failure) => tracing::warn!(error = failure.error, "job failed: system failure"),
     }
     if let Err(error) = delivered {
-        tracing::error!(error = causes::chain(error), "job's end could not be delivered");
+        tracing::error!(error = error_chain(error), "job's end could not be delivered");
     }
 }

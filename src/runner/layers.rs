@@ -22,14 +22,14 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    causes,
-    docker::Engine,
+    base::error_chain,
     executor::docker::{
         clean_up::{self, Anonymous},
         dind::scrub,
+        engine::Engine,
     },
     ledger::Thing,
-    plan::{Plan, layers::SlotPlan},
+    workload::{Plan, layers::SlotPlan},
 };
 
 use super::Runner;
@@ -222,7 +222,7 @@ pub(super) async fn give_back(runner: &Runner, engine: &Engine, plan: &Plan) -> 
         Err(error) => {
             tracing::warn!(
                 volume = volume.name,
-                error = causes::chain(&error),
+                error = error_chain(&error),
                 "layer-cache slot was not left in order and is removed"
             );
             return false;
@@ -283,7 +283,7 @@ async fn evict(runner: &Runner, engine: &Engine, slot: &SlotPlan) {
     match above.await.map_err(io::Error::other).flatten() {
         Ok(gone) => {
             for error in clean_up::remove_rest(engine, &gone).await {
-                tracing::warn!(error = causes::chain(&error), "a layer-cache slot is left");
+                tracing::warn!(error = error_chain(&error), "a layer-cache slot is left");
             }
         }
         Err(error) => tracing::warn!(%error, "layer-cache slots cannot be looked through"),
@@ -295,7 +295,7 @@ pub(super) async fn sweep(engine: &Engine, host: Option<&str>, layers: &Layers, 
     let volumes = match clean_up::layers(engine, instance).await {
         Ok(volumes) => volumes,
         Err(error) => {
-            tracing::warn!(error = causes::chain(&error), "layer-cache slots cannot be listed");
+            tracing::warn!(error = error_chain(&error), "layer-cache slots cannot be listed");
             return;
         }
     };
@@ -309,7 +309,7 @@ pub(super) async fn sweep(engine: &Engine, host: Option<&str>, layers: &Layers, 
                 tracing::info!(count = left.len(), "removing layer-cache slots not left in order");
             }
             for error in clean_up::remove_rest(engine, &left).await {
-                tracing::warn!(error = causes::chain(&error), "a layer-cache slot is left");
+                tracing::warn!(error = error_chain(&error), "a layer-cache slot is left");
             }
         }
         Err(error) => tracing::warn!(%error, "layer-cache slots cannot be looked through"),

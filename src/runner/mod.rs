@@ -4,6 +4,7 @@ mod channel;
 mod ending;
 mod gate;
 pub mod layers;
+pub mod metrics;
 mod opening;
 pub mod poll;
 mod provenance;
@@ -21,11 +22,11 @@ use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    api::{Client, wire::Info},
     config::RunnerConfig,
-    docker::{ConnectError, Engine, EngineEnv},
+    executor::docker::engine::{ConnectError, Engine, EngineEnv},
+    gitlab::api::{Client, wire::Info},
     ledger::State,
-    metrics::{Metrics, RunnerLabels},
+    runner::metrics::{Metrics, RunnerLabels},
 };
 
 pub use gate::Gate;

@@ -4,16 +4,17 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    api::wire::JobPayload,
+    base::{ids::random_hex, secret::Secret},
     config::flags,
     executor::docker::clean_up,
-    ids::random_hex,
-    job::{self, InvalidJob, Job},
+    gitlab::api::wire::JobPayload,
     ledger::{Entry, JobRecord},
-    metrics::Running,
-    plan::{self, Place, Plan},
-    secret::Secret,
+    runner::metrics::Running,
     trace::{self, Delivery, Greeting, Limits, Masks, Trace, Voice},
+    workload::{
+        self, Place, Plan,
+        job::{self, InvalidJob, Job},
+    },
 };
 
 use super::{
@@ -62,7 +63,7 @@ pub(super) fn plan_job(
         server_ca: runner.client.server_ca(),
         client_certificate: runner.client.client_certificate(),
     };
-    let plan = plan::plan(&job, &runner.config, &place)?;
+    let plan = workload::plan(&job, &runner.config, &place)?;
     Ok((job, Arc::new(plan)))
 }
 

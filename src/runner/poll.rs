@@ -13,10 +13,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{JobReply, Received, wire::JobPayload},
+    base::{ids::JobId, secret::Secret},
     config::RunnerConfig,
-    ids::JobId,
-    secret::Secret,
+    gitlab::api::{JobReply, Received, wire::JobPayload},
 };
 
 use super::{Gate, Runner, gate::Place};

@@ -5,8 +5,11 @@ use serde_json::json;
 
 use crate::{
     config::RunnerConfig,
-    job::{Job, variable::parse_bool},
-    plan::{Plan, cache::ArtifactPlan},
+    workload::{
+        Plan,
+        cache::ArtifactPlan,
+        job::{Job, variable::parse_bool},
+    },
 };
 
 /// The statement for an artifact that is to have one.

@@ -4,17 +4,17 @@
 use std::sync::Arc;
 
 use crate::{
-    api::Client,
-    causes,
+    base::error_chain,
     config::DockerConfig,
-    docker::Engine,
     executor::docker::{
         clean_up::{self, Anonymous},
+        engine::Engine,
         socket,
     },
-    job::outcome::FailureReason,
+    gitlab::api::Client,
     ledger::{Entry, JobRecord},
     trace::{self, Delivery, Limits, Masks, Trace},
+    workload::job::outcome::FailureReason,
 };
 
 use super::{
@@ -31,7 +31,7 @@ pub(super) async fn sweep(engine: &Engine, instance: &str) {
     let things = match clean_up::marked(engine, instance, None).await {
         Ok(things) => things,
         Err(error) => {
-            tracing::warn!(error = causes::chain(&error), "leftovers could not be looked for");
+            tracing::warn!(error = error_chain(&error), "leftovers could not be looked for");
             return;
         }
     };
@@ -40,7 +40,7 @@ pub(super) async fn sweep(engine: &Engine, instance: &str) {
     }
     tracing::info!(count = things.len(), "removing what an earlier process left");
     for error in clean_up::remove(engine, &things, Anonymous { remove: true }).await {
-        tracing::warn!(error = causes::chain(&error), "something of an earlier process is left");
+        tracing::warn!(error = error_chain(&error), "something of an earlier process is left");
     }
 }
 
@@ -48,7 +48,7 @@ pub(super) async fn sweep(engine: &Engine, instance: &str) {
 pub async fn end_job(
     shared: &Shared,
     client: Arc<Client>,
-    info: Arc<crate::api::wire::Info>,
+    info: Arc<crate::gitlab::api::wire::Info>,
     engine: &DockerConfig,
     record: JobRecord,
     entry: Entry,
@@ -74,14 +74,14 @@ pub async fn end_job(
             // What came late may have had a layer-cache slot.
             layers::sweep(&engine, entry.engine.as_deref(), &shared.layers, instance).await;
             for error in &errors {
-                tracing::warn!(error = causes::chain(error), "something of the job is left");
+                tracing::warn!(error = error_chain(error), "something of the job is left");
             }
             let left = socket::reap(&engine, &record.guard()).await;
             log_left(&left);
             errors.is_empty() && left.is_empty()
         }
         Err(error) => {
-            tracing::warn!(error = causes::chain(&error), "engine of the job cannot be reached");
+            tracing::warn!(error = error_chain(&error), "engine of the job cannot be reached");
             false
         }
     };
@@ -131,7 +131,7 @@ async fn tell(channel: &Channel, record: &JobRecord, announced: &[String]) -> bo
             true
         }
         Err(error) => {
-            tracing::error!(job.id = %channel.job, error = causes::chain(&error), "server could not be told that the job is over");
+            tracing::error!(job.id = %channel.job, error = error_chain(&error), "server could not be told that the job is over");
             false
         }
     }

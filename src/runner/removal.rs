@@ -5,15 +5,14 @@ use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinHandle, time::timeout};
 
 use crate::{
-    causes,
-    docker::{self, Engine},
+    base::{error_chain, ids::JobId},
     executor::docker::{
         Docker,
         clean_up::{self, Anonymous},
+        engine::{self, Engine},
     },
-    ids::JobId,
     ledger::{JobRecord, Thing},
-    plan::Plan,
+    workload::Plan,
 };
 
 use super::{Runner, layers, slots::Slot};
@@ -74,7 +73,7 @@ pub(super) async fn remove(
             return false;
         };
         tries += 1;
-        let is_gone = errors.iter().any(docker::Error::is_gone);
+        let is_gone = errors.iter().any(engine::Error::is_gone);
         // The last tries are made when the daemon ends; the next start goes on.
         let waits = (is_gone || !left.is_empty() && tries < GUARD_TRIES)
             && !runner.shared.removals.is_closed();
@@ -100,7 +99,7 @@ async fn remove_once(
     late_of: Option<JobId>,
     slot: &mut Option<Slot>,
     kept: &mut Option<bool>,
-) -> Vec<docker::Error> {
+) -> Vec<engine::Error> {
     let anonymous = Anonymous { remove: !runner.config.docker.volume_keep };
     let mut things = clean_up::things(plan);
     if let (Some(_), Some(daemon)) = (&plan.mounts.slot, &plan.mounts.daemon) {
@@ -152,8 +151,8 @@ pub(super) fn log_left(left: &[String]) {
     }
 }
 
-pub(super) fn log_errors(errors: &[docker::Error]) {
+pub(super) fn log_errors(errors: &[engine::Error]) {
     for error in errors {
-        tracing::warn!(error = causes::chain(error), "something of the job is left");
+        tracing::warn!(error = error_chain(error), "something of the job is left");
     }
 }

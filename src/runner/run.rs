@@ -10,25 +10,27 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::wire::JobPayload,
-    causes,
-    docker::auth::{AuthSources, Auths},
+    base::{error_chain, ids::random_hex},
     executor::{
         curtain::{Curtain, Said},
         docker::{
             Build, Docker, ExecutorError, Followed,
             clean_up::{self, Anonymous},
+            engine::auth::{AuthSources, Auths},
         },
     },
-    ids::random_hex,
-    job::{
-        Job,
-        outcome::{Deadline, JobStatus, Outcome, StopReason},
-    },
+    gitlab::api::wire::JobPayload,
     ledger::JobRecord,
-    metrics::Running,
-    plan::{self, Plan, StepPlan, script::EndMark},
+    runner::metrics::Running,
     trace::{self, Channel as Stream, Delivery, KeepAlive, Limits, Remote, Source, Trace, Voice},
+    workload::{
+        self, Plan, StepPlan,
+        job::{
+            Job,
+            outcome::{Deadline, JobStatus, Outcome, StopReason},
+        },
+        script::EndMark,
+    },
 };
 
 use super::{
@@ -79,7 +81,7 @@ pub async fn run(
     let running = runner.shared.metrics.job(payload.id, runner.labels(), page);
     let announced = payload.features.failure_reasons.clone();
     let token = runner.config.short_token();
-    let reuse = plan::sources::reuses_tree(&payload, &runner.config);
+    let reuse = workload::sources::reuses_tree(&payload, &runner.config);
     let slot = runner.shared.slots.take(&token, payload.job_info.project_id, reuse).await;
     let mut planned = match undecodable {
         None => plan_job(runner, &payload, &slot, correlation_id),
@@ -261,7 +263,7 @@ impl Work<'_> {
             None => return,
             Some(Ok(summary)) => summary,
             Some(Err(error)) => {
-                let why = causes::chain(&error);
+                let why = error_chain(&error);
                 return self.voice.warning(&format!("The guarded Docker socket is gone: {why}"));
             }
         };

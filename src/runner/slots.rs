@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::ids::ShortToken;
+use crate::base::ids::ShortToken;
 
 /// How long a number that is about to be free is waited for.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -19,15 +19,17 @@ use tokio::{
 use tokio_util::io::ReaderStream;
 
 use crate::{
-    api::Client,
     config::RunnerConfig,
     executor::{
         curtain::{Curtain, Said},
         docker::{Helper, helper::HelperError},
     },
-    job::{Job, outcome::Outcome},
-    plan::Plan,
-    protocol::{Archive, ArchiveTo, Done, ENV_FILE, Receive, Task},
+    gitlab::api::Client,
+    helper::protocol::{Archive, ArchiveTo, Done, ENV_FILE, Receive, Task},
+    workload::{
+        Plan,
+        job::{Job, outcome::Outcome},
+    },
 };
 
 use super::ending::{Ending, SystemFailure};
@@ -206,8 +208,8 @@ impl Stages<'_> {
             paths: Vec::new(),
             exclude: Vec::new(),
             untracked: false,
-            format: crate::protocol::Format::Zip,
-            level: crate::protocol::Level::default(),
+            format: crate::helper::protocol::Format::Zip,
+            level: crate::helper::protocol::Level::default(),
             env: self.plan.variables.iter().map(|v| (v.key.clone(), v.value.clone())).collect(),
             env_file: Some(format!("{}/{ENV_FILE}", self.plan.directories.temp)),
             name: String::new(),

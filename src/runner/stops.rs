@@ -8,8 +8,8 @@ use tokio::{
 };
 
 use crate::{
-    job::outcome::{Deadline, StopReason},
     trace::Remote,
+    workload::job::outcome::{Deadline, StopReason},
 };
 
 /// A signal that ends the process's jobs.

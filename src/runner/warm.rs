@@ -19,16 +19,16 @@ use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    causes,
-    docker::{
-        Engine,
-        image::{self, Image},
-    },
+    base::error_chain,
     executor::docker::{
         clean_up::{self, Anonymous},
         dind::{
             recipe::{Names, Recipe, Unfit},
             warm::{self, Warm, WarmError},
+        },
+        engine::{
+            Engine,
+            image::{self, Image},
         },
     },
 };
@@ -207,7 +207,7 @@ pub(super) fn put_back(runner: &Arc<Runner>, lease: Lease) {
                 match runner.shared.engine(&runner.config.docker).await {
                     Ok(engine) => drop(remove(&engine, waiting.warm.names()).await),
                     Err(error) => tracing::warn!(
-                        error = causes::chain(&error),
+                        error = error_chain(&error),
                         "a warm Docker daemon is left to the next start"
                     ),
                 }
@@ -227,7 +227,7 @@ pub async fn tend(runner: Arc<Runner>, stop: CancellationToken) {
     match tending.runner.shared.engine(&tending.runner.config.docker).await {
         Ok(engine) => tending.remove(&engine, waiting).await,
         Err(error) => tracing::warn!(
-            error = causes::chain(&error),
+            error = error_chain(&error),
             "warm Docker daemons are left to the next start"
         ),
     }
@@ -260,14 +260,14 @@ impl Tending {
                 Err(WarmError::Stopped) => return,
                 Err(WarmError::Graft(error)) => {
                     tracing::warn!(
-                        error = causes::chain(&error),
+                        error = error_chain(&error),
                         "no Docker daemon can wait for jobs here; each is started for its job"
                     );
                     return;
                 }
                 Err(WarmError::Daemon(error)) => {
                     tracing::warn!(
-                        error = causes::chain(&error),
+                        error = error_chain(&error),
                         log = error.log(),
                         "a Docker daemon that was to wait for jobs did not become ready"
                     );
@@ -391,7 +391,7 @@ async fn present(engine: &Engine, recipe: &Recipe) -> Option<Image> {
 async fn remove(engine: &Engine, names: &Names) -> bool {
     let errors = clean_up::remove(engine, &names.things(), Anonymous { remove: true }).await;
     for error in &errors {
-        tracing::warn!(error = causes::chain(error), "something of a warm Docker daemon is left");
+        tracing::warn!(error = error_chain(error), "something of a warm Docker daemon is left");
     }
     errors.is_empty()
 }
@@ -409,7 +409,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::plan::testing::Case;
+    use crate::workload::testing::Case;
 
     fn recipe(image: &str) -> Recipe {
         let case = Case::new()

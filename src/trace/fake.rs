@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{JobServer, lock};
-use crate::api::{
+use crate::gitlab::api::{
     PatchOutcome, PatchReply, RemoteState, UpdateOutcome, UpdateReply,
     wire::{JobState, TraceOutput},
 };

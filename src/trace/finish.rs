@@ -9,7 +9,7 @@ use super::{
     JobServer, Trace,
     pump::{Delivery, Interval},
 };
-use crate::api::{PatchOutcome, UpdateOutcome, wire::JobState};
+use crate::gitlab::api::{PatchOutcome, UpdateOutcome, wire::JobState};
 
 /// Passes when the setting is below 1 (GitLab Runner: `job_status_final_update_retry_limit`).
 pub const DEFAULT_PASSES: u32 = 10;
@@ -202,7 +202,7 @@ mod tests {
         },
         *,
     };
-    use crate::api::UpdateReply;
+    use crate::gitlab::api::UpdateReply;
 
     const SUCCESS: Final = Final { state: JobState::Success, reason: None, exit_code: None };
 
@@ -237,7 +237,7 @@ mod tests {
         let server = Fake::new([], []);
         let end = Final { reason: Some("x".into()), exit_code: Some(0), ..SUCCESS };
         finished(b"123456789", &server, 0, &end, limits(0)).await.unwrap();
-        let output = crate::api::wire::TraceOutput {
+        let output = crate::gitlab::api::wire::TraceOutput {
             checksum: Some("crc32:cbf43926".into()),
             bytesize: Some(9),
         };

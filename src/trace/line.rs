@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{Lane, Trace};
-use crate::ids::ShortToken;
+use crate::base::ids::ShortToken;
 
 /// What every line ends with.
 const END: &str = "\x1b[0;m\n";

@@ -10,7 +10,7 @@ use super::{
     stage::{Scanned, Stage},
     words::Words,
 };
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 
 /// What stands for a secret.
 const MASKED: &[u8] = b"[MASKED]";

@@ -44,11 +44,11 @@ pub use self::{
     stream::Stream,
 };
 use crate::{
-    api::{
+    base::secret::Secret,
+    gitlab::api::{
         PatchReply, UpdateReply,
         wire::{JobState, TraceOutput},
     },
-    secret::Secret,
 };
 
 /// The server's end of a job. The implementor knows the job's number, its token and whether its

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{JobServer, Trace};
-use crate::api::{PatchOutcome, RemoteState, UpdateOutcome, wire::JobState};
+use crate::gitlab::api::{PatchOutcome, RemoteState, UpdateOutcome, wire::JobState};
 
 /// Between two requests, until the server says otherwise.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -254,7 +254,7 @@ mod tests {
         },
         *,
     };
-    use crate::api::{PatchReply, UpdateReply};
+    use crate::gitlab::api::{PatchReply, UpdateReply};
 
     /// A job: what it does, while the pump runs; then the pump is stopped.
     struct Job {

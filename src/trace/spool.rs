@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 
 use super::limit::Limit;
-use crate::api::wire::TraceOutput;
+use crate::gitlab::api::wire::TraceOutput;
 
 /// How many bytes are kept in memory, at most, when there is no room on disk.
 const KEPT: usize = 64 * 1024;

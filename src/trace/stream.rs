@@ -99,7 +99,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::{secret::Secret, trace::Masks};
+    use crate::{base::secret::Secret, trace::Masks};
 
     fn passed(stream: &mut Stream, writes: &[&[u8]]) -> Vec<u8> {
         let mut all = Vec::new();

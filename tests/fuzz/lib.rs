@@ -9,7 +9,7 @@ mod allowed;
 
 use std::collections::BTreeMap;
 
-use longshore::proxy::{
+use longshore::guard::{
     archive as archives, body, dockerfile as dockerfiles,
     head::Lexer,
     image::Reference,

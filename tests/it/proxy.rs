@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use longshore::proxy::{Guard, GuardSettings, Mapping, Names, Summary};
+use longshore::guard::{Guard, GuardSettings, Mapping, Names, Summary};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -535,7 +535,7 @@ async fn g_74_the_steps_of_a_build_that_failed_go_with_the_job() {
 async fn g_14_refusals_are_counted_and_audited() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("audit.jsonl");
-    let (events, log) = longshore::proxy::audit::Log::open(&file).await.unwrap();
+    let (events, log) = longshore::guard::audit::Log::open(&file).await.unwrap();
     let case = Case::with(|settings| settings.audit = Some(events)).await;
     let mut writer = tokio::task::JoinSet::new();
     writer.spawn(log.write());

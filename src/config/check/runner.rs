@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::{MAX_LABELS, cache, check_label_count, docker, labels};
 use crate::{
+    base::secret::Secret,
     config::{ArtifactConfig, OperatorScripts, RunnerConfig, file::Section, flags, values},
-    secret::Secret,
 };
 
 /// Executors that gitlab-runner has and longshore does not.

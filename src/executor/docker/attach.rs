@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use crate::docker;
+use crate::executor::docker::engine;
 
 /// Streams of an attached container. They end with the container.
 pub(super) struct Attached {
@@ -27,7 +27,7 @@ pub(super) enum Piece {
 
 impl Attached {
     /// Attaches to a container that has not started yet, so that nothing of its output is missed.
-    pub(super) async fn new(engine: &Docker, container: &str) -> Result<Self, docker::Error> {
+    pub(super) async fn new(engine: &Docker, container: &str) -> Result<Self, engine::Error> {
         let options = AttachContainerOptionsBuilder::new()
             .stream(true)
             .stdin(true)
@@ -37,17 +37,17 @@ impl Attached {
         let streams = engine
             .attach_container(container, Some(options))
             .await
-            .map_err(docker::Error::of("attach to the container", container))?;
+            .map_err(engine::Error::of("attach to the container", container))?;
         Ok(Self { container: container.to_owned(), output: streams.output, input: streams.input })
     }
 
     /// The next piece of output; `None` when the container has ended. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Result<Option<Piece>, docker::Error> {
+    pub(super) async fn next(&mut self) -> Result<Option<Piece>, engine::Error> {
         loop {
             let piece = match self.output.next().await {
                 None => return Ok(None),
                 Some(Err(source)) => {
-                    return Err(docker::Error::of(
+                    return Err(engine::Error::of(
                         "read the output of the container",
                         &self.container,
                     )(source));
@@ -65,7 +65,7 @@ impl Attached {
     }
 
     /// Writes to the container's stdin.
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), docker::Error> {
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), engine::Error> {
         let written = async {
             self.input.write_all(bytes).await?;
             self.input.flush().await
@@ -86,8 +86,8 @@ impl Attached {
         )
     }
 
-    fn input_error(&self, error: std::io::Error) -> docker::Error {
-        docker::Error::of("write to the container", &self.container)(EngineError::IOError {
+    fn input_error(&self, error: std::io::Error) -> engine::Error {
+        engine::Error::of("write to the container", &self.container)(EngineError::IOError {
             err: error,
         })
     }
@@ -98,7 +98,7 @@ pub(super) struct Output(Attached);
 
 impl Output {
     /// See [`Attached::next`].
-    pub(super) async fn next(&mut self) -> Result<Option<Piece>, docker::Error> {
+    pub(super) async fn next(&mut self) -> Result<Option<Piece>, engine::Error> {
         self.0.next().await
     }
 }
@@ -111,13 +111,13 @@ pub(super) struct Input {
 
 impl Input {
     /// Writes all and ends the container's stdin.
-    pub(super) async fn finish(mut self, bytes: &[u8]) -> Result<(), docker::Error> {
+    pub(super) async fn finish(mut self, bytes: &[u8]) -> Result<(), engine::Error> {
         let written = async {
             self.input.write_all(bytes).await?;
             self.input.shutdown().await
         };
         written.await.map_err(|err| {
-            docker::Error::of("write to the container", &self.container)(EngineError::IOError {
+            engine::Error::of("write to the container", &self.container)(EngineError::IOError {
                 err,
             })
         })

@@ -17,7 +17,10 @@ use bollard::{
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use crate::{causes, docker::image::Image, plan::script::EndMark, trace::Writer};
+use crate::{
+    base::error_chain, executor::docker::engine::image::Image, trace::Writer,
+    workload::script::EndMark,
+};
 
 use super::{
     Docker, ExecutorError,
@@ -79,7 +82,8 @@ impl Build {
         match self.docker.engine.client().remove_container(name, Some(options)).await {
             Ok(()) => {}
             Err(error) => {
-                let error = crate::docker::Error::of("remove the container", name)(error);
+                let error =
+                    crate::executor::docker::engine::Error::of("remove the container", name)(error);
                 if error.is_conflict() {
                     let options = WaitContainerOptionsBuilder::new().condition("removed").build();
                     let mut end = self.docker.engine.client().wait_container(name, Some(options));
@@ -138,7 +142,7 @@ impl Build {
             }
             out.write(&out_end.rest());
             err.write(&err_end.rest());
-            Ok::<_, crate::docker::Error>(out_end.code().or(err_end.code()))
+            Ok::<_, crate::executor::docker::engine::Error>(out_end.code().or(err_end.code()))
         };
         let write = input.finish(script.as_bytes());
         let (code, written) = tokio::join!(read, write);
@@ -148,7 +152,7 @@ impl Build {
             // else. The container's own end decides; a script that nobody read is no error then.
             None => {
                 if let Err(error) = written {
-                    tracing::debug!(error = %causes::chain(&error), "script was not read to its end");
+                    tracing::debug!(error = %error_chain(&error), "script was not read to its end");
                 }
                 let exit_code = ended(&self.docker).await?;
                 if exit_code == KILLED && removed(&self.docker).await {
@@ -235,7 +239,8 @@ async fn ended(docker: &Docker) -> Result<i32, ExecutorError> {
         Ok(Some(Ok(end))) => end.status_code,
         Ok(Some(Err(bollard::errors::Error::DockerContainerWaitError { code, .. }))) => code,
         Ok(Some(Err(error))) => {
-            let error = crate::docker::Error::of("wait for the container", name)(error);
+            let error =
+                crate::executor::docker::engine::Error::of("wait for the container", name)(error);
             return Err(if error.is_not_found() { ExecutorError::Gone } else { error.into() });
         }
         Ok(None) | Err(_) => {
@@ -258,25 +263,29 @@ async fn removed(docker: &Docker) -> bool {
                 Some(ContainerStateStatusEnum::REMOVING | ContainerStateStatusEnum::DEAD)
             )
         }
-        Err(error) => crate::docker::Error::of("inspect the container", name)(error).is_not_found(),
+        Err(error) => {
+            crate::executor::docker::engine::Error::of("inspect the container", name)(error)
+                .is_not_found()
+        }
     }
 }
 
 /// Tells a container that is not there any more from other failures.
-fn gone(error: crate::docker::Error) -> ExecutorError {
+fn gone(error: crate::executor::docker::engine::Error) -> ExecutorError {
     let missing = error
         .engine_message()
         .is_some_and(|message| message.to_lowercase().contains("no such container"));
     if error.is_not_found() && missing { ExecutorError::Gone } else { error.into() }
 }
 
-async fn kill(docker: &Docker) -> Result<(), crate::docker::Error> {
+async fn kill(docker: &Docker) -> Result<(), crate::executor::docker::engine::Error> {
     let name = &docker.plan.names.build;
     let options = KillContainerOptionsBuilder::new().signal("KILL").build();
     match docker.engine.client().kill_container(name, Some(options)).await {
         Ok(()) => Ok(()),
         Err(error) => {
-            let error = crate::docker::Error::of("kill the container", name)(error);
+            let error =
+                crate::executor::docker::engine::Error::of("kill the container", name)(error);
             // Not running any more is what was wanted.
             if error.is_conflict() || error.is_not_found() { Ok(()) } else { Err(error) }
         }

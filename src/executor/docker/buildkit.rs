@@ -1,5 +1,5 @@
 //! A job's own BuildKit, from its image to the moment when it takes requests. What it is like is
-//! `plan::access`'s, its container is `spec`'s.
+//! `workload::access`'s, its container is `spec`'s.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use futures_util::{StreamExt, future};
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    docker::{self, image::Image},
-    plan::access::{BuildKit, SOCKET_DIRECTORY, is_rootless},
+    executor::docker::engine::{self, image::Image},
     trace::Voice,
+    workload::access::{BuildKit, SOCKET_DIRECTORY, is_rootless},
 };
 
 use super::{Docker, ExecutorError, dind, socket, spec};
@@ -30,7 +30,7 @@ const NOT_BUILDKIT: &str = "[runners.docker.socket] buildkit_image must be one w
 pub enum BuildKitError {
     /// The engine refused or failed.
     #[error(transparent)]
-    Engine(#[from] docker::Error),
+    Engine(#[from] engine::Error),
     /// It ended.
     #[error("the job's BuildKit ({image}) ended with exit code {code} before it was ready")]
     Ended {
@@ -134,7 +134,7 @@ impl Docker {
             .client()
             .start_container(container, None)
             .await
-            .map_err(docker::Error::of("start the container", container))?;
+            .map_err(engine::Error::of("start the container", container))?;
         let image = plan.image.clone();
         match timeout(READY, self.listens(container)).await {
             Ok(true) => Ok(()),

@@ -23,11 +23,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::SocketConfig,
-    docker::{
+    executor::docker::engine::{
         Engine, Error,
         cgroup::{self, Cgroups, Driver, Hierarchy, Obstacle, Version},
     },
-    plan::names::Names,
+    workload::names::Names,
 };
 
 /// Where jobs' groups are, unless `cgroup_parent` says otherwise.
@@ -526,7 +526,7 @@ mod tests {
         let error = plan(&far, TOTALS, None, &names()).unwrap_err();
         assert!(error.is_configuration());
         assert_eq!(
-            crate::causes::chain(&error),
+            crate::base::error_chain(&error),
             "[runners.docker.socket.limits] total_memory cannot be kept to: longshore does not run \
              as root"
         );

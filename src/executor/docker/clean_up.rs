@@ -10,10 +10,10 @@ use futures_util::future;
 use tokio::time::sleep;
 
 use crate::{
-    docker::{Engine, Error},
-    ids::JobId,
+    base::ids::JobId,
+    executor::docker::engine::{Engine, Error},
     ledger::Thing,
-    plan::{
+    workload::{
         NetworkPlan, Plan,
         mount::LAYERS_TYPE,
         names::{INSTANCE_LABEL, LABEL_PREFIX},
@@ -228,7 +228,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::plan::testing::Case;
+    use crate::workload::testing::Case;
 
     fn case() -> Case {
         Case::new()

@@ -14,9 +14,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    docker::Engine,
-    plan::service::ServicePlan,
+    executor::docker::engine::Engine,
     trace::{Channel, Source, Trace, Writer},
+    workload::service::ServicePlan,
 };
 
 const GREY: &[u8] = b"\x1b[0;90m";

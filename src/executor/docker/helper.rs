@@ -7,9 +7,11 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
 use crate::{
-    docker,
-    executor::curtain::{Curtain, Said},
-    protocol::{CHUNK, Decoder, Done, Frame, Task},
+    executor::{
+        curtain::{Curtain, Said},
+        docker::engine,
+    },
+    helper::protocol::{CHUNK, Decoder, Done, Frame, Task},
 };
 
 use super::attach::{Attached, Piece};
@@ -30,7 +32,7 @@ pub struct Helper {
 pub enum HelperError {
     /// The engine failed.
     #[error(transparent)]
-    Engine(#[from] docker::Error),
+    Engine(#[from] engine::Error),
     /// It ended in the middle.
     #[error("the helper container ended before its task did{}", said(complaint))]
     Ended {

@@ -6,6 +6,7 @@ mod buildkit;
 pub mod cgroup;
 pub mod clean_up;
 pub mod dind;
+pub mod engine;
 mod follow;
 pub mod helper;
 mod prepare;
@@ -20,10 +21,9 @@ use tokio::sync::{OnceCell, watch};
 
 use crate::{
     config::RunnerConfig,
-    docker::{self, Engine, auth::Auths, helper_image, image},
-    job::outcome::FailureReason,
+    executor::docker::engine::{Engine, auth::Auths, helper_image, image},
     ledger::JobRecord,
-    plan::{NetworkPlan, Plan},
+    workload::{NetworkPlan, Plan, job::outcome::FailureReason},
 };
 
 pub use build::{Build, ScriptEnd};
@@ -68,7 +68,7 @@ pub enum ExecutorError {
     HelperImage(#[from] helper_image::HelperImageError),
     /// The engine refused or failed.
     #[error(transparent)]
-    Engine(#[from] docker::Error),
+    Engine(#[from] engine::Error),
     /// The helper did not do its work.
     #[error(transparent)]
     Helper(#[from] helper::HelperError),
@@ -162,7 +162,7 @@ impl ExecutorError {
 }
 
 /// What the engine's words mean for the reader; the most telling first.
-fn engine_hint(error: &docker::Error) -> Option<&'static str> {
+fn engine_hint(error: &engine::Error) -> Option<&'static str> {
     if error.is_gone() {
         return Some("is the Docker engine running, and is [runners.docker] host its address?");
     }
@@ -225,7 +225,7 @@ impl Docker {
     }
 
     /// Waits for the job's network; the first who asks makes it.
-    async fn network_ready(&self) -> Result<(), docker::Error> {
+    async fn network_ready(&self) -> Result<(), engine::Error> {
         let NetworkPlan::Own { name, mtu, ipv6 } = &self.plan.network else { return Ok(()) };
         self.network
             .get_or_try_init(|| async {
@@ -234,7 +234,7 @@ impl Docker {
                     .create_network(spec::network(&self.plan, name, *mtu, *ipv6))
                     .await
                     .map(|_| ())
-                    .map_err(docker::Error::of("create the network", name))
+                    .map_err(engine::Error::of("create the network", name))
             })
             .await
             .copied()
@@ -252,7 +252,7 @@ impl Docker {
         name: &str,
         platform: Option<&str>,
         body: bollard::models::ContainerCreateBody,
-    ) -> Result<String, docker::Error> {
+    ) -> Result<String, engine::Error> {
         let mut options = CreateContainerOptionsBuilder::new().name(name);
         if let Some(platform) = platform {
             options = options.platform(platform);
@@ -262,18 +262,18 @@ impl Docker {
             .create_container(Some(options.build()), body)
             .await
             .map(|created| created.id)
-            .map_err(docker::Error::of("create the container", name))
+            .map_err(engine::Error::of("create the container", name))
     }
 
     /// Attaches before the start, so that no output is missed.
-    async fn attach_and_start(&self, name: &str) -> Result<Attached, docker::Error> {
+    async fn attach_and_start(&self, name: &str) -> Result<Attached, engine::Error> {
         let attached = Attached::new(self.engine.client(), name).await?;
         self.network_ready().await?;
         self.engine
             .client()
             .start_container(name, None)
             .await
-            .map_err(docker::Error::of("start the container", name))?;
+            .map_err(engine::Error::of("start the container", name))?;
         Ok(attached)
     }
 }

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use futures_util::{FutureExt, future};
 
 use crate::{
-    docker::{
-        helper_image,
-        image::{self, Image, ImageRequest},
+    executor::{
+        curtain::Curtain,
+        docker::engine::{
+            helper_image,
+            image::{self, Image, ImageRequest},
+        },
     },
-    executor::curtain::Curtain,
-    plan::{access::Access, service::ServicePlan},
-    protocol::Task,
+    helper::protocol::Task,
     trace::Voice,
+    workload::{access::Access, service::ServicePlan},
 };
 
 use super::{Build, Docker, ExecutorError, Followed, Helper, dind::Daemon, service, spec};

@@ -23,8 +23,8 @@ use tokio::{
 };
 
 use crate::{
-    docker::{self, image::Image},
-    plan::service::ServicePlan,
+    executor::docker::engine::{self, image::Image},
+    workload::service::ServicePlan,
 };
 
 use super::{Docker, ExecutorError, dind::Daemon, spec};
@@ -88,7 +88,7 @@ pub(super) async fn start(
     client
         .create_container(Some(options.build()), body)
         .await
-        .map_err(docker::Error::of("create the service", &service.container))?;
+        .map_err(engine::Error::of("create the service", &service.container))?;
     if let Some(daemon) = daemon {
         daemon.furnish(docker).await?;
     }
@@ -96,11 +96,11 @@ pub(super) async fn start(
     client
         .start_container(&service.container, None)
         .await
-        .map_err(docker::Error::of("start the service", &service.name))?;
+        .map_err(engine::Error::of("start the service", &service.name))?;
     let state = client
         .inspect_container(&service.container, None::<InspectContainerOptions>)
         .await
-        .map_err(docker::Error::of("inspect the service", &service.name))?;
+        .map_err(engine::Error::of("inspect the service", &service.name))?;
     Ok(Started::of(service, image, state))
 }
 

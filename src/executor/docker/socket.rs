@@ -22,20 +22,20 @@ use futures_util::{FutureExt as _, future};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use crate::{
-    causes,
+    base::error_chain,
     config::{RunnerConfig, SocketBuild, volume::Volume},
-    docker::{self, Engine},
-    plan::{
-        NetworkPlan, Plan,
-        access::{SOCKET_GROUP, Socket},
-        mount::VolumePlan,
-        names::{self, INSTANCE_LABEL, LABEL_PREFIX},
-    },
-    proxy::{
+    executor::docker::engine::{self, Engine},
+    guard::{
         self, AuditEvent, Guard, GuardSettings, Mapping, Summary,
         audit::Log,
         image::Reference,
         sidecar::{Host, Ready},
+    },
+    workload::{
+        NetworkPlan, Plan,
+        access::{SOCKET_GROUP, Socket},
+        mount::VolumePlan,
+        names::{self, INSTANCE_LABEL, LABEL_PREFIX},
     },
 };
 
@@ -145,7 +145,7 @@ impl Docker {
         let mut audit = JoinSet::new();
         audit.spawn(log.write());
         let is_apart =
-            sidecar::is_wanted(config.guard, async || proxy::shares_mounts(host).await).await;
+            sidecar::is_wanted(config.guard, async || guard::shares_mounts(host).await).await;
         let cgroup_parent;
         let (guard, ready) = if is_apart {
             let launch = self.launch_sidecar(events);
@@ -243,7 +243,7 @@ impl Docker {
             .client()
             .create_volume(request)
             .await
-            .map_err(docker::Error::of("create the volume", &volume.name))?;
+            .map_err(engine::Error::of("create the volume", &volume.name))?;
         Ok(Some((volume.destination.as_str(), made.mountpoint.into())))
     }
 
@@ -270,7 +270,7 @@ impl Docker {
             }),
         };
         let connected = self.engine.client().connect_network(&guarded.place.network, request).await;
-        connected.map_err(docker::Error::of("connect to its guarded network", name))?;
+        connected.map_err(engine::Error::of("connect to its guarded network", name))?;
         Ok(())
     }
 
@@ -291,7 +291,7 @@ impl Docker {
                 Place::Sidecar(sidecar) => sidecar.stop().await.unwrap_or_else(|error| {
                     // What it could not do is done below.
                     tracing::warn!(
-                        error = causes::chain(&error),
+                        error = error_chain(&error),
                         "sidecar of the job's socket did not end in order"
                     );
                     Vec::new()
@@ -350,9 +350,9 @@ fn settings(
     settings.labels = labels(plan);
     settings.limits = limits(runner);
     settings.build = match config.build {
-        SocketBuild::Off => proxy::Build::Off,
-        SocketBuild::Classic => proxy::Build::Classic,
-        SocketBuild::Sidecar => proxy::Build::Sidecar,
+        SocketBuild::Off => guard::Build::Off,
+        SocketBuild::Classic => guard::Build::Classic,
+        SocketBuild::Sidecar => guard::Build::Sidecar,
     };
     let own = plan.services.iter().map(|service| &service.image).chain([&plan.image.name]);
     settings.images.shared = own
@@ -390,8 +390,8 @@ fn labels(plan: &Plan) -> BTreeMap<String, String> {
 }
 
 /// Limits of the operator's; a container has no more than the job's own, nor than all together.
-pub(super) fn limits(runner: &RunnerConfig) -> proxy::Limits {
-    let mut limits = proxy::Limits::default();
+pub(super) fn limits(runner: &RunnerConfig) -> guard::Limits {
+    let mut limits = guard::Limits::default();
     let config = &runner.docker.socket;
     let resources = &runner.docker.resources;
     let set = |limit: &mut i64, value: Option<i64>| *limit = value.unwrap_or(*limit);

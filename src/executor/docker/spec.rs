@@ -12,8 +12,8 @@ use bollard::models::{
 
 use crate::{
     config::{Device, DockerConfig, Resources, RunnerConfig},
-    docker::ApiVersion,
-    plan::{NetworkPlan, Plan, mount::VolumePlan, names, policy, script, service::ServicePlan},
+    executor::docker::engine::ApiVersion,
+    workload::{NetworkPlan, Plan, mount::VolumePlan, names, policy, script, service::ServicePlan},
 };
 
 /// The first API in which an endpoint has its MAC address (Docker Engine API: version history).

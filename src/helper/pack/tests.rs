@@ -3,8 +3,8 @@ use std::os::unix::fs::symlink;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::protocol::{Format, Level};
-use crate::transfer::fingerprint::Metadata;
+use crate::archive::fingerprint::Metadata;
+use crate::helper::protocol::{Format, Level};
 
 struct Place(tempfile::TempDir);
 

@@ -4,8 +4,10 @@ use std::path::Path;
 use tokio::io::{AsyncWriteExt as _, DuplexStream};
 
 use super::*;
+use crate::helper::protocol::{
+    Archive, ArchiveTo, CHUNK, CleanUp, Format, Level, Receive, Strategy,
+};
 use crate::helper::testing::{Host, TOKEN};
-use crate::protocol::{Archive, ArchiveTo, CHUNK, CleanUp, Format, Level, Receive, Strategy};
 
 /// Longshore's end of a helper.
 struct Longshore(DuplexStream);

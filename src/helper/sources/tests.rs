@@ -3,10 +3,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::base::secret::Secret;
+use crate::helper::protocol::CleanUp;
 use crate::helper::testing::{Host, TOKEN, run, succeed};
-use crate::protocol::CleanUp;
-use crate::secret::Secret;
-use crate::{causes, helper::cleanup::clean_up};
+use crate::{base::error_chain, helper::cleanup::clean_up};
 
 fn project(task: &Sources) -> PathBuf {
     PathBuf::from(&task.project_dir)
@@ -455,7 +455,7 @@ async fn a_commit_that_is_not_there_is_named_with_its_ref() {
     let mut task = host.task(&repository, &first);
     task.depth = 1;
     let (end, _) = run(&task).await;
-    let text = causes::chain(&end.unwrap_err());
+    let text = error_chain(&end.unwrap_err());
     assert!(text.starts_with(&format!("commit {first} of ref `main` is not among")), "{text}");
     assert!(text.contains("with git depth 1"), "{text}");
 

@@ -11,17 +11,18 @@ use tokio::{
 use tokio_util::io::ReaderStream;
 
 use crate::{
-    api::{ArtifactUpload, DownloadError},
-    causes,
-    ids::{JobId, ShortToken},
-    job::outcome::Outcome,
-    plan::cache::ArtifactPlan,
-    protocol::{Archive, Extract, Task},
-    secret::Secret,
-    transfer::{
+    archive::{
         artifact::{self, Answer, DownloadTries, Next, Told, UploadTries},
         select::{self, Note, Severity},
     },
+    base::{
+        error_chain,
+        ids::{JobId, ShortToken},
+        secret::Secret,
+    },
+    gitlab::api::{ArtifactUpload, DownloadError},
+    helper::protocol::{Archive, Extract, Task},
+    workload::{cache::ArtifactPlan, job::outcome::Outcome},
 };
 
 use super::{
@@ -93,7 +94,7 @@ impl Stages<'_> {
                 Told { job: id, token: &short, status: status.map(named), correlation_id: None };
             self.note(artifact::download_line(&told, &next));
             if let Err(error) = &got {
-                self.warn(causes::chain(error));
+                self.warn(error_chain(error));
             }
             match next {
                 Next::Done => break,

@@ -8,15 +8,14 @@ use tokio::{
 use tokio_util::io::ReaderStream;
 
 use crate::{
-    causes,
-    executor::curtain::Said,
-    job::outcome::Outcome,
-    plan::cache::CachePlan,
-    protocol::{Archive, ArchiveTo, Extract, Task},
-    transfer::{
+    archive::{
         cache, select,
         store::{Store, Upload},
     },
+    base::error_chain,
+    executor::curtain::Said,
+    helper::protocol::{Archive, ArchiveTo, Extract, Task},
+    workload::{cache::CachePlan, job::outcome::Outcome},
 };
 
 use super::{
@@ -77,7 +76,7 @@ impl Stages<'_> {
         match Store::new(s3, self.job.timeout, self.plan.settings.cache_timeout) {
             Ok(store) => Some(store),
             Err(error) => {
-                self.warn(causes::chain(&error));
+                self.warn(error_chain(&error));
                 None
             }
         }
@@ -132,7 +131,7 @@ impl Stages<'_> {
                 return Ok(false);
             }
             Err(error) => {
-                self.warn(causes::chain(&error));
+                self.warn(error_chain(&error));
                 return Ok(false);
             }
         };
@@ -143,7 +142,7 @@ impl Stages<'_> {
         }
         let spooled = self.spool_file("cache");
         if let Err(error) = keep_object(store, object, &spooled.0).await {
-            self.warn(causes::chain(error.as_ref()));
+            self.warn(error_chain(error.as_ref()));
             return Ok(false);
         }
         self.plain(format!("Downloading {archive} from the cache server"));
@@ -245,7 +244,7 @@ impl Stages<'_> {
         match store.put(&object, &upload, body).await {
             Ok(()) => Ok(true),
             Err(error) => {
-                self.warn(causes::chain(&error));
+                self.warn(error_chain(&error));
                 Ok(false)
             }
         }

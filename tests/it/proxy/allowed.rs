@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
-use longshore::proxy::{
+use longshore::guard::{
     GuardSettings, Mapping,
     body::{Ground, Needs, World},
     ownership::{Container, Owned},
@@ -172,7 +172,7 @@ fn token(source: &str, needs: &Needs, read_only: bool, what: &str) {
     let digits = source.strip_prefix("@bind-").and_then(|rest| rest.strip_suffix('@'));
     let index: usize = digits.and_then(|d| d.parse().ok()).unwrap_or_else(|| panic!("{what}"));
     let need = &needs.binds[index];
-    if let longshore::proxy::paths::Place::Mapped { mapping, rest } = &need.place {
+    if let longshore::guard::paths::Place::Mapped { mapping, rest } = &need.place {
         let plain = rest.components().all(|c| matches!(c, std::path::Component::Normal(_)));
         assert!(plain, "{}", rest.display());
         assert!(*mapping == 0 || read_only, "{what}: a read-only mapping");

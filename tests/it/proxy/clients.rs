@@ -35,7 +35,7 @@ async fn g_12_1_images_are_pushed_to_and_pulled_from_allowed_registries_alone() 
     let host = registry.host.clone();
     let allowed = |host: &str| {
         let host = host.to_owned();
-        move |settings: &mut longshore::proxy::GuardSettings| {
+        move |settings: &mut longshore::guard::GuardSettings| {
             settings.images.registries = vec![host];
         }
     };

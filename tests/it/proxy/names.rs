@@ -172,9 +172,9 @@ struct Names {
 impl Names {
     fn of(case: &Case) -> Self {
         let identity = ("longshore.guard".to_owned(), case.identity.clone());
-        match longshore::proxy::Names::of(&identity) {
-            longshore::proxy::Names::Scoped(prefix) => Self { prefix },
-            longshore::proxy::Names::Plain => panic!("scoped is the default"),
+        match longshore::guard::Names::of(&identity) {
+            longshore::guard::Names::Scoped(prefix) => Self { prefix },
+            longshore::guard::Names::Plain => panic!("scoped is the default"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What is sent on never has a field that was not judged: bodies made of known and unknown keys in
 //! odd spellings, nested and of wrong types, against the list in `allowed`.
 
-use longshore::proxy::{
+use longshore::guard::{
     Refusal, body,
     policy::{self, Call, Verdict},
     target,

@@ -84,7 +84,7 @@ async fn stored_at(
 }
 
 fn digest(body: &[u8]) -> String {
-    format!("sha256:{}", longshore::ids::hex(&Sha256::digest(body)))
+    format!("sha256:{}", longshore::base::ids::hex(&Sha256::digest(body)))
 }
 
 /// A Dockerfile that puts `text` into an image, and the directory it is in.
@@ -198,7 +198,7 @@ async fn g_61_what_others_have_under_a_tag_stays_under_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn g_61_two_jobs_push_one_tag_and_each_pushes_its_own() {
     let (host, stored, _server) = registry().await;
-    let registries = |settings: &mut longshore::proxy::GuardSettings| {
+    let registries = |settings: &mut longshore::guard::GuardSettings| {
         settings.images.registries.push(host.clone());
     };
     let jobs = [Case::with(registries).await, Case::with(registries).await];

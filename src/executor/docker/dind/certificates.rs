@@ -16,7 +16,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
-use crate::plan::access::CertificatePlan;
+use crate::workload::access::CertificatePlan;
 
 use super::files::Files;
 

@@ -1,5 +1,5 @@
 //! A job's own Docker daemon, from its certificates to its first answer. What it is like is
-//! `plan::access`'s; how its container is made and started is every service's (`service`).
+//! `workload::access`'s; how its container is made and started is every service's (`service`).
 
 mod certificates;
 mod files;
@@ -20,11 +20,11 @@ use rustls::ClientConfig;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
-    causes,
+    base::error_chain,
     config::values,
-    docker::{self, Engine, image::Image},
-    plan::access::{InnerNetworks, SOCKET_DIRECTORY, Sidecar, SocketPlan},
+    executor::docker::engine::{self, Engine, image::Image},
     trace::Voice,
+    workload::access::{InnerNetworks, SOCKET_DIRECTORY, Sidecar, SocketPlan},
 };
 
 use self::{
@@ -62,7 +62,7 @@ pub enum DaemonError {
     Certificates(#[from] CertificateError),
     /// The engine refused or failed.
     #[error(transparent)]
-    Engine(#[from] docker::Error),
+    Engine(#[from] engine::Error),
     /// It ended.
     #[error("the job's Docker daemon ({service}) ended with exit code {code} before it was ready")]
     Ended {
@@ -312,7 +312,7 @@ async fn network_flags(
 ) -> Vec<String> {
     let Some(networks) = networks else { return Vec::new() };
     let outer = match networks.outer() {
-        Some(name) => docker::network::mtu(engine, name).await,
+        Some(name) => engine::network::mtu(engine, name).await,
         None => None,
     };
     networks.flags(outer, &image.env)
@@ -323,8 +323,8 @@ pub(super) async fn put(
     engine: &Engine,
     container: &str,
     files: Files,
-) -> Result<(), docker::Error> {
-    let failed = || docker::Error::of("put files into the container", container);
+) -> Result<(), engine::Error> {
+    let failed = || engine::Error::of("put files into the container", container);
     let Some(archive) = files.finish().map_err(|error| failed()(error.into()))? else {
         return Ok(());
     };
@@ -349,7 +349,7 @@ pub(super) async fn link_socket(docker: &Docker) {
         files.link(link, &target);
     }
     if let Err(error) = put(&docker.engine, &docker.plan.names.build, files).await {
-        tracing::warn!(error = %causes::chain(&error), "the job has no socket at its usual place");
+        tracing::warn!(error = %error_chain(&error), "the job has no socket at its usual place");
     }
 }
 
@@ -401,13 +401,13 @@ pub(super) async fn last_lines(engine: &Engine, container: &str) -> String {
 }
 
 /// Waits for the container's end; its exit code.
-pub(super) async fn ended(engine: &Engine, container: &str) -> Result<i64, docker::Error> {
+pub(super) async fn ended(engine: &Engine, container: &str) -> Result<i64, engine::Error> {
     let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
     let mut end = engine.client().wait_container(container, Some(options));
     match end.next().await {
         Some(Ok(end)) => Ok(end.status_code),
         Some(Err(bollard::errors::Error::DockerContainerWaitError { code, .. })) => Ok(code),
-        Some(Err(error)) => Err(docker::Error::of("wait for the container", container)(error)),
+        Some(Err(error)) => Err(engine::Error::of("wait for the container", container)(error)),
         // The engine said nothing of it; the deadline will.
         None => std::future::pending().await,
     }

@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use bollard::models::ContainerCreateBody;
 
 use crate::{
+    base::ids::random_hex,
     config::RunnerConfig,
-    ids::random_hex,
     ledger::Thing,
-    plan::{
+    workload::{
         NetworkPlan, Plan,
         access::{Access, CertificatePlan, InnerNetworks, SOCKET_DIRECTORY, Sidecar},
         mount::VolumePlan,
@@ -384,7 +384,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{executor::docker::clean_up, plan::testing::Case};
+    use crate::{executor::docker::clean_up, workload::testing::Case};
 
     fn case() -> Case {
         Case::new()

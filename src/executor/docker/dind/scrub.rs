@@ -14,7 +14,7 @@ use bollard::{
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use crate::docker::{self, Engine};
+use crate::executor::docker::engine::{self, Engine};
 
 /// How long it may take: removal of many containers, and a look at every file of the data root.
 const LIMIT: Duration = Duration::from_mins(2);
@@ -74,7 +74,7 @@ echo "size $size"
 pub enum ScrubError {
     /// The engine refused or failed: most often, the daemon has ended already.
     #[error(transparent)]
-    Engine(#[from] docker::Error),
+    Engine(#[from] engine::Error),
     /// The daemon did not do it.
     #[error("the daemon did not clean up: {0}")]
     Unclean(String),
@@ -101,7 +101,7 @@ pub async fn scrub(engine: &Engine, container: &str, data_root: &str) -> Result<
 }
 
 async fn ask(engine: &Engine, container: &str, data_root: &str) -> Result<u64, ScrubError> {
-    let failed = || docker::Error::of("clean up in the container", container);
+    let failed = || engine::Error::of("clean up in the container", container);
     let client = engine.client();
     let command = ["sh", "-c", SCRIPT, "sh", data_root].into_iter().chain(SOCKETS);
     let config = ExecConfig {
@@ -142,11 +142,11 @@ async fn stop(engine: &Engine, container: &str) -> Result<(), ScrubError> {
     client
         .stop_container(container, Some(options))
         .await
-        .map_err(docker::Error::of("stop the container", container))?;
+        .map_err(engine::Error::of("stop the container", container))?;
     let state = client
         .inspect_container(container, None::<InspectContainerOptions>)
         .await
-        .map_err(docker::Error::of("inspect the container", container))?
+        .map_err(engine::Error::of("inspect the container", container))?
         .state
         .unwrap_or_default();
     match state.exit_code {

@@ -22,12 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::RunnerConfig,
-    docker::{
-        self, Engine,
-        image::Image,
-        peer::{self, Route},
-    },
-    plan::{
+    executor::docker::engine::{self, Engine, image::Image},
+    guard::peer::{self, Route},
+    workload::{
         access::{CertificatePlan, SOCKET_DIRECTORY, Sidecar},
         service::ServicePlan,
     },
@@ -80,8 +77,8 @@ pub enum WarmError {
     Stopped,
 }
 
-impl From<docker::Error> for WarmError {
-    fn from(error: docker::Error) -> Self {
+impl From<engine::Error> for WarmError {
+    fn from(error: engine::Error) -> Self {
         Self::Daemon(error.into())
     }
 }
@@ -103,8 +100,8 @@ enum Refusal {
     Executor(#[from] ExecutorError),
 }
 
-impl From<docker::Error> for Refusal {
-    fn from(error: docker::Error) -> Self {
+impl From<engine::Error> for Refusal {
+    fn from(error: engine::Error) -> Self {
         Self::Executor(error.into())
     }
 }
@@ -183,7 +180,7 @@ pub async fn start(
     client
         .create_container(Some(options.build()), body)
         .await
-        .map_err(docker::Error::of("create the container", &container))?;
+        .map_err(engine::Error::of("create the container", &container))?;
     let mut files = Files::new();
     if let (Some(plan), Some(certificates)) = (&plan, &certificates) {
         certificates.add_to(&mut files, plan);
@@ -192,7 +189,7 @@ pub async fn start(
     client
         .start_container(&container, None)
         .await
-        .map_err(docker::Error::of("start the container", &container))?;
+        .map_err(engine::Error::of("start the container", &container))?;
     let Ok(target) = target(&inspect(engine, &container).await?) else {
         return Err(end_of(engine, recipe, &container).await?.into());
     };
@@ -234,7 +231,7 @@ async fn end_of(
     engine: &Engine,
     recipe: &Recipe,
     container: &str,
-) -> Result<DaemonError, docker::Error> {
+) -> Result<DaemonError, engine::Error> {
     let (service, code) = (recipe.written.clone(), ended(engine, container).await?);
     Ok(DaemonError::Ended { service, code, log: last_lines(engine, container).await })
 }
@@ -270,7 +267,7 @@ impl Docker {
             Err(why) => {
                 tracing::info!(
                     container.name = plan.container,
-                    error = crate::causes::chain(&why),
+                    error = crate::base::error_chain(&why),
                     "warm Docker daemon is not used; the job gets another"
                 );
                 // Its socket and certificates may be mounted by now; another daemon makes them anew.
@@ -333,7 +330,7 @@ impl Docker {
         client
             .disconnect_network(NO_NETWORK, request)
             .await
-            .map_err(docker::Error::of("take out of no network", container))?;
+            .map_err(engine::Error::of("take out of no network", container))?;
         let request = NetworkConnectRequest {
             container: container.clone(),
             endpoint_config: Some(EndpointSettings {
@@ -344,7 +341,7 @@ impl Docker {
         client
             .connect_network(self.plan.network.mode(), request)
             .await
-            .map_err(docker::Error::of("connect to the job's network", container))?;
+            .map_err(engine::Error::of("connect to the job's network", container))?;
         Ok(())
     }
 
@@ -376,12 +373,12 @@ impl Docker {
 async fn inspect(
     engine: &Engine,
     container: &str,
-) -> Result<ContainerInspectResponse, docker::Error> {
+) -> Result<ContainerInspectResponse, engine::Error> {
     engine
         .client()
         .inspect_container(container, None::<InspectContainerOptions>)
         .await
-        .map_err(docker::Error::of("inspect the container", container))
+        .map_err(engine::Error::of("inspect the container", container))
 }
 
 /// What is known of the container from here.

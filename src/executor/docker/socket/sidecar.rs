@@ -30,22 +30,22 @@ use tokio::{
 
 use crate::{
     config::GuardPlace,
-    docker::{
-        self, Engine,
-        helper_image::{self, HelperImageError},
-    },
     executor::docker::{
         attach::Attached,
         clean_up::{self, Anonymous},
+        engine::{
+            self, Engine,
+            helper_image::{self, HelperImageError},
+        },
         helper::{Helper, HelperError},
         spec,
     },
-    ledger::Thing,
-    protocol::Frame,
-    proxy::{
+    guard::{
         AuditEvent, GuardSettings, Summary,
         sidecar::{Answer, Ask, BOUND, Host, Ready, Start, decode_json},
     },
+    helper::protocol::Frame,
+    ledger::Thing,
 };
 
 /// What our program does in the container.
@@ -84,7 +84,7 @@ pub enum SidecarError {
     Image(#[from] HelperImageError),
     /// The engine refused or failed.
     #[error(transparent)]
-    Engine(#[from] docker::Error),
+    Engine(#[from] engine::Error),
     /// It does not speak to us any more.
     #[error("its container does not answer")]
     Lost(#[source] Arc<HelperError>),
@@ -119,7 +119,7 @@ impl SidecarError {
     }
 }
 
-fn is_missing_socket(error: &docker::Error) -> bool {
+fn is_missing_socket(error: &engine::Error) -> bool {
     error
         .engine_message()
         .is_some_and(|message| message.contains("bind source path does not exist"))
@@ -363,7 +363,7 @@ async fn run(engine: &Engine, note: &Note) -> Result<Helper, SidecarError> {
         .client()
         .start_container(name, None)
         .await
-        .map_err(docker::Error::of("start the container", name))?;
+        .map_err(engine::Error::of("start the container", name))?;
     Ok(Helper::new(attached))
 }
 
@@ -372,7 +372,7 @@ async fn create(engine: &Engine, note: &Note) -> Result<(), SidecarError> {
     let create = async |body| {
         let options = CreateContainerOptionsBuilder::new().name(name).build();
         let created = engine.client().create_container(Some(options), body).await;
-        created.map(drop).map_err(docker::Error::of("create the container", name))
+        created.map(drop).map_err(engine::Error::of("create the container", name))
     };
     if note.is_portable {
         let (image, program) = helper_image::portable_image(engine).await?;
@@ -445,7 +445,7 @@ fn container(note: &Note, command: spec::HelperCommand) -> ContainerCreateBody {
     }
 }
 
-async fn remove_container(engine: &Engine, note: &Note) -> Result<(), docker::Error> {
+async fn remove_container(engine: &Engine, note: &Note) -> Result<(), engine::Error> {
     let things = [Thing::Container(note.host.container.clone())];
     match clean_up::remove_containers(engine, &things, Anonymous { remove: true }).await.pop() {
         None => Ok(()),
@@ -471,7 +471,7 @@ pub(super) async fn reap(engine: &Engine, directory: &Path) -> Option<Vec<String
         Ok::<_, SidecarError>(Some(left))
     };
     reaped.await.unwrap_or_else(|error| {
-        let what = crate::causes::chain(&error);
+        let what = crate::base::error_chain(&error);
         Some(vec![format!("the sidecar of the guarded socket in {}: {what}", directory.display())])
     })
 }

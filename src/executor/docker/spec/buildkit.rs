@@ -5,8 +5,8 @@ use bollard::models::ContainerCreateBody;
 
 use crate::{
     config::RunnerConfig,
-    plan::{Plan, access::BuildKit, names},
-    proxy::Limits,
+    guard::Limits,
+    workload::{Plan, access::BuildKit, names},
 };
 
 use super::{SocketPlace, limit, mount, shared_host, some, unfilter};
@@ -61,7 +61,7 @@ pub fn buildkit(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::testing::Case;
+    use crate::workload::testing::Case;
 
     fn place() -> SocketPlace {
         SocketPlace {

@@ -4,8 +4,8 @@ use bollard::models::{ContainerCreateBody, HostConfig, MountType};
 use serde_json::{Value, json};
 
 use crate::{
-    docker::ApiVersion,
-    plan::{NetworkPlan, names::LABEL_PREFIX, testing::Case},
+    executor::docker::engine::ApiVersion,
+    workload::{NetworkPlan, names::LABEL_PREFIX, testing::Case},
 };
 
 fn build_of(case: &Case) -> ContainerCreateBody {

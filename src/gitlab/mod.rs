@@ -1,0 +1,3 @@
+//! GitLab: its runner API.
+
+pub mod api;
