@@ -19,7 +19,7 @@
 //!
 //! # The modules
 //!
-//! Each may use those before it and none after it; `tests/layers.rs` sees to that.
+//! Each may use those before it and none after it; `tests/layers` checks that.
 //!
 //! | module | what it is |
 //! |---|---|
