@@ -1,5 +1,5 @@
-//! `listen_address`: metrics and the state of jobs over HTTP (config-toml.md §18). It has neither
-//! TLS nor passwords, and shows no secrets.
+//! `listen_address`: metrics and the state of jobs over HTTP (docs/compatibility.md, "HTTP
+//! endpoints"). It has neither TLS nor passwords, and shows no secrets.
 
 use std::{io, sync::Arc, time::Duration};
 

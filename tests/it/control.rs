@@ -9,8 +9,8 @@ use crate::{
     longshore::Case,
 };
 
-/// Says something every second: a silent job asks the server for its state every 30 s only
-/// (gitlab-job-api.md §8.3).
+/// Prints a line every second: a silent job asks the server for its state only every 30 s
+/// (docs/compatibility.md, "Sending the trace").
 const LONG: &str = "echo started; while sleep 1; do echo tick; done; echo never";
 
 #[tokio::test(flavor = "multi_thread")]

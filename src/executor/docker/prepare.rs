@@ -23,8 +23,8 @@ use super::{Build, Docker, ExecutorError, Followed, Helper, dind::Daemon, servic
 const SERVE: &[&str] = &["helper", "serve"];
 
 impl Docker {
-    /// Gets the job's image and its services ready. Services that do not become so are said, and
-    /// the job goes on (docker-executor.md §6.7).
+    /// Gets the job's image and its services ready. A service that does not become ready is reported
+    /// in the trace, and the job continues (docs/compatibility.md, "Waiting for services").
     ///
     /// # Errors
     /// When an image cannot be had or the engine fails.

@@ -1,4 +1,5 @@
-//! The endpoints (gitlab-job-api.md §20), and what is noted about the requests to them.
+//! The endpoints that the runner uses (docs/compatibility.md, "Job API"), and the checks of the
+//! requests to them.
 
 use std::{sync::Arc, time::Instant};
 
@@ -15,7 +16,7 @@ use super::{
     Upload, git,
 };
 
-/// The 31 keys of `info.features` (gitlab-job-api.md §3.4).
+/// The 31 keys of `info.features` (docs/compatibility.md, "Announced features").
 pub(super) const FEATURES: [&str; 31] = [
     "variables",
     "image",
@@ -50,7 +51,7 @@ pub(super) const FEATURES: [&str; 31] = [
     "job_inputs",
 ];
 
-/// The largest patch (gitlab-job-api.md §8.1).
+/// The largest body of a patch, in bytes (docs/compatibility.md, "Sending the trace").
 const LARGEST_PATCH: usize = 1_048_576;
 
 pub(super) fn router(shared: Arc<Shared>) -> Router {
@@ -91,7 +92,7 @@ async fn serve_git(shared: &Shared, head: &Parts, body: Bytes) -> Response<Body>
     if known { shared.repositories.serve(head, body).await } else { git::ask_for_password() }
 }
 
-/// Notes what every API request must have (gitlab-job-api.md §1.3).
+/// Checks the headers that every API request must have (docs/compatibility.md, "Request headers").
 fn check_headers(state: &mut State, head: &Parts) {
     let id = git::text(&head.headers, "x-request-id");
     let is_hex = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
@@ -240,7 +241,7 @@ impl State {
     }
 }
 
-/// `PUT jobs/:id` (§9.3).
+/// `PUT jobs/:id` (docs/compatibility.md, "Job updates").
 fn update(state: &mut State, head: &Parts, id: i64, body: &[u8]) -> Response<Body> {
     let Ok(update) = serde_json::from_slice::<Value>(body) else {
         return message(400);
@@ -325,7 +326,7 @@ fn finish(state: &mut State, id: i64, update: Value, wanted: &str) -> Response<B
     state.executing(id, message(200))
 }
 
-/// `PATCH jobs/:id/trace` (§8.4).
+/// `PATCH jobs/:id/trace` (docs/compatibility.md, "Sending the trace").
 fn patch(state: &mut State, head: &Parts, id: i64, body: &[u8]) -> Response<Body> {
     if git::text(&head.headers, "job-token") != state.job(id).token {
         return message(403);
@@ -389,7 +390,7 @@ fn patch(state: &mut State, head: &Parts, id: i64, body: &[u8]) -> Response<Body
     state.executing(id, header(message(202), "Range", &stored))
 }
 
-/// `POST jobs/:id/artifacts` (§13.2).
+/// `POST jobs/:id/artifacts` (docs/compatibility.md, "Artifact upload").
 fn upload(state: &mut State, head: &Parts, id: i64, body: &[u8]) -> Response<Body> {
     if git::text(&head.headers, "job-token") != state.job(id).token {
         return message(403);
@@ -434,7 +435,7 @@ fn memchr(text: &[u8], what: &[u8]) -> Option<usize> {
     aho_corasick::AhoCorasick::new([what]).ok()?.find(text).map(|found| found.start())
 }
 
-/// `GET jobs/:id/artifacts` (§13.3), without separate storage.
+/// `GET jobs/:id/artifacts` (docs/compatibility.md, "Artifact download"), without separate storage.
 fn download(state: &mut State, head: &Parts, id: i64) -> Response<Body> {
     let token = git::text(&head.headers, "job-token");
     if !state.jobs.values().any(|job| job.token == token) {

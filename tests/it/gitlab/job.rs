@@ -231,7 +231,8 @@ impl Ended {
     }
 }
 
-/// Takes time stamps, section markers and colours out (gitlab-job-api.md §7.3, §7.4).
+/// Removes timestamps, section markers and colours (docs/compatibility.md, "Sections" and
+/// "Timestamps").
 fn plain(text: &str) -> String {
     let stamp = Regex::new(r"^\d{4}-\d\d-\d\dT[\d:.]{15}Z ([0-9a-f]{2}[OE])([ +])").unwrap();
     let mut lines: Vec<String> = Vec::new();

@@ -1,6 +1,6 @@
 //! A GitLab that tests steer and inspect: the runner's side of its API and git over HTTP. It is
-//! strict: what a real server would merely bear is noted, and fails the test at its end
-//! (gitlab-job-api.md §20).
+//! strict: a request that a real server would merely tolerate is recorded as a violation, and fails
+//! the test at its end.
 
 mod git;
 mod http;

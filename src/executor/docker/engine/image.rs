@@ -18,7 +18,7 @@ use super::{
 };
 use crate::config::PullPolicy;
 
-/// Tries of one pull under one policy, when the network fails (contract, §14.2).
+/// Tries of one pull under one policy, when the network fails (docs/compatibility.md, "Retries").
 const TRIES: u32 = 3;
 /// Pause between them.
 const PAUSE: RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(10);
@@ -208,7 +208,8 @@ impl fmt::Display for PullNote {
     }
 }
 
-/// What kind of failure it was, and so which failure reason the server sees (contract, §15).
+/// The kind of a pull's failure, which decides the failure reason that GitLab sees
+/// (docs/compatibility.md, "Failure reasons").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullErrorKind {
     /// The network: `runner_external_dependency_failure`.
@@ -224,7 +225,7 @@ pub enum PullErrorKind {
 }
 
 impl PullErrorKind {
-    /// Judges what an engine or a registry said (contract, §15).
+    /// Judges an error text of an engine or a registry (docs/compatibility.md, "Failure reasons").
     #[must_use]
     pub fn of_text(text: &str) -> Self {
         const NETWORK: [&str; 8] = [

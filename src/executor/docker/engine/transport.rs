@@ -39,7 +39,8 @@ use tower_service::Service;
 
 use super::connection::ApiVersion;
 
-/// Deadlines of a TCP connection (docker executor contract, §2.1). Unix sockets have none.
+/// Deadlines of a TCP connection (docs/compatibility.md, "Connection to the engine"). Unix sockets
+/// have none.
 const DIAL: Duration = Duration::from_mins(5);
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const TLS_HANDSHAKE: Duration = Duration::from_mins(1);
