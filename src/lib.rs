@@ -26,14 +26,14 @@
 //! | [`base`] | names and numbers that must not be mixed up; text that does not print; an error in one line |
 //! | [`config`] | gitlab-runner's `config.toml`: as written, checked, watched, edited in place |
 //! | [`workload`] | job × settings → all that will run, as data |
-//! | [`trace`] | what the job's author reads, until the server has all of it |
+//! | [`trace`] | what the job's author reads: masked, stamped, kept until it is sent |
 //! | [`ledger`] | what must be removed and said, noted before it is made |
 //! | [`archive`] | archives, the choice of files for them, caches and their store |
 //! | [`guard`] | the guarded socket: what of an engine's API a job may use, and all that it made with it |
 //! | [`helper`] | what runs inside the helper container: git, archives, files; what it and longshore say to each other |
 //! | [`executor`] | workloads carried out in containers; [`executor::docker::engine`] is the only door to an engine |
 //! | [`runner`] | asks for jobs, runs each to its end, ends those of a process that died |
-//! | [`gitlab`] | GitLab's runner API: what is sent, and how: retries, TLS, redirects |
+//! | [`gitlab`] | GitLab's runner API: what is sent, and how: retries, TLS, redirects; the delivery of traces and final states |
 //! | [`daemon`] | owner of every long-lived task; changes of configuration; the ways to stop |
 //! | [`local`] | pipelines of a file, with a job server in this process |
 //! | [`cli`] | one file a subcommand; the only place that prints |

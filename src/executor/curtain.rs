@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use crate::trace::{Channel, Source, Trace, Voice, Writer};
+use crate::trace::{JobLog, Source, Stream, Trace, Writer};
 
 /// What is held at most, in bytes; beyond it the curtain rises early, as order is a nicety and
 /// memory is not.
@@ -46,7 +46,7 @@ pub struct Curtain {
 struct State {
     held: Option<Vec<Said>>,
     size: usize,
-    voice: Voice,
+    job_log: JobLog,
     out: Writer,
     err: Writer,
 }
@@ -59,9 +59,9 @@ impl Curtain {
             state: Mutex::new(State {
                 held: Some(Vec::new()),
                 size: 0,
-                voice: trace.voice(),
-                out: trace.writer(Source::Job, Channel::Out),
-                err: trace.writer(Source::Job, Channel::Err),
+                job_log: trace.job_log(),
+                out: trace.writer(Source::Job, Stream::Out),
+                err: trace.writer(Source::Job, Stream::Err),
             }),
         }
     }
@@ -96,8 +96,8 @@ impl Curtain {
     /// Ends the streams of programs: a section ends, or the job.
     pub fn flush(&self, trace: &Trace) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.out = trace.writer(Source::Job, Channel::Out);
-        state.err = trace.writer(Source::Job, Channel::Err);
+        state.out = trace.writer(Source::Job, Stream::Out);
+        state.err = trace.writer(Source::Job, Stream::Err);
     }
 }
 
@@ -123,14 +123,14 @@ impl State {
     fn show(&mut self, said: &Said) {
         match said {
             Said::Begin { name, title } => {
-                self.voice.section_start(name);
-                self.voice.title(title);
+                self.job_log.section_start(name);
+                self.job_log.title(title);
             }
-            Said::End(name) => self.voice.section_end(name),
-            Said::Plain(text) => self.voice.plain(text),
-            Said::Info(text) => self.voice.info(text),
-            Said::Warning(text) => self.voice.warning(text),
-            Said::Error(text) => self.voice.error(text),
+            Said::End(name) => self.job_log.section_end(name),
+            Said::Plain(text) => self.job_log.plain(text),
+            Said::Info(text) => self.job_log.info(text),
+            Said::Warning(text) => self.job_log.warning(text),
+            Said::Error(text) => self.job_log.error(text),
             Said::Out(bytes) => self.out.write(bytes),
             Said::Err(bytes) => self.err.write(bytes),
         }

@@ -4,9 +4,12 @@
 use crate::{
     base::error_chain,
     executor::docker::{ExecutorError, engine, helper::HelperError},
-    gitlab::api::wire::JobState,
+    gitlab::{
+        api::wire::JobState,
+        trace::{Final, FinishError},
+    },
     ledger::StateError,
-    trace::{Final, FinishError, Voice},
+    trace::JobLog,
     workload::{
         PlanError,
         job::{
@@ -117,19 +120,19 @@ impl From<InvalidJob> for SystemFailure {
 }
 
 /// The last line of the trace.
-pub(super) fn show(ending: &Ending, voice: &Voice) {
+pub(super) fn show(ending: &Ending, job_log: &JobLog) {
     match ending {
-        Ok(Outcome::Success) => voice.succeeded(),
+        Ok(Outcome::Success) => job_log.succeeded(),
         Ok(Outcome::ScriptFailed { exit_code }) => {
-            voice.failed(&format!("exit code {exit_code}"), false);
+            job_log.failed(&format!("exit code {exit_code}"), false);
         }
-        Ok(Outcome::Stopped(reason)) => voice.failed(&reason.to_string(), false),
+        Ok(Outcome::Stopped(reason)) => job_log.failed(&reason.to_string(), false),
         Err(failure) => {
             if let Some(hint) = &failure.hint {
-                voice.plain(&format!("hint: {hint}"));
+                job_log.plain(&format!("hint: {hint}"));
             }
             let system = failure.reason == FailureReason::RunnerSystemFailure;
-            voice.failed(&failure.error, system);
+            job_log.failed(&failure.error, system);
         }
     }
 }

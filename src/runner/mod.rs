@@ -1,6 +1,5 @@
 //! Runners: they ask their server for jobs (`poll`) and run them (`run`).
 
-mod channel;
 mod ending;
 mod gate;
 pub mod layers;

@@ -7,10 +7,14 @@ use crate::{
     base::{ids::random_hex, secret::Secret},
     config::flags,
     executor::docker::clean_up,
-    gitlab::api::wire::JobPayload,
+    gitlab::{
+        api::wire::JobPayload,
+        job_client::{Acknowledged, JobClient},
+        trace::{Delivery, Limits, finish},
+    },
     ledger::{Entry, JobRecord},
     runner::metrics::Running,
-    trace::{self, Delivery, Greeting, Limits, Masks, Trace, Voice},
+    trace::{self, Greeting, JobLog, Masks, Trace},
     workload::{
         self, Place, Plan,
         job::{self, InvalidJob, Job},
@@ -19,7 +23,6 @@ use crate::{
 
 use super::{
     Runner,
-    channel::{Acknowledged, Channel},
     ending::{self, SystemFailure, log_end},
     removal::close_record,
     slots::Slot,
@@ -70,7 +73,7 @@ pub(super) fn plan_job(
 /// Takes the job: notes it, tells its server, opens its trace. `None` for one that ends here.
 pub(super) async fn open(
     runner: &Arc<Runner>,
-    channel: &Channel,
+    channel: &JobClient,
     payload: &JobPayload,
     planned: &Planned,
     running: &Running,
@@ -161,9 +164,9 @@ fn trace_settings(payload: &JobPayload, runner: &Runner, planned: &Planned) -> t
     }
 }
 
-pub(super) fn greet(voice: &Voice, runner: &Runner, planned: &Planned) {
+pub(super) fn greet(job_log: &JobLog, runner: &Runner, planned: &Planned) {
     let flags = planned.as_ref().map(|(_, plan)| plan.flags.changed()).unwrap_or_default();
-    voice.greet(&Greeting {
+    job_log.greet(&Greeting {
         name: "longshore",
         version: env!("CARGO_PKG_VERSION"),
         revision: crate::REVISION,
@@ -174,7 +177,7 @@ pub(super) fn greet(voice: &Voice, runner: &Runner, planned: &Planned) {
     });
     let Ok((job, plan)) = planned else { return };
     for warning in &plan.warnings {
-        voice.warning(warning);
+        job_log.warning(warning);
     }
     if plan.flags.on("FF_LOG_IMAGES_CONFIGURED_FOR_JOB") {
         let services: Vec<&str> = plan.services.iter().map(|s| s.image.as_str()).collect();
@@ -182,7 +185,7 @@ pub(super) fn greet(voice: &Voice, runner: &Runner, planned: &Planned) {
     }
     if let Some(notice) = job::notice::policy(&job.payload.policy_options) {
         for line in notice.lines() {
-            voice.plain(line);
+            job_log.plain(line);
         }
     }
 }
@@ -200,18 +203,18 @@ fn forget(noted: Result<JobRecord, SystemFailure>) {
 /// when the server has them.
 async fn refuse(
     runner: &Runner,
-    channel: &Channel,
+    channel: &JobClient,
     payload: &JobPayload,
     planned: &Planned,
     failure: SystemFailure,
 ) -> bool {
     let trace = Trace::in_memory(trace_settings(payload, runner, planned));
-    greet(&trace.voice(), runner, planned);
+    greet(&trace.job_log(), runner, planned);
     let ending = Err(failure);
-    ending::show(&ending, &trace.voice());
+    ending::show(&ending, &trace.job_log());
     let last_word = ending::last_word(&ending, &payload.features.failure_reasons);
     let limits = Limits { passes: runner.config.final_update_retry_limit, until: None };
-    let delivered = trace::finish(&trace, channel, &Delivery::default(), &last_word, limits).await;
+    let delivered = finish(&trace, channel, &Delivery::default(), &last_word, limits).await;
     log_end(&ending, &delivered);
     delivered.is_ok()
 }

@@ -11,15 +11,18 @@ use crate::{
         engine::Engine,
         socket,
     },
-    gitlab::api::Client,
+    gitlab::{
+        api::Client,
+        job_client::{Acknowledged, JobClient},
+        trace::{Delivery, Final, Limits, finish},
+    },
     ledger::{Entry, JobRecord},
-    trace::{self, Delivery, Limits, Masks, Trace},
+    trace::{self, Masks, Trace},
     workload::job::outcome::FailureReason,
 };
 
 use super::{
     Shared,
-    channel::{Acknowledged, Channel},
     ending::{self, SystemFailure},
     layers,
     removal::log_left,
@@ -53,7 +56,7 @@ pub async fn end_job(
     record: JobRecord,
     entry: Entry,
 ) {
-    let channel = Channel {
+    let channel = JobClient {
         client,
         info,
         job: entry.job,
@@ -94,7 +97,7 @@ pub async fn end_job(
 }
 
 /// Sends what of the trace the server has not got, and the end.
-async fn tell(channel: &Channel, record: &JobRecord, announced: &[String]) -> bool {
+async fn tell(channel: &JobClient, record: &JobRecord, announced: &[String]) -> bool {
     let settings =
         trace::Settings { limit: 0, timestamps: true, sections: false, masks: Masks::default() };
     let trace = match Trace::reopen(&record.trace(), settings) {
@@ -105,7 +108,7 @@ async fn tell(channel: &Channel, record: &JobRecord, announced: &[String]) -> bo
         }
     };
     // A server that never heard that the job was taken does not take its end.
-    let end = record.end::<trace::Final>();
+    let end = record.end::<Final>();
     if end.is_none() && channel.acknowledge().await == Acknowledged::Unwanted {
         tracing::info!(job.id = %channel.job, "server does not want the job any more");
         return true;
@@ -116,13 +119,13 @@ async fn tell(channel: &Channel, record: &JobRecord, announced: &[String]) -> bo
             FailureReason::RunnerSystemFailure,
             "longshore ended while the job was running, and was started again",
         ));
-        ending::show(&ending, &trace.voice());
+        ending::show(&ending, &trace.job_log());
         ending::last_word(&ending, announced)
     });
     // The server says how much of the trace it has.
     let delivery = Delivery::default();
     let limits = Limits { passes: 0, until: None };
-    match trace::finish(&trace, channel, &delivery, &last_word, limits).await {
+    match finish(&trace, channel, &delivery, &last_word, limits).await {
         Ok(()) => {
             tracing::info!(job.id = %channel.job, "server was told that the job is over");
             if let Err(error) = record.note_told() {

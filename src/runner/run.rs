@@ -19,10 +19,14 @@ use crate::{
             engine::auth::{AuthSources, Auths},
         },
     },
-    gitlab::api::wire::JobPayload,
+    gitlab::{
+        api::wire::JobPayload,
+        job_client::JobClient,
+        trace::{Delivery, KeepAlive, Limits, Remote, finish, pump},
+    },
     ledger::JobRecord,
     runner::metrics::Running,
-    trace::{self, Channel as Stream, Delivery, KeepAlive, Limits, Remote, Source, Trace, Voice},
+    trace::{JobLog, Source, Stream, Trace},
     workload::{
         self, Plan, StepPlan,
         job::{
@@ -35,7 +39,6 @@ use crate::{
 
 use super::{
     Runner,
-    channel::Channel,
     ending::{self, Ending, SystemFailure, log_end},
     layers,
     opening::{Planned, TOKEN_GRACE, greet, open, plan_job, timeout_of},
@@ -68,7 +71,7 @@ pub async fn run(
             (Box::new(JobPayload::unknown(id, token)), Some(SystemFailure::undecodable(&error)))
         }
     };
-    let mut channel = Channel {
+    let mut channel = JobClient {
         client: Arc::clone(&runner.client),
         info: Arc::clone(&runner.info),
         job: payload.id,
@@ -96,7 +99,7 @@ pub async fn run(
     if let Ok((_, plan)) = &mut planned {
         layers::lease(runner, plan).await;
     }
-    greet(&trace.voice(), runner, &planned);
+    greet(&trace.job_log(), runner, &planned);
     channel.debug_trace = planned
         .as_ref()
         .is_ok_and(|(_, plan)| plan.settings.debug_trace || plan.settings.debug_services);
@@ -109,8 +112,7 @@ pub async fn run(
         .as_ref()
         .is_ok_and(|(_, plan)| plan.flags.on("FF_USE_DYNAMIC_TRACE_FORCE_SEND_INTERVAL"));
     let keep_alive = if dynamic { KeepAlive::Dynamic } else { KeepAlive::Fixed };
-    let pump =
-        trace::pump(trace.clone(), &channel, delivery.clone(), remote, keep_alive, done.clone());
+    let pump = pump(trace.clone(), &channel, delivery.clone(), remote, keep_alive, done.clone());
     let work =
         work(runner, &planned, &lease, &trace, &record, asked, interrupt, &done, &running).boxed();
     let ((), (ending, made)) = tokio::join!(pump, work);
@@ -136,7 +138,7 @@ pub async fn run(
     if let Err(error) = record.note_end(&last_word) {
         tracing::warn!(%error, "job's end could not be noted");
     }
-    let delivered = trace::finish(&trace, &channel, &delivery, &last_word, limits).await;
+    let delivered = finish(&trace, &channel, &delivery, &last_word, limits).await;
     if delivered.is_ok()
         && let Err(error) = record.note_told()
     {
@@ -160,15 +162,15 @@ async fn work(
     running: &Running,
 ) -> (Ending, Made) {
     let mut made = Made::default();
-    let voice = trace.voice();
+    let job_log = trace.job_log();
     let ending = match planned {
         Err(failure) => Err(failure.clone()),
         Ok((job, plan)) => {
             let stops = Stops::new(job.timeout, asked, interrupt.subscribe());
             let followed = plan.settings.debug_services.then(|| Followed::new(trace.clone()));
-            let voice = voice.clone();
+            let job_log = job_log.clone();
             let work =
-                Work { runner, job, plan, lease, trace, voice, stops, record, followed, running };
+                Work { runner, job, plan, lease, trace, job_log, stops, record, followed, running };
             let ending = work.run(&mut made).await;
             if let Some(followed) = &work.followed {
                 followed.end().await;
@@ -176,7 +178,7 @@ async fn work(
             ending
         }
     };
-    ending::show(&ending, &voice);
+    ending::show(&ending, &job_log);
     done.cancel();
     (ending, made)
 }
@@ -188,7 +190,7 @@ struct Work<'a> {
     plan: &'a Arc<Plan>,
     lease: &'a Lease,
     trace: &'a Trace,
-    voice: Voice,
+    job_log: JobLog,
     stops: Stops,
     record: &'a JobRecord,
     /// With `CI_DEBUG_SERVICES`.
@@ -198,20 +200,20 @@ struct Work<'a> {
 
 /// A section of the trace that ends however its stage ends.
 struct OpenSection {
-    voice: Voice,
+    job_log: JobLog,
     name: String,
 }
 
 impl OpenSection {
-    fn new(voice: &Voice, name: &str) -> Self {
-        voice.section_start(name);
-        Self { voice: voice.clone(), name: name.to_owned() }
+    fn new(job_log: &JobLog, name: &str) -> Self {
+        job_log.section_start(name);
+        Self { job_log: job_log.clone(), name: name.to_owned() }
     }
 }
 
 impl Drop for OpenSection {
     fn drop(&mut self) {
-        self.voice.section_end(&self.name);
+        self.job_log.section_end(&self.name);
     }
 }
 
@@ -264,12 +266,12 @@ impl Work<'_> {
             Some(Ok(summary)) => summary,
             Some(Err(error)) => {
                 let why = error_chain(&error);
-                return self.voice.warning(&format!("The guarded Docker socket is gone: {why}"));
+                return self.job_log.warning(&format!("The guarded Docker socket is gone: {why}"));
             }
         };
         let count: u64 = summary.refused.values().sum();
         if count > 0 {
-            self.voice.warning(&format!(
+            self.job_log.warning(&format!(
                 "The guarded Docker socket refused {count} of {} requests:\n{}",
                 summary.requests,
                 summary.messages.join("\n")
@@ -301,8 +303,8 @@ impl Work<'_> {
             };
             match prepared {
                 Err(failure) if failure.is_passing && tries < PREPARE_TRIES => {
-                    self.voice.error(&format!("Preparation failed: {}", failure.error));
-                    self.voice
+                    self.job_log.error(&format!("Preparation failed: {}", failure.error));
+                    self.job_log
                         .plain(&format!("Will be retried in {}s ...", PREPARE_PAUSE.as_secs()));
                     let is_clean = self.remove_tried(made).await;
                     tokio::time::sleep(PREPARE_PAUSE).await;
@@ -339,9 +341,10 @@ impl Work<'_> {
         made: &mut Made,
     ) -> Result<Result<Ready<'b>, Outcome>, SystemFailure> {
         self.running.stage(PREPARE, "docker_prepare");
-        let section = OpenSection::new(&self.voice, PREPARE);
-        self.voice.title("Preparing the \"docker\" executor");
-        self.voice.plain(&format!("Using Docker executor with image {} ...", self.plan.image.name));
+        let section = OpenSection::new(&self.job_log, PREPARE);
+        self.job_log.title("Preparing the \"docker\" executor");
+        self.job_log
+            .plain(&format!("Using Docker executor with image {} ...", self.plan.image.name));
         let engine = self.runner.shared.engine(&self.runner.config.docker).await?;
         made.engine = Some(engine.clone());
         let auths = self.credentials().await?;
@@ -388,7 +391,7 @@ impl Work<'_> {
         curtain: &Curtain,
         section: OpenSection,
     ) -> Result<Build, SystemFailure> {
-        let build = docker.prepare(self.voice.clone(), self.followed.as_ref()).await?;
+        let build = docker.prepare(self.job_log.clone(), self.followed.as_ref()).await?;
         drop(section);
         curtain.rise();
         Ok(build)
@@ -405,7 +408,7 @@ impl Work<'_> {
         };
         let (auths, warnings) = Auths::load(&sources).await?;
         for warning in warnings {
-            self.voice.warning(&warning);
+            self.job_log.warning(&warning);
         }
         Ok(Arc::new(auths))
     }
@@ -443,7 +446,7 @@ impl Work<'_> {
         docker: Arc<Docker>,
         curtain: &'b Curtain,
     ) -> Result<Stages<'b>, SystemFailure> {
-        let helper = docker.start_helper(curtain, self.voice.clone()).await?;
+        let helper = docker.start_helper(curtain, self.job_log.clone()).await?;
         Ok(Stages {
             helper,
             curtain,
@@ -517,9 +520,9 @@ impl Work<'_> {
             return Ok(Outcome::Stopped(reason));
         }
         if reason == StopReason::Canceled {
-            self.voice.warning("script canceled externally (UI, API)");
+            self.job_log.warning("script canceled externally (UI, API)");
         } else {
-            self.voice.warning(&reason.to_string());
+            self.job_log.warning(&reason.to_string());
         }
         build.stop().await?;
         Ok(Outcome::Stopped(reason))
@@ -530,7 +533,7 @@ impl Work<'_> {
             let outcome = self.run_step(build, step).await?;
             if outcome != Outcome::Success {
                 if let Some(words) = build.lost_daemon().await {
-                    self.voice.warning(&words);
+                    self.job_log.warning(&words);
                 }
                 return Ok(outcome);
             }
@@ -540,10 +543,10 @@ impl Work<'_> {
 
     async fn run_step(&self, build: &mut Build, step: &StepPlan) -> Ending {
         self.running.stage(&step.stage, "docker_run");
-        let _section = OpenSection::new(&self.voice, &step.stage);
-        self.voice.title(&format!("Executing \"{}\" stage of the job script", step.stage));
+        let _section = OpenSection::new(&self.job_log, &step.stage);
+        self.job_log.title(&format!("Executing \"{}\" stage of the job script", step.stage));
         let image = build.image();
-        self.voice
+        self.job_log
             .plain(&format!("Using docker image {} for {} ...", image.id, self.plan.image.name));
         let nonce = nonce();
         let script = self.plan.step_script(step, &self.runner.config, &nonce);
@@ -552,8 +555,8 @@ impl Work<'_> {
 
     async fn run_after_script(&self, build: &mut Build, outcome: &Outcome) -> Ending {
         self.running.stage("after_script", "docker_run");
-        let _section = OpenSection::new(&self.voice, "after_script");
-        self.voice.title("Running after_script");
+        let _section = OpenSection::new(&self.job_log, "after_script");
+        self.job_log.title("Running after_script");
         let nonce = nonce();
         let script = self.plan.after_script(JobStatus::after(outcome), &nonce);
         let limit = self.plan.settings.after_script_timeout.min(self.stops.left());
@@ -561,7 +564,7 @@ impl Work<'_> {
             Ok(ending) => ending?,
             Err(_) => {
                 build.stop().await?;
-                self.voice.warning(&format!(
+                self.job_log.warning(&format!(
                     "after_script took longer than {} seconds and was stopped",
                     limit.as_secs()
                 ));
@@ -571,7 +574,7 @@ impl Work<'_> {
         if let Outcome::ScriptFailed { exit_code } = &after
             && self.plan.settings.after_script_ignore_errors
         {
-            self.voice.warning(&format!(
+            self.job_log.warning(&format!(
                 "after_script failed, but job will continue unaffected: exit code {exit_code}"
             ));
         }
@@ -589,7 +592,7 @@ impl Work<'_> {
                 Err(ExecutorError::Gone) if attempt < attempts => attempt += 1,
                 end => break end?,
             }
-            self.voice.warning(&format!(
+            self.job_log.warning(&format!(
                 "the job's container is gone; attempt {attempt} of {attempts} in a new one"
             ));
             build.renew().await?;

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use crate::{
-    trace::Remote,
+    gitlab::trace::Remote,
     workload::job::outcome::{Deadline, StopReason},
 };
 

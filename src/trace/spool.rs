@@ -5,19 +5,17 @@ use std::{
     io,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::limit::Limit;
-use crate::gitlab::api::wire::TraceOutput;
 
-/// How many bytes are kept in memory, at most, when there is no room on disk.
-const KEPT: usize = 64 * 1024;
+/// Bytes kept in memory, at most, when there is no room on disk.
+const LONGEST_OVERFLOW: usize = 64 * 1024;
 
 /// A trace's file.
 pub(super) struct Spool {
@@ -26,6 +24,8 @@ pub(super) struct Spool {
     /// Bytes kept; those before it never change again.
     size: AtomicU64,
     state: Mutex<State>,
+    /// Wakes the task that sends the trace.
+    grown: Notify,
 }
 
 struct State {
@@ -34,19 +34,28 @@ struct State {
     /// Nothing more is taken: the trace is closed.
     closed: bool,
     /// Set when the disk takes no more.
-    kept: Option<Kept>,
+    overflow: Option<Overflow>,
 }
 
 /// What follows the end of the file, in memory.
-struct Kept {
+struct Overflow {
     /// Bytes before it, in the file.
     from: u64,
     bytes: Vec<u8>,
 }
 
+/// What tells whether a copy of a trace is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Digest {
+    /// CRC-32 (IEEE) of all bytes.
+    pub crc32: u32,
+    /// In bytes.
+    pub size: u64,
+}
+
 /// Whether a text must be kept even when the disk takes no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Weight {
+pub(super) enum Priority {
     /// The runner's words: without them nobody knows how the job ended.
     Runner,
     /// All else.
@@ -64,8 +73,8 @@ impl Spool {
 
     /// One for the runner's words alone, without a file.
     pub(super) fn in_memory(limit: u64) -> Self {
-        let spool = Self::over(None, limit, 0, crc32fast::Hasher::new());
-        spool.state().kept = Some(Kept { from: 0, bytes: Vec::new() });
+        let mut spool = Self::over(None, limit, 0, crc32fast::Hasher::new());
+        spool.state.get_mut().overflow = Some(Overflow { from: 0, bytes: Vec::new() });
         spool
     }
 
@@ -91,25 +100,22 @@ impl Spool {
         }
         let spool = Self::over(Some(file), limit, size, checksum);
         if lines && last != b'\n' {
-            spool.append(b"\n", Weight::Runner);
+            spool.append(b"\n", Priority::Runner);
         }
         Ok(spool)
     }
 
     fn over(file: Option<File>, limit: u64, size: u64, checksum: crc32fast::Hasher) -> Self {
-        let state = State { limit: Limit::new(limit, size), checksum, closed: false, kept: None };
-        Self { file, size: AtomicU64::new(size), state: Mutex::new(state) }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let state =
+            State { limit: Limit::new(limit, size), checksum, closed: false, overflow: None };
+        Self { file, size: AtomicU64::new(size), state: Mutex::new(state), grown: Notify::new() }
     }
 
     /// Adds as much of `text` as the limit leaves room for; whether anything was added. When the
     /// disk takes no more, the trace says so, and what the job says from then on is lost: the job
     /// goes on.
-    pub(super) fn append(&self, text: &[u8], weight: Weight) -> bool {
-        let mut state = self.state();
+    pub(super) fn append(&self, text: &[u8], priority: Priority) -> bool {
+        let mut state = self.state.lock();
         if state.closed {
             return false;
         }
@@ -119,17 +125,27 @@ impl Spool {
         let mut end = size;
         for part in [admitted.text, notice.as_bytes()] {
             if !part.is_empty() {
-                end = self.add(&mut state, end, part, weight);
+                end = self.add(&mut state, end, part, priority);
             }
         }
         self.size.store(end, Ordering::Release);
+        if end > size {
+            self.grown.notify_one();
+        }
         end > size
     }
 
+    /// Waits until the spool is longer than `size`; for one waiter at a time.
+    pub(super) async fn longer_than(&self, size: u64) {
+        while self.size() <= size {
+            self.grown.notified().await;
+        }
+    }
+
     /// Adds `part` at `end`, on disk or in memory; the new end.
-    fn add(&self, state: &mut State, end: u64, part: &[u8], weight: Weight) -> u64 {
+    fn add(&self, state: &mut State, end: u64, part: &[u8], priority: Priority) -> u64 {
         let mut end = end;
-        if state.kept.is_none()
+        if state.overflow.is_none()
             && let Some(file) = &self.file
         {
             match file.write_all_at(part, end) {
@@ -146,13 +162,16 @@ impl Spool {
                     state.checksum.update(notice.as_bytes());
                     let from = end;
                     end += notice.len() as u64;
-                    state.kept = Some(Kept { from, bytes: notice.into_bytes() });
+                    state.overflow = Some(Overflow { from, bytes: notice.into_bytes() });
                 }
             }
         }
-        match &mut state.kept {
-            Some(kept) if weight == Weight::Runner && kept.bytes.len() + part.len() <= KEPT => {
-                kept.bytes.extend_from_slice(part);
+        match &mut state.overflow {
+            Some(overflow)
+                if priority == Priority::Runner
+                    && overflow.bytes.len() + part.len() <= LONGEST_OVERFLOW =>
+            {
+                overflow.bytes.extend_from_slice(part);
                 state.checksum.update(part);
                 end + part.len() as u64
             }
@@ -162,7 +181,7 @@ impl Spool {
 
     /// Takes nothing more.
     pub(super) fn close(&self) {
-        self.state().closed = true;
+        self.state.lock().closed = true;
     }
 
     /// Bytes kept.
@@ -171,30 +190,26 @@ impl Spool {
     }
 
     /// Checksum and size, both of one moment.
-    pub(super) fn output(&self) -> TraceOutput {
-        let state = self.state();
-        let size = self.size();
-        TraceOutput {
-            checksum: Some(format!("crc32:{:08x}", state.checksum.clone().finalize())),
-            bytesize: (size > 0).then_some(size),
-        }
+    pub(super) fn digest(&self) -> Digest {
+        let state = self.state.lock();
+        Digest { crc32: state.checksum.clone().finalize(), size: self.size() }
     }
 
     /// At most `max` bytes from `offset`; none at the end or beyond.
     pub(super) fn read_at(&self, offset: u64, max: usize) -> io::Result<Bytes> {
         let left = self.size().saturating_sub(offset);
         let mut room = vec![0; usize::try_from(left).map_or(max, |left| left.min(max))];
-        let state = self.state();
-        let in_file = state.kept.as_ref().map_or(u64::MAX, |kept| kept.from);
+        let state = self.state.lock();
+        let in_file = state.overflow.as_ref().map_or(u64::MAX, |overflow| overflow.from);
         let split = usize::try_from(in_file.saturating_sub(offset))
             .map_or(room.len(), |split| split.min(room.len()));
         let (first, rest) = room.split_at_mut(split);
-        if let Some(kept) = &state.kept
+        if let Some(overflow) = &state.overflow
             && !rest.is_empty()
         {
-            let skip = offset.saturating_sub(kept.from);
+            let skip = offset.saturating_sub(overflow.from);
             let from = usize::try_from(skip).map_err(io::Error::other)?;
-            rest.copy_from_slice(&kept.bytes[from..from + rest.len()]);
+            rest.copy_from_slice(&overflow.bytes[from..from + rest.len()]);
         }
         // Nobody who writes waits for the disk to be read.
         drop(state);
@@ -221,21 +236,21 @@ mod tests {
         String::from_utf8(spool.read_at(0, usize::MAX).unwrap().to_vec()).unwrap()
     }
 
-    fn checksum(spool: &Spool) -> String {
-        spool.output().checksum.unwrap()
+    fn checksum(spool: &Spool) -> u32 {
+        spool.digest().crc32
     }
 
     #[test]
     fn checksums_follow_the_vectors_of_the_job_api() {
-        for (input, crc, size) in [
-            ("", "crc32:00000000", None),
-            ("123456789", "crc32:cbf43926", Some(9)),
-            ("This is a basic log line", "crc32:367dfeeb", Some(24)),
-            ("Build trace with secret and multi-byte ü character", "crc32:0d7cf601", Some(51)),
+        for (input, crc32, size) in [
+            ("", 0, 0),
+            ("123456789", 0xcbf4_3926, 9),
+            ("This is a basic log line", 0x367d_feeb, 24),
+            ("Build trace with secret and multi-byte ü character", 0x0d7c_f601, 51),
         ] {
             let (_dir, spool) = spool(0);
-            spool.append(input.as_bytes(), Weight::Job);
-            assert_eq!(spool.output(), TraceOutput { checksum: Some(crc.into()), bytesize: size });
+            spool.append(input.as_bytes(), Priority::Job);
+            assert_eq!(spool.digest(), Digest { crc32, size });
         }
     }
 
@@ -243,20 +258,20 @@ mod tests {
     fn a_trace_that_never_began_is_reopened_empty() {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::reopen(&dir.path().join("trace"), 0, true).unwrap();
-        assert!(spool.append(b"late", Weight::Job));
+        assert!(spool.append(b"late", Priority::Job));
         assert_eq!(spool.size(), 4);
     }
 
     #[test]
     fn docker_190_the_notice_counts() {
         let (_dir, long) = spool(10);
-        assert!(long.append(b"This is the long message", Weight::Job));
-        assert!(!long.append(b"This is the long message", Weight::Job));
-        assert_eq!(checksum(&long), "crc32:295921ca");
+        assert!(long.append(b"This is the long message", Priority::Job));
+        assert!(!long.append(b"This is the long message", Priority::Job));
+        assert_eq!(checksum(&long), 0x2959_21ca);
         let (_dir, twice) = spool(20);
-        twice.append(b"data before limit\n", Weight::Job);
-        twice.append(b"data after limit\n", Weight::Job);
-        assert_eq!(checksum(&twice), "crc32:559aa46f");
+        twice.append(b"data before limit\n", Priority::Job);
+        twice.append(b"data after limit\n", Priority::Job);
+        assert_eq!(checksum(&twice), 0x559a_a46f);
         assert!(text(&twice).starts_with("data before limit\nda\n\x1b[33;1mJob's log exceeded"));
         assert_eq!(twice.size(), text(&twice).len() as u64);
     }
@@ -264,70 +279,70 @@ mod tests {
     #[test]
     fn after_close_nothing_is_added() {
         let (_dir, spool) = spool(0);
-        spool.append(b"a", Weight::Job);
+        spool.append(b"a", Priority::Job);
         spool.close();
-        assert!(!spool.append(b"b", Weight::Job));
+        assert!(!spool.append(b"b", Priority::Job));
         assert_eq!(text(&spool), "a");
     }
 
     #[test]
     fn a_spool_that_broke_off_goes_on_at_a_new_line() {
         let (dir, first) = spool(0);
-        first.append(b"one\ntw", Weight::Job);
+        first.append(b"one\ntw", Priority::Job);
         let again = Spool::reopen(&dir.path().join("trace"), 0, true).unwrap();
-        again.append(b"three\n", Weight::Job);
+        again.append(b"three\n", Priority::Job);
         assert_eq!(text(&again), "one\ntw\nthree\n");
         let whole = Spool::reopen(&dir.path().join("trace"), 0, true).unwrap();
-        assert_eq!(whole.output(), again.output());
+        assert_eq!(whole.digest(), again.digest());
         assert_eq!(text(&whole), "one\ntw\nthree\n");
     }
 
     #[test]
     fn a_spool_that_was_full_stays_full() {
         let (dir, first) = spool(10);
-        first.append(b"This is the long message", Weight::Job);
+        first.append(b"This is the long message", Priority::Job);
         let again = Spool::reopen(&dir.path().join("trace"), 10, true).unwrap();
-        assert!(!again.append(b"more", Weight::Job));
-        assert_eq!(again.output(), first.output());
+        assert!(!again.append(b"more", Priority::Job));
+        assert_eq!(again.digest(), first.digest());
     }
 
     #[test]
     fn a_full_disk_is_said_and_the_runners_words_are_kept() {
         let spool = Spool::create("/dev/full".as_ref(), 0).unwrap();
-        assert!(spool.append(b"lost", Weight::Job));
-        assert!(!spool.append(b"lost too", Weight::Job));
-        assert!(spool.append(b"last word\n", Weight::Runner));
+        assert!(spool.append(b"lost", Priority::Job));
+        assert!(!spool.append(b"lost too", Priority::Job));
+        assert!(spool.append(b"last word\n", Priority::Runner));
         let all = text(&spool);
         assert!(all.contains("cannot keep the job's log: No space left on device"), "{all}");
         assert!(
             all.ends_with("is missing.\x1b[0;m\nlast word\n") && !all.contains("lost"),
             "{all}"
         );
-        assert_eq!(checksum(&spool), format!("crc32:{:08x}", crc32fast::hash(all.as_bytes())));
+        assert_eq!(checksum(&spool), crc32fast::hash(all.as_bytes()));
         assert_eq!(&spool.read_at(spool.size() - 5, 2).unwrap()[..], b"wo");
-        assert!(!spool.append(&vec![b'x'; KEPT], Weight::Runner));
+        assert!(!spool.append(&vec![b'x'; LONGEST_OVERFLOW], Priority::Runner));
     }
 
     #[test]
     fn a_disk_that_fills_up_leaves_what_is_there() {
         let (_dir, mut spool) = spool(0);
-        spool.append(b"before", Weight::Job);
+        spool.append(b"before", Priority::Job);
         // Its writes fail from here on; the reads below do not come to it.
         let file = spool.file.replace(File::options().write(true).open("/dev/full").unwrap());
-        spool.append(b"lost", Weight::Job);
+        spool.append(b"lost", Priority::Job);
         spool.file = file;
         let all = text(&spool);
         assert!(all.starts_with("before\n\x1b[33;1mThe build host"), "{all}");
-        assert_eq!(checksum(&spool), format!("crc32:{:08x}", crc32fast::hash(all.as_bytes())));
+        assert_eq!(checksum(&spool), crc32fast::hash(all.as_bytes()));
         assert_eq!(&spool.read_at(4, 4).unwrap()[..], b"re\n\x1b");
     }
 
     #[test]
     fn without_a_disk_the_runners_words_are_kept() {
         let spool = Spool::in_memory(0);
-        assert!(!spool.append(b"job", Weight::Job) && spool.append(b"runner", Weight::Runner));
+        assert!(!spool.append(b"job", Priority::Job) && spool.append(b"runner", Priority::Runner));
         assert_eq!(text(&spool), "runner");
-        assert_eq!(spool.output().bytesize, Some(6));
+        assert_eq!(spool.size(), 6);
     }
 
     proptest! {
@@ -341,19 +356,16 @@ mod tests {
         ) {
             let (dir, spool) = spool(0);
             for write in &writes {
-                prop_assert_eq!(spool.append(write.as_bytes(), Weight::Job), !write.is_empty());
+                prop_assert_eq!(spool.append(write.as_bytes(), Priority::Job), !write.is_empty());
             }
             let whole = writes.concat();
             let start = offset.min(whole.len());
             let end = (start + max).min(whole.len());
             let read = spool.read_at(offset as u64, max).unwrap();
             prop_assert_eq!(&read[..], &whole.as_bytes()[start..end]);
-            prop_assert_eq!(
-                checksum(&spool),
-                format!("crc32:{:08x}", crc32fast::hash(whole.as_bytes()))
-            );
+            prop_assert_eq!(checksum(&spool), crc32fast::hash(whole.as_bytes()));
             let again = Spool::reopen(&dir.path().join("trace"), 0, false).unwrap();
-            prop_assert_eq!(again.output(), spool.output());
+            prop_assert_eq!(again.digest(), spool.digest());
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Channel, Source};
+use super::source::{Source, Stream};
 
 /// Bytes of a header: time, space, two hex digits, `O` or `E`, space or `+`.
 const HEADER: usize = 32;
@@ -28,10 +28,10 @@ pub(super) struct Stamp {
 
 impl Stamp {
     /// Nothing written yet.
-    pub(super) fn new(source: Source, channel: Channel) -> Self {
+    pub(super) fn new(source: Source, stream: Stream) -> Self {
         let mut header = *b"1970-01-01T00:00:00.000000Z 00O ";
         header[28..30].copy_from_slice(source.hex());
-        if channel == Channel::Err {
+        if stream == Stream::Err {
             header[30] = b'E';
         }
         Self { header, second: 0, line: Vec::new() }
@@ -132,7 +132,7 @@ mod tests {
     }
 
     fn stamped<'a>(writes: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
-        let (mut stamp, mut out) = (Stamp::new(Source::Job, Channel::Out), Vec::new());
+        let (mut stamp, mut out) = (Stamp::new(Source::Job, Stream::Out), Vec::new());
         for (n, write) in writes.into_iter().enumerate() {
             stamp.write(at(n as u64), write, &mut out);
         }
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn docker_188_a_header_has_time_stream_and_mark() {
         let mut out = Vec::new();
-        let mut stamp = Stamp::new(Source::Service, Channel::Err);
+        let mut stamp = Stamp::new(Source::Service, Stream::Err);
         stamp.write(at(7_123_456), b"x\n", &mut out);
         stamp.write(at(86_400_000_000 - 1), b"10%\r", &mut out);
         stamp.write(at(86_400_000_000 * 306), b"100%\n", &mut out);

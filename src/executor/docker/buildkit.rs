@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     executor::docker::engine::{self, image::Image},
-    trace::Voice,
+    trace::JobLog,
     workload::access::{BuildKit, SOCKET_DIRECTORY, is_rootless},
 };
 
@@ -96,20 +96,20 @@ impl BuildKitError {
 
 impl Docker {
     /// Starts the job's BuildKit, where it has one, and waits until it takes requests.
-    pub(super) async fn start_buildkit(&self, voice: Voice) -> Result<(), ExecutorError> {
+    pub(super) async fn start_buildkit(&self, job_log: JobLog) -> Result<(), ExecutorError> {
         let Some(plan) = self.plan.access.buildkit() else { return Ok(()) };
         let policies = &self.runner.docker.pull_policy;
-        let image = self.image(&plan.image, policies, None, voice.clone());
+        let image = self.image(&plan.image, policies, None, job_log.clone());
         let (image, guarded) = future::try_join(image, self.guarded()).await?;
         let Some(guarded) = guarded else { return Ok(()) };
         let since = Instant::now();
         let started = self.run_buildkit(plan, &image, &guarded.place).await;
         started.inspect_err(|error| {
             if let Some(log) = error.log() {
-                voice.warning(&format!("BuildKit's last lines:\n{log}"));
+                job_log.warning(&format!("BuildKit's last lines:\n{log}"));
             }
         })?;
-        voice.plain(&format!(
+        job_log.plain(&format!(
             "BuildKit {} is ready after {:.1} s",
             plan.image,
             since.elapsed().as_secs_f32()

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     executor::docker::engine::Engine,
-    trace::{Channel, Source, Trace, Writer},
+    trace::{Source, Stream, Trace, Writer},
     workload::service::ServicePlan,
 };
 
@@ -46,8 +46,8 @@ impl Followed {
     pub(super) fn add(&self, engine: &Engine, service: &ServicePlan) {
         let client = engine.client().clone();
         let container = service.container.clone();
-        let mut out = Lines::new(&self.trace, Channel::Out, &service.aliases);
-        let mut err = Lines::new(&self.trace, Channel::Err, &service.aliases);
+        let mut out = Lines::new(&self.trace, Stream::Out, &service.aliases);
+        let mut err = Lines::new(&self.trace, Stream::Err, &service.aliases);
         let over = self.over.clone();
         let follow = async move {
             let options = LogsOptionsBuilder::new().follow(true).stdout(true).stderr(true).build();
@@ -106,8 +106,8 @@ struct Lines {
 }
 
 impl Lines {
-    fn new(trace: &Trace, channel: Channel, aliases: &[String]) -> Self {
-        Self { marked: Marked::new(aliases), writer: trace.writer(Source::Service, channel) }
+    fn new(trace: &Trace, stream: Stream, aliases: &[String]) -> Self {
+        Self { marked: Marked::new(aliases), writer: trace.writer(Source::Service, stream) }
     }
 
     fn write(&mut self, bytes: &[u8]) {

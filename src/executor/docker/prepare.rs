@@ -13,7 +13,7 @@ use crate::{
         },
     },
     helper::protocol::Task,
-    trace::Voice,
+    trace::JobLog,
     workload::{access::Access, service::ServicePlan},
 };
 
@@ -30,13 +30,13 @@ impl Docker {
     /// When an image cannot be had or the engine fails.
     pub async fn prepare(
         self: &Arc<Self>,
-        voice: Voice,
+        job_log: JobLog,
         followed: Option<&Followed>,
     ) -> Result<Build, ExecutorError> {
         if self.plan.access != Access::None {
-            voice.plain(&self.plan.access.to_string());
+            job_log.plain(&self.plan.access.to_string());
             if let Some(slot) = &self.plan.mounts.slot {
-                voice.plain(&slot.to_string());
+                job_log.plain(&slot.to_string());
             }
         }
         let network = async {
@@ -45,27 +45,28 @@ impl Docker {
         };
         // Its sidecar takes as long as an image that is there already.
         let guard = async { self.guarded().await.map(drop) };
-        let build = self.build_container(voice.clone());
-        let buildkit = self.start_buildkit(voice.clone());
-        let services = self.services(voice, followed);
+        let build = self.build_container(job_log.clone());
+        let buildkit = self.start_buildkit(job_log.clone());
+        let services = self.services(job_log, followed);
         let ((), (), build, (), ()) =
             future::try_join5(network, guard, build, services, buildkit).await?;
         Ok(build)
     }
 
-    async fn build_container(self: &Arc<Self>, voice: Voice) -> Result<Build, ExecutorError> {
+    async fn build_container(self: &Arc<Self>, job_log: JobLog) -> Result<Build, ExecutorError> {
         let plan = &self.plan.image;
         let engine = self.engine.api_version();
         if let Some(warning) = spec::ignored_mac_address(&self.runner.docker, engine) {
-            voice.warning(&warning);
+            job_log.warning(&warning);
         }
-        let image = self.image(&plan.name, &plan.policies, plan.platform.as_deref(), voice).await?;
+        let image =
+            self.image(&plan.name, &plan.policies, plan.platform.as_deref(), job_log).await?;
         Build::new(Arc::clone(self), image).await
     }
 
     async fn services(
         &self,
-        voice: Voice,
+        job_log: JobLog,
         followed: Option<&Followed>,
     ) -> Result<(), ExecutorError> {
         let names = !self.plan.network.has_aliases();
@@ -78,7 +79,7 @@ impl Docker {
         let mut hosts = Vec::new();
         for services in [first, last] {
             let starts = services.iter().map(|service| {
-                self.start_service(service, &hosts, voice.clone(), followed).boxed()
+                self.start_service(service, &hosts, job_log.clone(), followed).boxed()
             });
             let these = future::try_join_all(starts).await?;
             if names {
@@ -95,11 +96,11 @@ impl Docker {
             started.into_iter().partition(|(_, daemon)| daemon.is_some());
         let daemons = daemons.iter().filter_map(|(s, daemon)| Some((s, daemon.as_ref()?)));
         let daemons = future::try_join_all(
-            daemons.map(|(started, daemon)| self.wait_for_daemon(daemon, started, &voice)),
+            daemons.map(|(started, daemon)| self.wait_for_daemon(daemon, started, &job_log)),
         );
         let others = others.into_iter().map(|(started, _)| started).collect();
         let others = async {
-            self.wait_for_services(others, &voice).await;
+            self.wait_for_services(others, &job_log).await;
             Ok(())
         };
         future::try_join(daemons, others).await.map(|_| ())
@@ -109,28 +110,28 @@ impl Docker {
         &self,
         daemon: &Daemon<'_>,
         started: &service::Started,
-        voice: &Voice,
+        job_log: &JobLog,
     ) -> Result<(), ExecutorError> {
-        daemon.ready(self, started, voice).await.map_err(|error| {
+        daemon.ready(self, started, job_log).await.map_err(|error| {
             if let Some(log) = error.log() {
-                voice.warning(&format!("The Docker daemon's last lines:\n{log}"));
+                job_log.warning(&format!("The Docker daemon's last lines:\n{log}"));
             }
             error.into()
         })
     }
 
-    async fn wait_for_services(&self, services: Vec<service::Started>, voice: &Voice) {
+    async fn wait_for_services(&self, services: Vec<service::Started>, job_log: &JobLog) {
         let Some(limit) = self.runner.docker.wait_for_services else { return };
         if services.is_empty() {
             return;
         }
-        voice.plain(&format!(
+        job_log.plain(&format!(
             "Waiting for services to be up and running (timeout {} seconds)...",
             limit.as_secs()
         ));
         let waits = services.into_iter().map(|started| started.ready(self, limit));
         for failed in future::join_all(waits).await.into_iter().filter_map(Result::err) {
-            voice.warning(&format!(
+            job_log.warning(&format!(
                 "Service {} probably didn't start properly: {}\n\nService container logs:\n{}",
                 failed.name, failed.why, failed.log
             ));
@@ -141,12 +142,12 @@ impl Docker {
         &'a self,
         service: &ServicePlan,
         hosts: &[String],
-        voice: Voice,
+        job_log: JobLog,
         followed: Option<&Followed>,
     ) -> Result<(service::Started, Option<Daemon<'a>>), ExecutorError> {
         let sidecar = self.plan.access.sidecar_of(service);
         let image = self
-            .image(&service.image, &service.policies, service.platform.as_deref(), voice.clone())
+            .image(&service.image, &service.policies, service.platform.as_deref(), job_log.clone())
             .await?;
         let warm = match sidecar {
             Some(sidecar) => self.take_warm(sidecar, service, &image).await?,
@@ -154,7 +155,7 @@ impl Docker {
         };
         let (started, daemon) = match warm {
             Some((started, daemon, waited)) => {
-                voice.plain(&format!(
+                job_log.plain(&format!(
                     "Using a warm Docker daemon for service {}:{}: it has waited for {} s",
                     service.name,
                     service.version,
@@ -164,7 +165,7 @@ impl Docker {
             }
             None => {
                 let daemon = sidecar.map(Daemon::new).transpose()?;
-                voice.plain(&format!("Starting service {}:{}...", service.name, service.version));
+                job_log.plain(&format!("Starting service {}:{}...", service.name, service.version));
                 let start = service::start(self, service, &image, daemon.as_ref(), hosts);
                 (start.await?, daemon)
             }
@@ -180,7 +181,7 @@ impl Docker {
         name: &str,
         policies: &[crate::config::PullPolicy],
         platform: Option<&str>,
-        voice: Voice,
+        job_log: JobLog,
     ) -> Result<Image, ExecutorError> {
         let request = ImageRequest {
             name: name.to_owned(),
@@ -188,12 +189,12 @@ impl Docker {
             platform: platform.map(str::to_owned),
             auths: Arc::clone(&self.auths),
         };
-        let voice = voice.clone();
+        let job_log = job_log.clone();
         let mut say = move |note: image::PullNote| {
             if note.is_warning() {
-                voice.warning(&note.to_string());
+                job_log.warning(&note.to_string());
             } else {
-                voice.plain(&note.to_string());
+                job_log.plain(&note.to_string());
             }
         };
         Ok(image::ensure(&self.engine, &request, &mut say).await?)
@@ -206,12 +207,12 @@ impl Docker {
     pub async fn start_helper(
         &self,
         curtain: &Curtain,
-        voice: Voice,
+        job_log: JobLog,
     ) -> Result<Helper, ExecutorError> {
         let hosts = self.hosts().await;
         match self.runner.docker.helper_image.as_deref().filter(|name| !name.is_empty()) {
             None => self.create_own_helper(&hosts).await?,
-            Some(name) => self.create_helper_of(name, &hosts, voice).await?,
+            Some(name) => self.create_helper_of(name, &hosts, job_log).await?,
         }
         let mut helper = Helper::new(self.attach_and_start(&self.plan.names.helper).await?);
         let directories = &self.plan.directories;
@@ -250,10 +251,10 @@ impl Docker {
         &self,
         name: &str,
         hosts: &[String],
-        voice: Voice,
+        job_log: JobLog,
     ) -> Result<(), ExecutorError> {
         let name = self.plan.variables.expand(name);
-        let image = self.image(&name, &self.runner.docker.pull_policy, None, voice).await?;
+        let image = self.image(&name, &self.runner.docker.pull_policy, None, job_log).await?;
         let portable = helper_image::portable_helper(&self.engine).await?;
         let mut command = portable.command().to_vec();
         command.extend(SERVE.iter().map(|word| (*word).to_owned()));

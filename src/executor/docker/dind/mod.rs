@@ -23,7 +23,7 @@ use crate::{
     base::error_chain,
     config::values,
     executor::docker::engine::{self, Engine, image::Image},
-    trace::Voice,
+    trace::JobLog,
     workload::access::{InnerNetworks, SOCKET_DIRECTORY, Sidecar, SocketPlan},
 };
 
@@ -217,7 +217,7 @@ impl<'a> Daemon<'a> {
         &self,
         docker: &Docker,
         started: &Started,
-        voice: &Voice,
+        job_log: &JobLog,
     ) -> Result<(), DaemonError> {
         let begun = Instant::now();
         let since = self.taken.unwrap_or(begun);
@@ -238,7 +238,7 @@ impl<'a> Daemon<'a> {
             () = sleep_until(begun + limit) => None,
         };
         match answer {
-            Some(about) => self.say(&about, since.elapsed(), voice),
+            Some(about) => self.say(&about, since.elapsed(), job_log),
             None if self.plan.is_understood => {
                 return Err(DaemonError::Late {
                     service: self.plan.service.clone(),
@@ -248,7 +248,7 @@ impl<'a> Daemon<'a> {
                 });
             }
             // Its command is the job's own, and so is where it listens.
-            None => voice.warning(&format!(
+            None => job_log.warning(&format!(
                 "The Docker daemon {} does not answer at tcp://{}:{}: {last}",
                 self.plan.service, self.plan.host, self.plan.port
             )),
@@ -282,7 +282,7 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    fn say(&self, about: &About, after: Duration, voice: &Voice) {
+    fn say(&self, about: &About, after: Duration, job_log: &JobLog) {
         let service = &self.plan.service;
         let About { server_version, driver } = about;
         let what = if server_version.is_empty() {
@@ -290,12 +290,12 @@ impl<'a> Daemon<'a> {
         } else {
             format!(": Docker {server_version}, storage driver {driver}")
         };
-        voice.plain(&format!(
+        job_log.plain(&format!(
             "Docker daemon {service} is ready after {:.2} s{what}",
             after.as_secs_f32()
         ));
         if driver == "vfs" {
-            voice.warning(&format!(
+            job_log.warning(&format!(
                 "The Docker daemon {service} copies every layer (storage driver vfs), which is \
                  slow and takes much space: the host's kernel or the file system of its volumes \
                  does not let it use overlay2"

@@ -3,11 +3,11 @@
 
 use std::{
     fmt::Write as _,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use super::{Lane, Trace};
+use super::stream::OpenStream;
 use crate::base::ids::ShortToken;
 
 /// What every line ends with.
@@ -22,9 +22,9 @@ const RESET: &str = "\x1b[0;m";
 
 /// Writes the runner's lines; clones write to the same stream.
 #[derive(Clone)]
-pub struct Voice {
-    trace: Trace,
-    lane: Arc<Mutex<Lane>>,
+pub struct JobLog {
+    stream: Arc<OpenStream>,
+    sections: bool,
 }
 
 /// What the first lines of a trace say.
@@ -46,39 +46,40 @@ pub struct Greeting<'a> {
     pub flags: &'a [(&'a str, bool)],
 }
 
-impl Voice {
-    pub(super) fn new(trace: Trace, lane: Arc<Mutex<Lane>>) -> Self {
-        Self { trace, lane }
+impl JobLog {
+    /// `sections`: whether section markers are written.
+    pub(super) fn new(stream: Arc<OpenStream>, sections: bool) -> Self {
+        Self { stream, sections }
     }
 
-    /// A line of each part in one write, so that no other stream comes between.
-    fn say(&self, parts: &[&str]) {
-        self.trace.write(&self.lane, parts.concat().as_bytes());
+    /// Writes all parts at once, so that no other stream comes between.
+    fn write(&self, parts: &[&str]) {
+        self.stream.write(parts.concat().as_bytes());
     }
 
     /// A line without colour.
     pub fn plain(&self, text: &str) {
-        self.say(&[CLEAR, text, END]);
+        self.write(&[CLEAR, text, END]);
     }
 
     /// A green line.
     pub fn info(&self, text: &str) {
-        self.say(&[BOLD_GREEN, text, END]);
+        self.write(&[BOLD_GREEN, text, END]);
     }
 
     /// A yellow line that begins with `WARNING: `.
     pub fn warning(&self, text: &str) {
-        self.say(&[YELLOW, "WARNING: ", text, END]);
+        self.write(&[YELLOW, "WARNING: ", text, END]);
     }
 
     /// A red line that begins with `ERROR: `.
     pub fn error(&self, text: &str) {
-        self.say(&[BOLD_RED, "ERROR: ", text, END]);
+        self.write(&[BOLD_RED, "ERROR: ", text, END]);
     }
 
     /// The heading of a stage, in cyan.
     pub fn title(&self, text: &str) {
-        self.say(&[CLEAR, BOLD_CYAN, text, RESET, END]);
+        self.write(&[CLEAR, BOLD_CYAN, text, RESET, END]);
     }
 
     /// Marks that the section `name` begins; nothing if the server does not know sections.
@@ -92,9 +93,9 @@ impl Voice {
     }
 
     fn mark(&self, marker: &str, name: &str) {
-        if self.trace.inner.sections {
+        if self.sections {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            self.say(&[marker, ":", &now.to_string(), ":", name, "\r", CLEAR]);
+            self.write(&[marker, ":", &now.to_string(), ":", name, "\r", CLEAR]);
         }
     }
 
@@ -127,17 +128,15 @@ impl Voice {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{
-            Masks, Settings,
-            tests::{plain, text},
-        },
-        *,
+    use super::*;
+    use crate::trace::{
+        Masks, Settings, Trace,
+        testing::{plain, text},
     };
 
-    fn said(speak: impl FnOnce(&Voice)) -> String {
+    fn written(write: impl FnOnce(&JobLog)) -> String {
         let (_dir, trace) = plain(Masks::default());
-        speak(&trace.voice());
+        write(&trace.job_log());
         text(&trace)
     }
 
@@ -155,18 +154,18 @@ mod tests {
 
     #[test]
     fn lines_have_the_colours_of_gitlab_runner() {
-        assert_eq!(said(|v| v.plain("a")), "\x1b[0Ka\x1b[0;m\n");
-        assert_eq!(said(|v| v.info("a")), "\x1b[32;1ma\x1b[0;m\n");
-        assert_eq!(said(|v| v.warning("a")), "\x1b[0;33mWARNING: a\x1b[0;m\n");
-        assert_eq!(said(|v| v.error("a")), "\x1b[31;1mERROR: a\x1b[0;m\n");
-        assert_eq!(said(|v| v.title("a")), "\x1b[0K\x1b[36;1ma\x1b[0;m\x1b[0;m\n");
+        assert_eq!(written(|log| log.plain("a")), "\x1b[0Ka\x1b[0;m\n");
+        assert_eq!(written(|log| log.info("a")), "\x1b[32;1ma\x1b[0;m\n");
+        assert_eq!(written(|log| log.warning("a")), "\x1b[0;33mWARNING: a\x1b[0;m\n");
+        assert_eq!(written(|log| log.error("a")), "\x1b[31;1mERROR: a\x1b[0;m\n");
+        assert_eq!(written(|log| log.title("a")), "\x1b[0K\x1b[36;1ma\x1b[0;m\x1b[0;m\n");
     }
 
     #[test]
     fn api_74_the_first_lines_name_program_and_runner() {
         let token = ShortToken::of("ABCDEFGHIJKL");
         assert_eq!(
-            said(|v| v.greet(&greeting(&token, &[]))),
+            written(|log| log.greet(&greeting(&token, &[]))),
             "\x1b[0KRunning with longshore 0.1.0 (1a2b3c4d)\x1b[0;m\n\
              \x1b[0K  on builder-7 ABCDEFGHI, system ID: s_9f86d081884c\x1b[0;m\n"
         );
@@ -176,22 +175,22 @@ mod tests {
     fn docker_192_the_first_lines_list_the_flags_that_were_changed() {
         let token = ShortToken::of("t");
         let flags = [("FF_A", true), ("FF_B", false)];
-        let said = said(|v| v.greet(&greeting(&token, &flags)));
+        let written = written(|log| log.greet(&greeting(&token, &flags)));
         assert_eq!(
-            said.lines().nth(2),
+            written.lines().nth(2),
             Some("\x1b[0K  feature flags: FF_A:true, FF_B:false\x1b[0;m")
         );
     }
 
     #[test]
     fn api_95_docker_193_the_last_line_has_the_result() {
-        assert_eq!(said(Voice::succeeded), "\x1b[32;1mJob succeeded\x1b[0;m\n");
+        assert_eq!(written(JobLog::succeeded), "\x1b[32;1mJob succeeded\x1b[0;m\n");
         assert_eq!(
-            said(|v| v.failed("exit code 2", false)),
+            written(|log| log.failed("exit code 2", false)),
             "\x1b[31;1mERROR: Job failed: exit code 2\x1b[0;m\n"
         );
         assert_eq!(
-            said(|v| v.failed("no disk", true)),
+            written(|log| log.failed("no disk", true)),
             "\x1b[31;1mERROR: Job failed (system failure): no disk\x1b[0;m\n"
         );
     }
@@ -203,22 +202,22 @@ mod tests {
         (dir, trace)
     }
 
-    fn section(voice: &Voice) {
-        voice.section_start("prepare_executor");
-        voice.title("Preparing");
-        voice.section_end("prepare_executor");
+    fn section(log: &JobLog) {
+        log.section_start("prepare_executor");
+        log.title("Preparing");
+        log.section_end("prepare_executor");
     }
 
     #[test]
     fn api_75_docker_191_without_sections_there_are_no_markers() {
         let (_dir, trace) = with(false, false);
-        section(&trace.voice());
+        section(&trace.job_log());
         assert_eq!(text(&trace), "\x1b[0K\x1b[36;1mPreparing\x1b[0;m\x1b[0;m\n");
     }
 
     #[test]
     fn api_76_docker_191_a_section_has_a_start_and_an_end_in_order() {
-        let text = said(section);
+        let text = written(section);
         let marks: Vec<_> = text.split('\r').collect();
         let [start, end, rest] = marks[..] else { panic!("{text:?}") };
         assert_eq!(rest, "\x1b[0K");
@@ -233,7 +232,7 @@ mod tests {
     #[test]
     fn a_title_goes_on_where_its_marker_ended() {
         let (_dir, trace) = with(true, true);
-        section(&trace.voice());
+        section(&trace.job_log());
         let text = text(&trace);
         let ends: Vec<_> = text.lines().map(|line| &line[28..32]).collect();
         assert_eq!(ends, ["00O ", "00O+", "00O "]);

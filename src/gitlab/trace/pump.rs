@@ -1,17 +1,11 @@
 //! Sends the trace while the job runs, keeps the job alive at the server while there is nothing to
-//! send, and hears from its answers that the job is to stop.
+//! send, and learns from its replies that the job is to stop.
 //!
 //! Unlike GitLab Runner's, it wakes when there is output, not when an interval has passed: the
 //! first lines are at the server a moment after they were written, and a silent job costs nothing
 //! but the request that keeps it alive.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::{
     sync::watch,
@@ -19,13 +13,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{JobServer, Trace};
-use crate::gitlab::api::{PatchOutcome, RemoteState, UpdateOutcome, wire::JobState};
+use super::{
+    delivery::{CHUNK, Delivery, Interval},
+    server::JobServer,
+};
+use crate::{
+    gitlab::api::{PatchOutcome, RemoteState, UpdateOutcome, wire::JobState},
+    trace::Trace,
+};
 
-/// Between two requests, until the server says otherwise.
-const INTERVAL: Duration = Duration::from_secs(1);
-/// No interval of the server's is taken to be longer.
-const LONGEST_INTERVAL: Duration = Duration::from_mins(15);
 /// How long the server may hear nothing of a job.
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long output is gathered before it is sent, if it could be sent at once.
@@ -64,55 +60,8 @@ pub enum Remote {
     Abort,
 }
 
-/// How much of a trace the server has; clones are the same. It outlives the pump, so that the
-/// final delivery goes on where the pump was, however the pump ended.
-#[derive(Debug, Clone, Default)]
-pub struct Delivery(Arc<AtomicU64>);
-
-impl Delivery {
-    /// The server has `offset` bytes. After a crash, when that is not known, begin at 0: the server
-    /// then says what it has.
-    #[must_use]
-    pub fn starting_at(offset: u64) -> Self {
-        Self(Arc::new(AtomicU64::new(offset)))
-    }
-
-    /// Where to go on sending.
-    #[must_use]
-    pub fn offset(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
-    }
-
-    pub(super) fn set(&self, offset: u64) {
-        self.0.store(offset, Ordering::Release);
-    }
-}
-
-/// Time between two requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Interval(Duration);
-
-impl Interval {
-    /// Before the server said anything.
-    pub(super) fn new() -> Self {
-        Self(INTERVAL)
-    }
-
-    /// What an answer says of it.
-    pub(super) fn heard(&mut self, said: Option<Duration>) {
-        if let Some(said) = said.filter(|said| !said.is_zero()) {
-            self.0 = said.min(LONGEST_INTERVAL);
-        }
-    }
-
-    /// Its length.
-    pub(super) fn get(self) -> Duration {
-        self.0
-    }
-}
-
-/// Sends `trace` to `server` until `stop`, which is heeded between requests, or until the server
-/// refuses the job. `remote` is told once of each wish to stop, and never less than before.
+/// Sends `trace` to `server` until `stop`, which is checked between requests, or until the server
+/// refuses the job. `remote` is sent each request to stop once, and never a weaker one later.
 ///
 /// Not safe to drop while it runs: what a request had sent would be sent again.
 pub async fn pump(
@@ -124,11 +73,12 @@ pub async fn pump(
     stop: CancellationToken,
 ) {
     let now = Instant::now();
+    let interval = Interval::new();
     let mut pump = Pump {
-        interval: Interval::new(),
+        interval,
         keep_alive,
         sendable: now,
-        silent_until: now + INTERVAL,
+        silent_until: now + interval.get(),
         trace,
         server,
         delivery,
@@ -137,7 +87,7 @@ pub async fn pump(
     while let Some(work) = stop.run_until_cancelled(pump.work()).await {
         let goes_on = match work {
             Work::Send => pump.send().await,
-            Work::Touch => pump.touch().await,
+            Work::KeepAlive => pump.send_keep_alive().await,
         };
         if !goes_on {
             return;
@@ -148,7 +98,7 @@ pub async fn pump(
 /// What is due.
 enum Work {
     Send,
-    Touch,
+    KeepAlive,
 }
 
 struct Pump<'a, S> {
@@ -170,7 +120,7 @@ impl<S: JobServer> Pump<'_, S> {
         tokio::select! {
             biased;
             () = self.trace.longer_than(self.delivery.offset()) => {}
-            () = sleep_until(self.silent_until.max(self.sendable)) => return Work::Touch,
+            () = sleep_until(self.silent_until.max(self.sendable)) => return Work::KeepAlive,
         }
         sleep_until(self.sendable.max(Instant::now() + GATHER)).await;
         Work::Send
@@ -179,18 +129,18 @@ impl<S: JobServer> Pump<'_, S> {
     /// Sends a chunk; whether to go on.
     async fn send(&mut self) -> bool {
         let start = self.delivery.offset();
-        let chunk = match self.trace.chunk(start).await {
+        let chunk = match self.trace.read_chunk(start, CHUNK).await {
             Ok(chunk) => chunk,
             Err(error) => {
                 tracing::warn!(%error, "cannot read the trace's file");
-                self.pause(None);
+                self.delay(None);
                 return true;
             }
         };
         let end = start + chunk.len() as u64;
         let reply = self.server.patch_trace(start, chunk).await;
-        self.pause(reply.interval);
-        let goes_on = self.hear(reply.remote, reply.outcome == PatchOutcome::Abort);
+        self.delay(reply.interval);
+        let goes_on = self.pass_on(reply.remote, reply.outcome == PatchOutcome::Abort);
         match reply.outcome {
             PatchOutcome::Accepted => self.arrived(end),
             PatchOutcome::Mismatch { next } => self.arrived(next),
@@ -200,45 +150,45 @@ impl<S: JobServer> Pump<'_, S> {
     }
 
     /// Tells the server that the job is alive; whether to go on.
-    async fn touch(&mut self) -> bool {
-        let output = self.trace.output();
+    async fn send_keep_alive(&mut self) -> bool {
+        let output = self.trace.digest().into();
         let reply = self.server.update(JobState::Running, None, None, output).await;
-        self.pause(reply.interval);
+        self.delay(reply.interval);
         if reply.outcome == UpdateOutcome::Success {
-            self.heard();
+            self.reset_silence();
         }
-        self.hear(reply.remote, reply.outcome == UpdateOutcome::Abort)
+        self.pass_on(reply.remote, reply.outcome == UpdateOutcome::Abort)
     }
 
-    fn pause(&mut self, said: Option<Duration>) {
-        self.interval.heard(said);
+    fn delay(&mut self, asked: Option<Duration>) {
+        self.interval.update(asked);
         self.sendable = Instant::now() + self.interval.get();
     }
 
     fn arrived(&mut self, offset: u64) {
         self.delivery.set(offset);
-        self.heard();
+        self.reset_silence();
     }
 
-    /// The server knows that the job is alive.
-    fn heard(&mut self) {
+    /// The server has just learned that the job is alive.
+    fn reset_silence(&mut self) {
         self.silent_until = Instant::now() + self.keep_alive.silence(self.interval.get());
     }
 
-    /// Passes on a wish to stop; whether to go on.
-    fn hear(&mut self, said: Option<RemoteState>, refused: bool) -> bool {
-        let wish = match said {
+    /// Passes on a request to stop; whether to go on.
+    fn pass_on(&mut self, state: Option<RemoteState>, refused: bool) -> bool {
+        let request = match state {
             Some(RemoteState::Canceled) => Remote::Abort,
             _ if refused => Remote::Abort,
             Some(RemoteState::Canceling) => Remote::Cancel,
             None => Remote::None,
         };
         self.remote.send_if_modified(|known| {
-            let more = *known < wish;
-            *known = wish.max(*known);
+            let more = *known < request;
+            *known = request.max(*known);
             more
         });
-        wish != Remote::Abort
+        request != Remote::Abort
     }
 }
 
@@ -247,14 +197,13 @@ mod tests {
     use tokio::time::sleep;
 
     use super::{
-        super::{
-            Channel, Masks, Source, Writer,
-            fake::{Asked, Fake, every, patch, patch_with, update},
-            tests::plain,
-        },
+        super::fake::{Asked, Fake, every, patch, patch_with, update},
         *,
     };
-    use crate::gitlab::api::{PatchReply, UpdateReply};
+    use crate::{
+        gitlab::api::{PatchReply, UpdateReply},
+        trace::{Masks, Source, Stream, Writer, testing::plain},
+    };
 
     /// A job: what it does, while the pump runs; then the pump is stopped.
     struct Job {
@@ -273,7 +222,7 @@ mod tests {
         let server = Fake::new(patches, updates);
         let (delivery, stop) = (Delivery::default(), CancellationToken::new());
         let (sender, remote) = watch::channel(Remote::None);
-        let writer = trace.writer(Source::Job, Channel::Out);
+        let writer = trace.writer(Source::Job, Stream::Out);
         tokio::join!(
             pump(trace.clone(), &server, delivery.clone(), sender, KeepAlive::Fixed, stop.clone()),
             async {
@@ -367,21 +316,6 @@ mod tests {
         assert_eq!(at, [2, 102, 152]);
     }
 
-    #[test]
-    fn api_103_an_interval_of_nothing_is_ignored() {
-        let mut interval = Interval::new();
-        interval.heard(None);
-        interval.heard(Some(Duration::ZERO));
-        assert_eq!(interval.get(), INTERVAL);
-    }
-
-    #[test]
-    fn api_104_an_interval_is_at_most_fifteen_minutes() {
-        let mut interval = Interval::new();
-        interval.heard(Some(Duration::from_secs(100_000)));
-        assert_eq!(interval.get(), Duration::from_mins(15));
-    }
-
     #[tokio::test(start_paused = true)]
     async fn api_107_api_108_a_refusal_aborts_and_ends_the_pump() {
         for answer in [patch(PatchOutcome::Abort), patch_with(RemoteState::Canceled)] {
@@ -398,7 +332,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_touch_that_is_refused_aborts_too() {
+    async fn a_keep_alive_that_is_refused_aborts_too() {
         let job = job([], [update(UpdateOutcome::Abort)], |_out| seconds(1000)).await;
         assert_eq!(job.server.heard(), ["Running"]);
         assert_eq!(*job.remote.borrow(), Remote::Abort);
@@ -412,7 +346,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn api_110_a_touch_that_failed_is_repeated_and_says_how_long_the_trace_is() {
+    async fn api_110_a_keep_alive_that_failed_is_repeated_and_says_how_long_the_trace_is() {
         let job = job([], [update(UpdateOutcome::Failed)], |mut out| async move {
             out.write(b"123456789");
             seconds(330).await;
@@ -426,7 +360,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn api_111_steady_output_needs_no_touch() {
+    async fn api_111_steady_output_needs_no_keep_alive() {
         let job = job([], [], |mut out| async move {
             for _ in 0..700 {
                 out.write(b"x");
@@ -456,7 +390,7 @@ mod tests {
         let (_dir, trace) = plain(Masks::default());
         let (server, stop) = (Fake::new(answers, []), CancellationToken::new());
         let (sender, mut remote) = watch::channel(Remote::None);
-        let mut out = trace.writer(Source::Job, Channel::Out);
+        let mut out = trace.writer(Source::Job, Stream::Out);
         tokio::join!(
             pump(trace, &server, Delivery::default(), sender, KeepAlive::Fixed, stop.clone()),
             async {

@@ -6,10 +6,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    JobServer, Trace,
-    pump::{Delivery, Interval},
+    delivery::{CHUNK, Delivery, Interval},
+    server::JobServer,
 };
-use crate::gitlab::api::{PatchOutcome, UpdateOutcome, wire::JobState};
+use crate::{
+    gitlab::api::{PatchOutcome, UpdateOutcome, wire::JobState},
+    trace::Trace,
+};
 
 /// Passes when the setting is below 1 (GitLab Runner: `job_status_final_update_retry_limit`).
 pub const DEFAULT_PASSES: u32 = 10;
@@ -94,10 +97,13 @@ pub async fn finish(
     loop {
         let mut delivering =
             Pass { trace, server, delivery, end, until: limits.until, interval: Interval::new() };
-        match delivering.run().await? {
+        match delivering.run().await {
             Ok(()) => return Ok(()),
-            Err(source) if pass == passes => return Err(FinishError::Exhausted { passes, source }),
-            Err(failure) => {
+            Err(PassError::Expired) => return Err(FinishError::Expired),
+            Err(PassError::Failed(source)) if pass == passes => {
+                return Err(FinishError::Exhausted { passes, source });
+            }
+            Err(PassError::Failed(failure)) => {
                 tracing::debug!(pass, error = %failure, "final state not delivered yet");
                 wait(pause, limits.until).await?;
                 pause = LONGEST_PAUSE.min(pause * 2);
@@ -107,10 +113,33 @@ pub async fn finish(
     }
 }
 
+/// How a pass ended without the server knowing the final state.
+enum PassError {
+    /// Another pass may succeed.
+    Failed(Failure),
+    /// There is no time for more.
+    Expired,
+}
+
+impl From<Expired> for PassError {
+    fn from(Expired: Expired) -> Self {
+        Self::Expired
+    }
+}
+
+impl From<Expired> for FinishError {
+    fn from(Expired: Expired) -> Self {
+        Self::Expired
+    }
+}
+
+/// A pause would have ended after [`Limits::until`].
+struct Expired;
+
 /// Waits, unless that would be too long.
-async fn wait(pause: Duration, until: Option<Instant>) -> Result<(), FinishError> {
+async fn wait(pause: Duration, until: Option<Instant>) -> Result<(), Expired> {
     if until.is_some_and(|until| Instant::now() + pause > until) {
-        return Err(FinishError::Expired);
+        return Err(Expired);
     }
     sleep(pause).await;
     Ok(())
@@ -128,19 +157,17 @@ struct Pass<'a, S> {
 
 impl<S: JobServer> Pass<'_, S> {
     /// Until the server has the final state, or something fails.
-    async fn run(&mut self) -> Result<Result<(), Failure>, FinishError> {
+    async fn run(&mut self) -> Result<(), PassError> {
         loop {
-            if let Err(failure) = self.send_trace().await? {
-                return Ok(Err(failure));
-            }
+            self.send_trace().await?;
             let failed = self.end.state == JobState::Failed;
             let reason = self.end.reason.clone().filter(|reason| failed && !reason.is_empty());
             let exit_code = self.end.exit_code.filter(|&code| code != 0);
-            let output = self.trace.output();
+            let output = self.trace.digest().into();
             let reply = self.server.update(self.end.state, reason, exit_code, output).await;
-            self.interval.heard(reply.interval);
+            self.interval.update(reply.interval);
             match reply.outcome {
-                UpdateOutcome::Success | UpdateOutcome::Abort => return Ok(Ok(())),
+                UpdateOutcome::Success | UpdateOutcome::Abort => return Ok(()),
                 UpdateOutcome::Accepted => self.wait().await?,
                 UpdateOutcome::TraceInvalid => {
                     self.delivery.set(0);
@@ -148,7 +175,7 @@ impl<S: JobServer> Pass<'_, S> {
                 }
                 UpdateOutcome::Failed => {
                     self.wait().await?;
-                    return Ok(Err(Failure::Update(reply.status)));
+                    return Err(PassError::Failed(Failure::Update(reply.status)));
                 }
             }
         }
@@ -156,10 +183,10 @@ impl<S: JobServer> Pass<'_, S> {
 
     /// Until the server has the trace, or will not have it. A server that claims to have more than
     /// there is has all of it: GitLab Runner would never say the final state then.
-    async fn send_trace(&mut self) -> Result<Result<(), Failure>, FinishError> {
+    async fn send_trace(&mut self) -> Result<(), PassError> {
         while self.delivery.offset() < self.trace.size() {
             let start = self.delivery.offset();
-            let chunk = match self.trace.chunk(start).await {
+            let chunk = match self.trace.read_chunk(start, CHUNK).await {
                 Ok(chunk) => chunk,
                 Err(error) => {
                     tracing::warn!(%error, "cannot read the trace's file: the rest is not sent");
@@ -168,7 +195,7 @@ impl<S: JobServer> Pass<'_, S> {
             };
             let end = start + chunk.len() as u64;
             let reply = self.server.patch_trace(start, chunk).await;
-            self.interval.heard(reply.interval);
+            self.interval.update(reply.interval);
             match reply.outcome {
                 PatchOutcome::Accepted => self.delivery.set(end),
                 PatchOutcome::Mismatch { next } => {
@@ -178,14 +205,14 @@ impl<S: JobServer> Pass<'_, S> {
                 PatchOutcome::NotFound | PatchOutcome::Abort => break,
                 PatchOutcome::Failed => {
                     self.wait().await?;
-                    return Ok(Err(Failure::Trace(reply.status)));
+                    return Err(PassError::Failed(Failure::Trace(reply.status)));
                 }
             }
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
-    async fn wait(&self) -> Result<(), FinishError> {
+    async fn wait(&self) -> Result<(), Expired> {
         wait(self.interval.get(), self.until).await
     }
 }
@@ -195,14 +222,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{
-        super::{
-            Channel, Masks, Source,
-            fake::{Asked, Fake, patch, update},
-            tests::plain,
-        },
+        super::fake::{Asked, Fake, patch, update},
         *,
     };
-    use crate::gitlab::api::UpdateReply;
+    use crate::{
+        gitlab::api::UpdateReply,
+        trace::{Masks, Source, Stream, testing::plain},
+    };
 
     const SUCCESS: Final = Final { state: JobState::Success, reason: None, exit_code: None };
 
@@ -218,7 +244,7 @@ mod tests {
         limits: Limits,
     ) -> Result<(), FinishError> {
         let (_dir, trace) = plain(Masks::default());
-        let mut out = trace.writer(Source::Job, Channel::Out);
+        let mut out = trace.writer(Source::Job, Stream::Out);
         out.write(text);
         finish(&trace, server, &Delivery::starting_at(sent), end, limits).await
     }

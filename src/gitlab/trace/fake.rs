@@ -1,11 +1,12 @@
 //! A server for tests: answers as it is told to, and remembers what it was asked and when.
 
-use std::{collections::VecDeque, sync::Mutex, time::Duration};
+use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{JobServer, lock};
+use super::server::JobServer;
 use crate::gitlab::api::{
     PatchOutcome, PatchReply, RemoteState, UpdateOutcome, UpdateReply,
     wire::{JobState, TraceOutput},
@@ -71,22 +72,22 @@ impl Fake {
     }
 
     pub(super) fn asked(&self) -> Vec<Asked> {
-        lock(&self.asked).iter().map(|(_, asked)| asked.clone()).collect()
+        self.asked.lock().iter().map(|(_, asked)| asked.clone()).collect()
     }
 
     /// What was asked in short: the range of a patch or the state of an update.
     pub(super) fn heard(&self) -> Vec<String> {
-        lock(&self.asked).iter().map(|(_, asked)| short(asked)).collect()
+        self.asked.lock().iter().map(|(_, asked)| short(asked)).collect()
     }
 
     /// The same, each with the tenth of a second in which it was asked.
     pub(super) fn heard_at(&self) -> Vec<(u128, String)> {
-        let asked = lock(&self.asked);
+        let asked = self.asked.lock();
         asked.iter().map(|(at, asked)| ((at.as_millis() + 50) / 100, short(asked))).collect()
     }
 
     fn hear(&self, asked: Asked) {
-        lock(&self.asked).push((self.since.elapsed(), asked));
+        self.asked.lock().push((self.since.elapsed(), asked));
     }
 }
 
@@ -101,7 +102,7 @@ impl JobServer for Fake {
     async fn patch_trace(&self, start: u64, chunk: Bytes) -> PatchReply {
         let end = (start + chunk.len() as u64).checked_sub(1).expect("not empty");
         self.hear(Asked::Patch(format!("{start}-{end}"), chunk));
-        lock(&self.patches).pop_front().unwrap_or(patch(PatchOutcome::Accepted))
+        self.patches.lock().pop_front().unwrap_or(patch(PatchOutcome::Accepted))
     }
 
     async fn update(
@@ -112,6 +113,6 @@ impl JobServer for Fake {
         output: TraceOutput,
     ) -> UpdateReply {
         self.hear(Asked::Update(state, reason, exit_code, output));
-        lock(&self.updates).pop_front().unwrap_or(update(UpdateOutcome::Success))
+        self.updates.lock().pop_front().unwrap_or(update(UpdateOutcome::Success))
     }
 }

@@ -1,4 +1,4 @@
-//! A job's line to its server.
+//! What a job says to its GitLab.
 
 use std::sync::Arc;
 
@@ -9,31 +9,34 @@ use crate::{
         ids::{JobId, ShortToken},
         secret::Secret,
     },
-    gitlab::api::{
-        Client, PatchReply, RemoteState, UpdateOutcome, UpdateReply,
-        wire::{Info, JobState, JobUpdate, TraceOutput},
+    gitlab::{
+        api::{
+            Client, PatchReply, RemoteState, UpdateOutcome, UpdateReply,
+            wire::{Info, JobState, JobUpdate, TraceOutput},
+        },
+        trace::JobServer,
     },
     runner::metrics::Metrics,
-    trace::JobServer,
+    trace::Digest,
     workload::job::outcome::FailureReason,
 };
 
-/// See the module.
+/// A client of the runner API for one job.
 #[derive(Clone)]
-pub(super) struct Channel {
-    pub(super) client: Arc<Client>,
-    pub(super) info: Arc<Info>,
-    pub(super) job: JobId,
-    pub(super) token: Secret,
+pub(crate) struct JobClient {
+    pub(crate) client: Arc<Client>,
+    pub(crate) info: Arc<Info>,
+    pub(crate) job: JobId,
+    pub(crate) token: Secret,
     /// The trace is one of debugging, which the server shows to fewer people.
-    pub(super) debug_trace: bool,
+    pub(crate) debug_trace: bool,
     /// Where answers are counted, and for which runner.
-    pub(super) counted: Option<(Arc<Metrics>, ShortToken)>,
+    pub(crate) counted: Option<(Arc<Metrics>, ShortToken)>,
 }
 
 /// What the server says when a job is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Acknowledged {
+pub(crate) enum Acknowledged {
     /// The job is ours.
     Go,
     /// It is being canceled.
@@ -42,7 +45,7 @@ pub(super) enum Acknowledged {
     Unwanted,
 }
 
-impl Channel {
+impl JobClient {
     fn count(&self, endpoint: &'static str, method: &'static str, status: Option<u16>) {
         if let Some((metrics, runner)) = &self.counted {
             metrics.answered(runner, endpoint, method, status);
@@ -50,7 +53,7 @@ impl Channel {
     }
 
     /// Tells the server that the job is taken (`PUT state=running`), before anything of it runs.
-    pub(super) async fn acknowledge(&self) -> Acknowledged {
+    pub(crate) async fn acknowledge(&self) -> Acknowledged {
         let reply = self.update(JobState::Running, None, None, TraceOutput::default()).await;
         match (reply.outcome, reply.remote) {
             (UpdateOutcome::Abort, _) | (_, Some(RemoteState::Canceled)) => Acknowledged::Unwanted,
@@ -67,15 +70,15 @@ impl Channel {
     }
 
     /// Gives a job back that was canceled before it began: no trace, the reason as it is.
-    pub(super) async fn give_back_canceled(&self) {
+    pub(crate) async fn give_back_canceled(&self) {
         let reason = FailureReason::JobCanceled.as_str().to_owned();
-        let output = TraceOutput { checksum: Some("crc32:00000000".to_owned()), bytesize: None };
+        let output = Digest { crc32: 0, size: 0 }.into();
         let reply = self.update(JobState::Failed, Some(reason), None, output).await;
         tracing::debug!(outcome = ?reply.outcome, "job was canceled before it began");
     }
 }
 
-impl JobServer for Channel {
+impl JobServer for JobClient {
     async fn patch_trace(&self, start: u64, chunk: Bytes) -> PatchReply {
         let reply =
             self.client.patch_trace(self.job, &self.token, self.debug_trace, start, chunk).await;
