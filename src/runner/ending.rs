@@ -6,16 +6,15 @@ use crate::{
     executor::docker::{ExecutorError, engine, helper::HelperError},
     gitlab::{
         api::wire::JobState,
+        failure_reason::for_server,
+        payload::InvalidJob,
         trace::{Final, FinishError},
     },
     ledger::StateError,
     trace::JobLog,
     workload::{
-        PlanError,
-        job::{
-            InvalidJob,
-            outcome::{FailureReason, Outcome, StopReason},
-        },
+        WorkloadError,
+        outcome::{Deadline, FailureReason, Outcome, StopReason},
     },
 };
 
@@ -97,8 +96,8 @@ impl From<engine::auth::AuthError> for SystemFailure {
     }
 }
 
-impl From<PlanError> for SystemFailure {
-    fn from(error: PlanError) -> Self {
+impl From<WorkloadError> for SystemFailure {
+    fn from(error: WorkloadError) -> Self {
         Self::of(error.failure_reason(), &error)
     }
 }
@@ -151,7 +150,7 @@ pub(super) fn reason(ending: &Ending) -> Option<FailureReason> {
 pub(super) fn last_word(ending: &Ending, announced: &[String]) -> Final {
     let failed = |reason: FailureReason, exit_code: Option<i32>| Final {
         state: JobState::Failed,
-        reason: Some(reason.for_server(announced).to_owned()),
+        reason: Some(for_server(reason, announced).to_owned()),
         exit_code,
     };
     match ending {
@@ -168,9 +167,7 @@ pub(super) fn last_word(ending: &Ending, announced: &[String]) -> Final {
 pub(super) fn is_hard(reason: &StopReason) -> bool {
     match reason {
         StopReason::Canceled => false,
-        StopReason::TimedOut { deadline, .. } => {
-            *deadline != crate::workload::job::outcome::Deadline::Script
-        }
+        StopReason::TimedOut { deadline, .. } => *deadline != Deadline::Script,
         StopReason::Aborted | StopReason::Interrupted(_) => true,
     }
 }

@@ -29,10 +29,10 @@ use crate::{
         engine::Engine,
     },
     ledger::Thing,
-    workload::{Plan, layers::SlotPlan},
+    workload::{Leases, Workload, layers::LayerSlotPlan, placement::LayerSlotLease},
 };
 
-use super::Runner;
+use super::{Runner, opening::PlannedJob};
 
 /// A slot that is in order and nobody's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,10 +165,11 @@ impl Layers {
     }
 }
 
-/// Gives a planned job its slot, when it is to have one: of those that are idle the last used, or
-/// else the new one that its plan names.
-pub(super) async fn lease(runner: &Runner, plan: &mut Arc<Plan>) {
-    let (Some(slot), Some(new)) = (&plan.mounts.slot, &plan.mounts.daemon) else { return };
+/// Gives a planned job its slot, when it is to have one: of those that are idle the last used, with
+/// which the job is planned again, or else the new one that its plan names.
+pub(super) async fn lease(runner: &Runner, job: &mut PlannedJob) {
+    let mounts = &job.plan.mounts;
+    let (Some(slot), Some(new)) = (&mounts.layer_slot, &mounts.daemon) else { return };
     let new = new.name.clone();
     let (layers, key) = (runner.shared.layers.clone(), slot.key.clone());
     let engine = runner.config.docker.host.clone();
@@ -182,16 +183,13 @@ pub(super) async fn lease(runner: &Runner, plan: &mut Arc<Plan>) {
         }
     };
     let Some(record) = record else { return };
-    let mounts = &mut Arc::make_mut(plan).mounts;
-    if let (Some(daemon), Some(slot)) = (&mut mounts.daemon, &mut mounts.slot) {
-        daemon.name = record.volume;
-        slot.reused = Some(record.size);
-    }
+    let lease = LayerSlotLease { volume: record.volume, size: record.size };
+    job.plan_again(runner, Leases { layer_slot: Some(lease), ..job.leases().clone() });
 }
 
 /// Gives back a slot that the job did not come to use.
-pub(super) async fn put_back(runner: &Runner, plan: &Plan) {
-    if let (Some(daemon), Some(slot)) = (&plan.mounts.daemon, &plan.mounts.slot) {
+pub(super) async fn put_back(runner: &Runner, plan: &Workload) {
+    if let (Some(daemon), Some(slot)) = (&plan.mounts.daemon, &plan.mounts.layer_slot) {
         match slot.reused {
             Some(size) if note(runner, slot, &daemon.name, size).await => {}
             Some(_) | None => runner.shared.layers.let_go(&daemon.name),
@@ -201,10 +199,10 @@ pub(super) async fn put_back(runner: &Runner, plan: &Plan) {
 
 /// Has the job's daemon leave its slot in order, and gives the slot back; the daemon's container and
 /// its clients' are gone then. False when later jobs must not have it and its volume has to go.
-pub(super) async fn give_back(runner: &Runner, engine: &Engine, plan: &Plan) -> bool {
+pub(super) async fn give_back(runner: &Runner, engine: &Engine, plan: &Workload) -> bool {
     let mounts = &plan.mounts;
     let (Some(volume), Some(slot), Some(sidecar)) =
-        (&mounts.daemon, &mounts.slot, plan.access.sidecar())
+        (&mounts.daemon, &mounts.layer_slot, plan.access.dind())
     else {
         return false;
     };
@@ -244,7 +242,7 @@ pub(super) async fn give_back(runner: &Runner, engine: &Engine, plan: &Plan) -> 
     kept
 }
 
-async fn note(runner: &Runner, slot: &SlotPlan, volume: &str, size: u64) -> bool {
+async fn note(runner: &Runner, slot: &LayerSlotPlan, volume: &str, size: u64) -> bool {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let record = Record {
         key: slot.key.clone(),
@@ -266,7 +264,7 @@ async fn note(runner: &Runner, slot: &SlotPlan, volume: &str, size: u64) -> bool
 }
 
 /// Removes the runner's least recently used idle slots, those above their number.
-async fn evict(runner: &Runner, engine: &Engine, slot: &SlotPlan) {
+async fn evict(runner: &Runner, engine: &Engine, slot: &LayerSlotPlan) {
     let (layers, owner) = (runner.shared.layers.clone(), slot.owner.clone());
     let number = runner.config.docker.dind.slots;
     let host = runner.config.docker.host.clone();

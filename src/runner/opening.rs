@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     base::{ids::random_hex, secret::Secret},
-    config::flags,
     executor::docker::clean_up,
     gitlab::{
         api::wire::JobPayload,
@@ -15,10 +14,7 @@ use crate::{
     ledger::{Entry, JobRecord},
     runner::metrics::Running,
     trace::{self, Greeting, JobLog, Masks, Trace},
-    workload::{
-        self, Place, Plan,
-        job::{self, InvalidJob, Job},
-    },
+    workload::{JobSpec, Leases, Placement, Workload},
 };
 
 use super::{
@@ -28,34 +24,44 @@ use super::{
     slots::Slot,
 };
 
-/// Flag that must be known before there is a plan.
-pub(super) const INTERPOLATION: &str = "FF_ENABLE_JOB_INPUTS_INTERPOLATION";
-
 /// How long the server may be asked to take a job's end, beyond the job's own time: its token is no
 /// good for longer.
 pub(super) const TOKEN_GRACE: Duration = Duration::from_hours(1);
 
-/// A job with its plan, or why there is none.
-pub(super) type Planned = Result<(Job, Arc<Plan>), SystemFailure>;
+/// A job with its workload, or why there is none.
+pub(super) type Planned = Result<PlannedJob, SystemFailure>;
 
-/// Makes the job and its plan.
+/// A job with its workload, and what that was planned from.
+pub(super) struct PlannedJob {
+    pub(super) job: JobSpec,
+    pub(super) plan: Arc<Workload>,
+    placement: Placement,
+}
+
+impl PlannedJob {
+    /// What is lent to the job by now.
+    pub(super) fn leases(&self) -> &Leases {
+        &self.placement.leases
+    }
+
+    /// Plans the job again, with what is lent to it.
+    pub(super) fn plan_again(&mut self, runner: &Runner, leases: Leases) {
+        self.placement.leases = leases;
+        match Workload::plan(&self.job, &runner.config, &self.placement) {
+            Ok(plan) => self.plan = Arc::new(plan),
+            Err(error) => debug_assert!(false, "what is lent refuses nothing: {error}"),
+        }
+    }
+}
+
+/// Plans a job, without anything that is lent to it yet.
 pub(super) fn plan_job(
     runner: &Arc<Runner>,
-    payload: &JobPayload,
+    job: JobSpec,
     slot: &Slot,
     correlation_id: Option<String>,
 ) -> Planned {
-    let mut payload = payload.clone();
-    let written = payload.variables.iter().rev().find(|v| v.key == INTERPOLATION);
-    let interpolates = flags::find(INTERPOLATION).is_none_or(|flag| {
-        let written = written.map(|variable| variable.value.as_str());
-        flags::resolve(flag, &runner.config.feature_flags, written).on
-    });
-    if interpolates {
-        job::input::interpolate(&mut payload).map_err(InvalidJob::from)?;
-    }
-    let job = Job::try_from(payload)?;
-    let place = Place {
+    let placement = Placement {
         system_id: runner.shared.system_id.clone(),
         instance: runner.shared.state.instance().to_owned(),
         slot: slot.runner,
@@ -65,9 +71,10 @@ pub(super) fn plan_job(
         correlation_id,
         server_ca: runner.client.server_ca(),
         client_certificate: runner.client.client_certificate(),
+        leases: Leases::default(),
     };
-    let plan = workload::plan(&job, &runner.config, &place)?;
-    Ok((job, Arc::new(plan)))
+    let plan = Arc::new(Workload::plan(&job, &runner.config, &placement)?);
+    Ok(PlannedJob { job, plan, placement })
 }
 
 /// Takes the job: notes it, tells its server, opens its trace. `None` for one that ends here.
@@ -127,7 +134,7 @@ async fn begin(
         runner: runner.config.name.clone(),
         failure_reasons: payload.features.failure_reasons.clone(),
         engine: runner.config.docker.host.clone(),
-        things: planned.as_ref().map(|(_, plan)| clean_up::things(plan)).unwrap_or_default(),
+        things: planned.as_ref().map(|job| clean_up::things(&job.plan)).unwrap_or_default(),
     };
     let key = format!("{}-{}", runner.config.short_token(), payload.id);
     let shared = Arc::clone(&runner.shared);
@@ -142,22 +149,22 @@ pub(super) fn timeout_of(payload: &JobPayload) -> Duration {
 }
 
 fn trace_settings(payload: &JobPayload, runner: &Runner, planned: &Planned) -> trace::Settings {
-    let phrases: Vec<String> = match planned {
-        Ok((_, plan)) => plan.masks.clone(),
+    let phrases: Vec<Secret> = match planned {
+        Ok(job) => job.plan.masks.clone(),
         Err(_) => payload
             .variables
             .iter()
             .filter(|variable| variable.masked)
-            .map(|variable| variable.value.clone())
+            .map(|variable| Secret::new(&variable.value))
             .collect(),
     };
-    let flag = |name: &str| planned.as_ref().map_or(true, |(_, plan)| plan.flags.on(name));
+    let flag = |name: &str| planned.as_ref().map_or(true, |job| job.plan.flags.on(name));
     trace::Settings {
         limit: runner.config.output_limit,
         timestamps: flag("FF_TIMESTAMPS"),
         sections: payload.features.trace_sections,
         masks: Masks {
-            phrases: phrases.into_iter().map(Secret::new).collect(),
+            phrases,
             prefixes: payload.features.token_mask_prefixes.clone(),
             all_default_prefixes: flag("FF_MASK_ALL_DEFAULT_TOKENS"),
         },
@@ -165,7 +172,7 @@ fn trace_settings(payload: &JobPayload, runner: &Runner, planned: &Planned) -> t
 }
 
 pub(super) fn greet(job_log: &JobLog, runner: &Runner, planned: &Planned) {
-    let flags = planned.as_ref().map(|(_, plan)| plan.flags.changed()).unwrap_or_default();
+    let flags = planned.as_ref().map(|job| job.plan.flags.changed()).unwrap_or_default();
     job_log.greet(&Greeting {
         name: "longshore",
         version: env!("CARGO_PKG_VERSION"),
@@ -175,7 +182,7 @@ pub(super) fn greet(job_log: &JobLog, runner: &Runner, planned: &Planned) {
         system_id: &runner.shared.system_id,
         flags: &flags,
     });
-    let Ok((job, plan)) = planned else { return };
+    let Ok(PlannedJob { job, plan, .. }) = planned else { return };
     for warning in &plan.warnings {
         job_log.warning(warning);
     }
@@ -183,10 +190,8 @@ pub(super) fn greet(job_log: &JobLog, runner: &Runner, planned: &Planned) {
         let services: Vec<&str> = plan.services.iter().map(|s| s.image.as_str()).collect();
         tracing::info!(image = plan.image.name, ?services, "images of the job");
     }
-    if let Some(notice) = job::notice::policy(&job.payload.policy_options) {
-        for line in notice.lines() {
-            job_log.plain(line);
-        }
+    for notice in &job.notices {
+        job_log.plain(notice);
     }
 }
 

@@ -61,7 +61,7 @@ impl Arrived {
     #[must_use]
     pub fn project_id(&self) -> i64 {
         match self {
-            Self::Job(job) => job.job_info.project_id,
+            Self::Job(job) => job.job_info.project_id.0,
             Self::Undecodable { .. } => 0,
         }
     }

@@ -1,22 +1,18 @@
-//! The statement of provenance that goes into an artifact (SLSA v1, in-toto v0.1; gitlab-job-api.md
-//! §13.4), but for its subjects: the helper adds those, as it has the files.
+//! The statement of provenance that goes into an artifact (SLSA v1, in-toto v0.1), but for its
+//! subjects: the helper adds those, as it has the files.
 
 use serde_json::json;
 
 use crate::{
     config::RunnerConfig,
-    workload::{
-        Plan,
-        cache::ArtifactPlan,
-        job::{Job, variable::parse_bool},
-    },
+    workload::{JobSpec, Workload, spec::ArtifactSpec, transfer::Format, variable::parse_bool},
 };
 
 /// The statement for an artifact that is to have one.
 pub(super) fn statement(
-    artifact: &ArtifactPlan,
-    plan: &Plan,
-    job: &Job,
+    artifact: &ArtifactSpec,
+    plan: &Workload,
+    job: &JobSpec,
     runner: &RunnerConfig,
 ) -> Option<String> {
     let wanted = plan
@@ -24,14 +20,14 @@ pub(super) fn statement(
         .value("RUNNER_GENERATE_ARTIFACTS_METADATA")
         .and_then(parse_bool)
         .unwrap_or(false);
-    if !wanted || artifact.written_format != "zip" {
+    if !wanted || artifact.format != Some(Format::Zip) {
         return None;
     }
     let value = |name: &str| plan.variables.value(name).unwrap_or_default();
     let repository = value("CI_PROJECT_URL");
     let mut parameters: serde_json::Map<String, serde_json::Value> =
         plan.variables.iter().map(|v| (v.key.clone(), json!(""))).collect();
-    parameters.insert("entryPoint".into(), json!(job.payload.job_info.name));
+    parameters.insert("entryPoint".into(), json!(job.name));
     parameters.insert("source".into(), json!(repository));
     let version = env!("CARGO_PKG_VERSION");
     Some(
@@ -54,7 +50,7 @@ pub(super) fn statement(
                     },
                     "resolvedDependencies": [{
                         "uri": repository,
-                        "digest": {"sha256": job.payload.git_info.sha},
+                        "digest": {"sha256": job.source.sha},
                     }],
                 },
                 "runDetails": {

@@ -18,7 +18,7 @@ use crate::{
     },
     ledger::{Entry, JobRecord},
     trace::{self, Masks, Trace},
-    workload::job::outcome::FailureReason,
+    workload::outcome::FailureReason,
 };
 
 use super::{

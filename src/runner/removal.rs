@@ -12,7 +12,7 @@ use crate::{
         engine::{self, Engine},
     },
     ledger::{JobRecord, Thing},
-    workload::Plan,
+    workload::Workload,
 };
 
 use super::{Runner, layers, slots::Slot};
@@ -41,7 +41,7 @@ pub(super) struct Made {
 /// Removes what a job made. True when nothing is left; the job's numbers are free after it.
 pub(super) async fn remove(
     runner: Arc<Runner>,
-    plan: Option<Arc<Plan>>,
+    plan: Option<Arc<Workload>>,
     made: Made,
     job: JobId,
     slot: Slot,
@@ -95,14 +95,14 @@ pub(super) async fn remove(
 async fn remove_once(
     runner: &Runner,
     engine: &Engine,
-    plan: &Plan,
+    plan: &Workload,
     late_of: Option<JobId>,
     slot: &mut Option<Slot>,
     kept: &mut Option<bool>,
 ) -> Vec<engine::Error> {
     let anonymous = Anonymous { remove: !runner.config.docker.volume_keep };
     let mut things = clean_up::things(plan);
-    if let (Some(_), Some(daemon)) = (&plan.mounts.slot, &plan.mounts.daemon) {
+    if let (Some(_), Some(daemon)) = (&plan.mounts.layer_slot, &plan.mounts.daemon) {
         let is_kept = match *kept {
             Some(known) => known,
             None => layers::give_back(runner, engine, plan).await,

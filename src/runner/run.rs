@@ -22,18 +22,18 @@ use crate::{
     gitlab::{
         api::wire::JobPayload,
         job_client::JobClient,
+        payload,
         trace::{Delivery, KeepAlive, Limits, Remote, finish, pump},
     },
     ledger::JobRecord,
     runner::metrics::Running,
     trace::{JobLog, Source, Stream, Trace},
     workload::{
-        self, Plan, StepPlan,
-        job::{
-            Job,
-            outcome::{Deadline, JobStatus, Outcome, StopReason},
-        },
+        JobSpec, StepPlan, Workload,
+        outcome::{Deadline, JobStatus, Outcome, StopReason},
         script::EndMark,
+        sources,
+        spec::RegistryCredentials,
     },
 };
 
@@ -41,7 +41,7 @@ use super::{
     Runner,
     ending::{self, Ending, SystemFailure, log_end},
     layers,
-    opening::{Planned, TOKEN_GRACE, greet, open, plan_job, timeout_of},
+    opening::{Planned, PlannedJob, TOKEN_GRACE, greet, open, plan_job, timeout_of},
     poll::Arrived,
     removal::{Made, close, log_errors, log_left, remove},
     stages::Stages,
@@ -84,25 +84,26 @@ pub async fn run(
     let running = runner.shared.metrics.job(payload.id, runner.labels(), page);
     let announced = payload.features.failure_reasons.clone();
     let token = runner.config.short_token();
-    let reuse = workload::sources::reuses_tree(&payload, &runner.config);
-    let slot = runner.shared.slots.take(&token, payload.job_info.project_id, reuse).await;
-    let mut planned = match undecodable {
-        None => plan_job(runner, &payload, &slot, correlation_id),
+    let job = match undecodable {
+        None => payload::job_spec(&payload, &runner.config.feature_flags).map_err(Into::into),
         Some(failure) => Err(failure),
     };
+    let reuse = job.as_ref().is_ok_and(|job| sources::reuses_tree(job, &runner.config));
+    let slot = runner.shared.slots.take(&token, payload.job_info.project_id.0, reuse).await;
+    let mut planned: Planned = job.and_then(|job| plan_job(runner, job, &slot, correlation_id));
     let lease = warm::lease(runner, &mut planned);
     let opened = open(runner, &channel, &payload, &planned, &running).await;
     let Some((record, trace)) = opened else {
         warm::put_back(runner, lease);
         return;
     };
-    if let Ok((_, plan)) = &mut planned {
-        layers::lease(runner, plan).await;
+    if let Ok(job) = &mut planned {
+        layers::lease(runner, job).await;
     }
     greet(&trace.job_log(), runner, &planned);
     channel.debug_trace = planned
         .as_ref()
-        .is_ok_and(|(_, plan)| plan.settings.debug_trace || plan.settings.debug_services);
+        .is_ok_and(|job| job.plan.settings.debug_trace || job.plan.settings.debug_services);
 
     // The trace is sent while the job runs; the server's answers may stop the job.
     let delivery = Delivery::default();
@@ -110,7 +111,7 @@ pub async fn run(
     let done = CancellationToken::new();
     let dynamic = planned
         .as_ref()
-        .is_ok_and(|(_, plan)| plan.flags.on("FF_USE_DYNAMIC_TRACE_FORCE_SEND_INTERVAL"));
+        .is_ok_and(|job| job.plan.flags.on("FF_USE_DYNAMIC_TRACE_FORCE_SEND_INTERVAL"));
     let keep_alive = if dynamic { KeepAlive::Dynamic } else { KeepAlive::Fixed };
     let pump = pump(trace.clone(), &channel, delivery.clone(), remote, keep_alive, done.clone());
     let work =
@@ -128,7 +129,7 @@ pub async fn run(
         warm::put_back(runner, lease);
     }
     runner.warm.job_ended();
-    let plan = planned.ok().map(|(_, plan)| plan);
+    let plan = planned.ok().map(|job| job.plan);
     let removal = remove(Arc::clone(runner), plan, made, payload.id, slot);
     let removal = runner.shared.removals.spawn(removal);
     let until = Instant::now() + timeout_of(&payload) + TOKEN_GRACE;
@@ -165,7 +166,7 @@ async fn work(
     let job_log = trace.job_log();
     let ending = match planned {
         Err(failure) => Err(failure.clone()),
-        Ok((job, plan)) => {
+        Ok(PlannedJob { job, plan, .. }) => {
             let stops = Stops::new(job.timeout, asked, interrupt.subscribe());
             let followed = plan.settings.debug_services.then(|| Followed::new(trace.clone()));
             let job_log = job_log.clone();
@@ -186,8 +187,8 @@ async fn work(
 /// A job at work.
 struct Work<'a> {
     runner: &'a Arc<Runner>,
-    job: &'a Job,
-    plan: &'a Arc<Plan>,
+    job: &'a JobSpec,
+    plan: &'a Arc<Workload>,
     lease: &'a Lease,
     trace: &'a Trace,
     job_log: JobLog,
@@ -349,7 +350,7 @@ impl Work<'_> {
         made.engine = Some(engine.clone());
         let auths = self.credentials().await?;
         let config = Arc::clone(&self.runner.config);
-        let registries = registries(&self.job.payload);
+        let registries = registries(&self.job.registries);
         let warm = self.lease.warm.clone();
         let docker = Docker::new(
             engine,
@@ -403,7 +404,7 @@ impl Work<'_> {
             variable: self.plan.variables.content("DOCKER_AUTH_CONFIG"),
             docker_config: variable("DOCKER_CONFIG"),
             home: variable("HOME"),
-            payload: &self.job.payload.credentials,
+            server: &self.job.registries,
             path: std::env::var_os("PATH"),
         };
         let (auths, warnings) = Auths::load(&sources).await?;
@@ -423,7 +424,7 @@ impl Work<'_> {
         let section = curtain.section("prepare_script", "Preparing environment");
         curtain.say(Said::Plain(format!("Running on {} via {host}...", self.plan.names.host)));
         drop(section);
-        if !self.plan.needs_helper {
+        if !self.plan.transfers.needs_helper {
             return Ok((None, Outcome::Success));
         }
         let mut stages = self.start_helper(docker, curtain).await?;
@@ -483,7 +484,7 @@ impl Work<'_> {
         {
             return Ok(outcome);
         }
-        if !self.plan.after_script.is_empty() {
+        if !self.plan.scripts.after_script.is_empty() {
             let after = self.run_after_script(&mut ready.build, &outcome).await?;
             if outcome == Outcome::Success && !self.plan.settings.after_script_ignore_errors {
                 outcome = after;
@@ -529,7 +530,7 @@ impl Work<'_> {
     }
 
     async fn run_all_steps(&self, build: &mut Build) -> Ending {
-        for step in &self.plan.steps {
+        for step in &self.plan.scripts.steps {
             let outcome = self.run_step(build, step).await?;
             if outcome != Outcome::Success {
                 if let Some(words) = build.lost_daemon().await {
@@ -609,13 +610,12 @@ impl Work<'_> {
 }
 
 /// Registries that the server has given the job credentials for.
-fn registries(payload: &JobPayload) -> Vec<String> {
-    let credentials = payload.credentials.iter().filter(|c| c.kind == "registry");
+fn registries(credentials: &[RegistryCredentials]) -> Vec<String> {
     let host = |url: &str| {
         let host = url.split_once("://").map_or(url, |(_, rest)| rest);
         host.split('/').next().unwrap_or_default().to_owned()
     };
-    credentials.map(|c| host(&c.url)).filter(|host| !host.is_empty()).collect()
+    credentials.iter().map(|c| host(&c.url)).filter(|host| !host.is_empty()).collect()
 }
 
 /// Waits for the end of the scripts' time, if they have one of their own.

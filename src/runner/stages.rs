@@ -25,10 +25,11 @@ use crate::{
         docker::{Helper, helper::HelperError},
     },
     gitlab::api::Client,
-    helper::protocol::{Archive, ArchiveTo, Done, ENV_FILE, Receive, Task},
+    helper::protocol::{Archive, ArchiveTo, Done, Receive, Task},
     workload::{
-        Plan,
-        job::{Job, outcome::Outcome},
+        JobSpec, Workload,
+        outcome::Outcome,
+        transfer::{ENV_FILE, Format, Level},
     },
 };
 
@@ -48,8 +49,8 @@ const PIECES: usize = 16;
 pub(super) struct Stages<'a> {
     pub(super) helper: Helper,
     pub(super) curtain: &'a Curtain,
-    pub(super) plan: &'a Plan,
-    pub(super) job: &'a Job,
+    pub(super) plan: &'a Workload,
+    pub(super) job: &'a JobSpec,
     pub(super) runner: &'a RunnerConfig,
     pub(super) client: &'a Arc<Client>,
     /// For files under way.
@@ -132,7 +133,7 @@ impl Stages<'_> {
     async fn sources(&mut self) -> Ending {
         const NAME: &str = "get_sources";
         const CLEAR: &str = "clear_worktree";
-        let Some(mut sources) = self.plan.sources.clone() else {
+        let Some(mut sources) = self.plan.transfers.sources.clone() else {
             return Ok(Outcome::Success);
         };
         let mut attempts = self.attempts(self.plan.settings.attempts.sources);
@@ -208,8 +209,8 @@ impl Stages<'_> {
             paths: Vec::new(),
             exclude: Vec::new(),
             untracked: false,
-            format: crate::helper::protocol::Format::Zip,
-            level: crate::helper::protocol::Level::default(),
+            format: Format::Zip,
+            level: Level::default(),
             env: self.plan.variables.iter().map(|v| (v.key.clone(), v.value.clone())).collect(),
             env_file: Some(format!("{}/{ENV_FILE}", self.plan.directories.temp)),
             name: String::new(),
@@ -224,7 +225,7 @@ impl Stages<'_> {
         const NAME: &str = "cleanup_file_variables";
         let _section =
             self.curtain.section(NAME, "Cleaning up project directory and file based variables");
-        let done = self.ask(&Task::CleanUp(Box::new(self.plan.clean_up.clone()))).await?;
+        let done = self.ask(&Task::CleanUp(Box::new(self.plan.transfers.clean_up.clone()))).await?;
         if done.exit_code != 0 {
             tracing::warn!(error = done.error.as_deref(), "job's files could not be cleaned up");
         }

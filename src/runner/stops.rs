@@ -9,7 +9,7 @@ use tokio::{
 
 use crate::{
     gitlab::trace::Remote,
-    workload::job::outcome::{Deadline, StopReason},
+    workload::outcome::{Deadline, StopReason},
 };
 
 /// A signal that ends the process's jobs.

@@ -31,6 +31,7 @@ use crate::{
             image::{self, Image},
         },
     },
+    workload::Leases,
 };
 
 use super::{Runner, opening::Planned};
@@ -170,15 +171,15 @@ impl Pool {
     }
 }
 
-/// Gives a planned job a daemon that waits, if there is one for it, and has its plan name it. To be
-/// called before the job is noted.
+/// Gives a planned job a daemon that waits, if there is one for it, and plans the job again with it.
+/// To be called before the job is noted.
 pub(super) fn lease(runner: &Runner, planned: &mut Planned) -> Lease {
     let pool = &runner.warm;
-    let Ok((_, plan)) = planned else { return Lease::default() };
+    let Ok(job) = planned else { return Lease::default() };
     if pool.is_empty() {
         return Lease::default();
     }
-    let recipe = match Recipe::of(plan, &runner.config) {
+    let recipe = match Recipe::of(&job.plan, &runner.config) {
         Ok(recipe) => Arc::new(recipe),
         Err(Unfit::None) => return Lease::default(),
         Err(why) => {
@@ -191,7 +192,8 @@ pub(super) fn lease(runner: &Runner, planned: &mut Planned) -> Lease {
     };
     let warm = pool.take(&recipe).map(|waiting| waiting.warm);
     if let Some(warm) = &warm {
-        warm.names().lend_to(Arc::make_mut(plan));
+        let lent = Leases { warm_daemon: Some(warm.names().lease()), ..job.leases().clone() };
+        job.plan_again(runner, lent);
     }
     Lease { recipe: Some(recipe), warm }
 }

@@ -14,7 +14,7 @@ use crate::{
     executor::docker::engine::{Engine, Error},
     ledger::Thing,
     workload::{
-        NetworkPlan, Plan,
+        NetworkPlan, Workload,
         mount::LAYERS_TYPE,
         names::{INSTANCE_LABEL, LABEL_PREFIX},
     },
@@ -33,7 +33,7 @@ const LATE_PAUSE: Duration = Duration::from_millis(500);
 
 /// All that a plan makes, in the ledger's words.
 #[must_use]
-pub fn things(plan: &Plan) -> Vec<Thing> {
+pub fn things(plan: &Workload) -> Vec<Thing> {
     let services = plan.services.iter().map(|service| service.container.clone());
     let mut things: Vec<Thing> = services
         .chain([plan.names.build.clone(), plan.names.helper.clone()])

@@ -23,7 +23,7 @@ use crate::{
     config::RunnerConfig,
     executor::docker::engine::{Engine, auth::Auths, helper_image, image},
     ledger::JobRecord,
-    workload::{NetworkPlan, Plan, job::outcome::FailureReason},
+    workload::{NetworkPlan, Workload, outcome::FailureReason},
 };
 
 pub use build::{Build, ScriptEnd};
@@ -38,7 +38,7 @@ use dind::warm::Warm;
 /// they must wait for, they wait for here.
 pub struct Docker {
     engine: Engine,
-    plan: Arc<Plan>,
+    plan: Arc<Workload>,
     runner: Arc<RunnerConfig>,
     auths: Arc<Auths>,
     /// The job's own files.
@@ -200,7 +200,7 @@ impl Docker {
     #[must_use]
     pub fn new(
         engine: Engine,
-        plan: Arc<Plan>,
+        plan: Arc<Workload>,
         runner: Arc<RunnerConfig>,
         auths: Arc<Auths>,
         record: &JobRecord,

@@ -35,7 +35,7 @@ impl Docker {
     ) -> Result<Build, ExecutorError> {
         if self.plan.access != Access::None {
             job_log.plain(&self.plan.access.to_string());
-            if let Some(slot) = &self.plan.mounts.slot {
+            if let Some(slot) = &self.plan.mounts.layer_slot {
                 job_log.plain(&slot.to_string());
             }
         }
@@ -145,7 +145,7 @@ impl Docker {
         job_log: JobLog,
         followed: Option<&Followed>,
     ) -> Result<(service::Started, Option<Daemon<'a>>), ExecutorError> {
-        let sidecar = self.plan.access.sidecar_of(service);
+        let sidecar = self.plan.access.dind_of(service);
         let image = self
             .image(&service.image, &service.policies, service.platform.as_deref(), job_log.clone())
             .await?;

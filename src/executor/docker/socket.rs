@@ -32,7 +32,7 @@ use crate::{
         sidecar::{Host, Ready},
     },
     workload::{
-        NetworkPlan, Plan,
+        NetworkPlan, Workload,
         access::{SOCKET_GROUP, Socket},
         mount::VolumePlan,
         names::{self, INSTANCE_LABEL, LABEL_PREFIX},
@@ -334,7 +334,7 @@ pub async fn reap(engine: &Engine, directory: &Path) -> Vec<String> {
 
 /// The guard's settings, but for what only the engine knows.
 fn settings(
-    plan: &Plan,
+    plan: &Workload,
     runner: &RunnerConfig,
     socket: &Socket,
     directory: &Path,
@@ -372,12 +372,12 @@ fn settings(
     settings
 }
 
-fn label(plan: &Plan, name: &str) -> String {
+fn label(plan: &Workload, name: &str) -> String {
     plan.labels.get(name).cloned().unwrap_or_default()
 }
 
 /// Those labels of the job by which its things are found again after a crash.
-fn labels(plan: &Plan) -> BTreeMap<String, String> {
+fn labels(plan: &Workload) -> BTreeMap<String, String> {
     let kept = ["job.id", "project.id", "runner.id", "managed"];
     let kept = kept.into_iter().map(|name| format!("{LABEL_PREFIX}.{name}"));
     kept.chain([INSTANCE_LABEL.to_owned()])
@@ -415,7 +415,7 @@ pub(super) fn limits(runner: &RunnerConfig) -> guard::Limits {
 
 /// What of the job's own file system lies on this host, the deepest first.
 fn workspace<'a>(
-    plan: &'a Plan,
+    plan: &'a Workload,
     volumes: impl Iterator<Item = (&'a str, PathBuf)>,
 ) -> Vec<Mapping> {
     let volumes = volumes.map(|(destination, host)| Mapping {

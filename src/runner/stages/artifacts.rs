@@ -22,7 +22,7 @@ use crate::{
     },
     gitlab::api::{ArtifactUpload, DownloadError},
     helper::protocol::{Archive, Extract, Task},
-    workload::{cache::ArtifactPlan, job::outcome::Outcome},
+    workload::{outcome::Outcome, spec::ArtifactSpec, transfer::Format},
 };
 
 use super::{
@@ -54,15 +54,14 @@ impl FetchError {
 impl Stages<'_> {
     pub(super) async fn download_artifacts(&mut self) -> Ending {
         const NAME: &str = "download_artifacts";
-        if self.plan.dependencies.is_empty() {
+        if self.plan.transfers.dependencies.is_empty() {
             return Ok(Outcome::Success);
         }
         let mut attempts = self.attempts(self.plan.settings.attempts.artifacts);
         loop {
             let section = self.curtain.section(NAME, "Downloading artifacts");
             let mut outcome = Outcome::Success;
-            for &index in &self.plan.dependencies {
-                let dependency = self.job.payload.dependencies[index].clone();
+            for dependency in &self.plan.transfers.dependencies {
                 self.plain(format!(
                     "Downloading artifacts for {} ({})...",
                     dependency.name, dependency.id
@@ -133,8 +132,9 @@ impl Stages<'_> {
 
     /// Uploads what is to be uploaded after a script that ended so.
     pub(in crate::runner) async fn upload_artifacts(&mut self, succeeded: bool) -> Ending {
-        let artifacts: Vec<ArtifactPlan> =
-            self.plan.artifacts.iter().filter(|a| a.when.matches(succeeded)).cloned().collect();
+        let artifacts = self.plan.transfers.artifacts.iter();
+        let artifacts: Vec<ArtifactSpec> =
+            artifacts.filter(|a| a.when.matches(succeeded)).cloned().collect();
         if artifacts.is_empty() {
             return Ok(Outcome::Success);
         }
@@ -155,14 +155,15 @@ impl Stages<'_> {
         Ok(outcome)
     }
 
-    async fn upload(&mut self, plan: &ArtifactPlan) -> Ending {
+    async fn upload(&mut self, plan: &ArtifactSpec) -> Ending {
+        let format = plan.format.unwrap_or(Format::Zip);
         let name = if plan.name.is_empty() { artifact::DEFAULT_NAME } else { &plan.name };
         let task = Task::Archive(Box::new(Archive {
             name: name.to_owned(),
             paths: plan.paths.clone(),
             exclude: plan.exclude.clone(),
             untracked: plan.untracked,
-            format: plan.format,
+            format,
             level: self.plan.settings.artifact_level,
             metadata: provenance::statement(plan, self.plan, self.job, self.runner),
             ..self.archive()
@@ -185,8 +186,8 @@ impl Stages<'_> {
         }
         let stem = done.name.unwrap_or_else(|| artifact::DEFAULT_NAME.to_owned());
         let upload = ArtifactUpload {
-            file_name: artifact::file_name(&stem, plan.format),
-            format: plan.written_format.clone(),
+            file_name: artifact::file_name(&stem, format),
+            format: plan.format.map(Format::as_str).unwrap_or_default().to_owned(),
             kind: plan.kind.clone(),
             expire_in: plan.expire_in.clone(),
             upload_timeout: self.runner.artifact.upload_timeout,

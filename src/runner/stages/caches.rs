@@ -15,7 +15,7 @@ use crate::{
     base::error_chain,
     executor::curtain::Said,
     helper::protocol::{Archive, ArchiveTo, Extract, Task},
-    workload::{cache::CachePlan, job::outcome::Outcome},
+    workload::{cache::CachePlan, outcome::Outcome},
 };
 
 use super::{
@@ -27,7 +27,7 @@ impl Stages<'_> {
     pub(super) async fn restore_caches(&mut self) -> Ending {
         const NAME: &str = "restore_cache";
         let caches: Vec<CachePlan> =
-            self.plan.caches.iter().filter(|cache| cache.pull).cloned().collect();
+            self.plan.transfers.caches.iter().filter(|cache| cache.pull).cloned().collect();
         if caches.is_empty() {
             return Ok(Outcome::Success);
         }
@@ -83,7 +83,7 @@ impl Stages<'_> {
     }
 
     fn object(&self, key: &cache::Key) -> Option<String> {
-        let project = self.job.payload.job_info.project_id;
+        let project = self.job.project.id.0;
         cache::object_name(&self.runner.cache, &self.runner.short_token(), project, key).ok()
     }
 
@@ -154,6 +154,7 @@ impl Stages<'_> {
     pub(in crate::runner) async fn save_caches(&mut self, succeeded: bool) -> Ending {
         let caches: Vec<CachePlan> = self
             .plan
+            .transfers
             .caches
             .iter()
             .filter(|cache| cache.push && cache.when.matches(succeeded))

@@ -24,7 +24,7 @@ use crate::{
     config::values,
     executor::docker::engine::{self, Engine, image::Image},
     trace::JobLog,
-    workload::access::{InnerNetworks, SOCKET_DIRECTORY, Sidecar, SocketPlan},
+    workload::access::{DindPlan, InnerNetworks, SOCKET_DIRECTORY, SocketPlan},
 };
 
 use self::{
@@ -179,7 +179,7 @@ fn rootless_hint(has: impl Fn(&[&str]) -> bool) -> Option<&'static str> {
 
 /// A daemon that is to be started: what it needs, and how it is asked.
 pub(super) struct Daemon<'a> {
-    plan: &'a Sidecar,
+    plan: &'a DindPlan,
     certificates: Option<Certificates>,
     tls: Option<Arc<ClientConfig>>,
     /// Since when it is the job's, where it was ready before.
@@ -187,7 +187,7 @@ pub(super) struct Daemon<'a> {
 }
 
 impl<'a> Daemon<'a> {
-    pub(super) fn new(plan: &'a Sidecar) -> Result<Self, DaemonError> {
+    pub(super) fn new(plan: &'a DindPlan) -> Result<Self, DaemonError> {
         let certificates =
             plan.certificates.as_ref().map(|c| Certificates::mint(&c.names)).transpose()?;
         let tls = certificates.as_ref().map(Certificates::client).transpose()?;
@@ -340,7 +340,7 @@ pub(super) async fn put(
 /// not; root's first script does it without asking the engine. A job that does not use the socket
 /// does well without.
 pub(super) async fn link_socket(docker: &Docker) {
-    let Some(socket) = docker.plan.access.sidecar().and_then(|s| s.socket.as_ref()) else {
+    let Some(socket) = docker.plan.access.dind().and_then(|s| s.socket.as_ref()) else {
         return;
     };
     let mut files = Files::new();
@@ -357,8 +357,8 @@ pub(super) async fn link_socket(docker: &Docker) {
 /// meanwhile.
 pub(super) async fn lost(docker: &Docker) -> Option<String> {
     let access = &docker.plan.access;
-    let (what, container, key) = match (access.sidecar(), access.buildkit()) {
-        (Some(Sidecar { service, container, .. }), _) => {
+    let (what, container, key) = match (access.dind(), access.buildkit()) {
+        (Some(DindPlan { service, container, .. }), _) => {
             (format!("Docker daemon ({service})"), container, "[runners.docker] service_memory")
         }
         (None, Some(buildkit)) => {

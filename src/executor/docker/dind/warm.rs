@@ -25,7 +25,7 @@ use crate::{
     executor::docker::engine::{self, Engine, image::Image},
     guard::peer::{self, Route},
     workload::{
-        access::{CertificatePlan, SOCKET_DIRECTORY, Sidecar},
+        access::{CertificatePlan, DindPlan, SOCKET_DIRECTORY},
         service::ServicePlan,
     },
 };
@@ -249,7 +249,7 @@ impl Docker {
     /// it is out of the way of the one that is started instead.
     pub(in crate::executor::docker) async fn take_warm<'a>(
         &self,
-        plan: &'a Sidecar,
+        plan: &'a DindPlan,
         service: &ServicePlan,
         image: &Image,
     ) -> Result<Option<(Started, Daemon<'a>, Duration)>, ExecutorError> {
@@ -282,7 +282,7 @@ impl Docker {
     async fn take_over(
         &self,
         warm: &Warm,
-        plan: &Sidecar,
+        plan: &DindPlan,
         service: &ServicePlan,
         image: &Image,
     ) -> Result<ContainerInspectResponse, Refusal> {
@@ -346,7 +346,7 @@ impl Docker {
     }
 
     /// The job's own places that a daemon started for it would have.
-    async fn grafts(&self, plan: &Sidecar) -> Result<Vec<Graft>, Refusal> {
+    async fn grafts(&self, plan: &DindPlan) -> Result<Vec<Graft>, Refusal> {
         let mounts = &self.plan.mounts;
         let client = plan.certificates.as_ref().map(CertificatePlan::client);
         let volumes = mounts.volumes.iter().filter(|v| Some(&v.destination) != client.as_ref());

@@ -1,15 +1,43 @@
 //! The variables of a job: assembled in order, expanded once.
 
-use crate::{config::values, gitlab::api::wire::Variable};
+use std::fmt;
 
-/// Variables in order, as they were written. Later ones win.
-#[derive(Debug, Clone, Default)]
-pub struct Variables {
-    list: Vec<Entry>,
+use crate::config::values;
+
+/// A variable as it was written.
+#[derive(Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a property of its own")]
+pub struct Variable {
+    /// Name.
+    pub key: String,
+    /// Value, or the content of a file variable.
+    pub value: String,
+    /// Given to services too.
+    pub public: bool,
+    /// The value goes to a file, and the environment has its path.
+    pub file: bool,
+    /// Masked in the trace.
+    pub masked: bool,
+    /// Not expanded.
+    pub raw: bool,
 }
 
+impl fmt::Debug for Variable {
+    /// Prints the name alone: any value may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Variable").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// Variables in order, as they were written. Later ones take precedence.
+#[derive(Debug, Clone, Default)]
+pub struct Variables {
+    list: Vec<Sourced>,
+}
+
+/// A variable, and whose it is.
 #[derive(Debug, Clone)]
-struct Entry {
+struct Sourced {
     variable: Variable,
     /// Made by the runner: services see it though it is not public.
     internal: bool,
@@ -21,7 +49,7 @@ pub struct Expanded {
     list: Vec<ExpandedVariable>,
 }
 
-/// One of them.
+/// One of [`Expanded`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct ExpandedVariable {
     /// Name.
@@ -36,9 +64,9 @@ pub struct ExpandedVariable {
     pub for_services: bool,
 }
 
-impl std::fmt::Debug for ExpandedVariable {
+impl fmt::Debug for ExpandedVariable {
     /// Prints the name alone: any value may be a secret.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ExpandedVariable").field("key", &self.key).finish_non_exhaustive()
     }
 }
@@ -46,12 +74,12 @@ impl std::fmt::Debug for ExpandedVariable {
 impl Variables {
     /// Adds one as the server sent it.
     pub fn push(&mut self, variable: Variable) {
-        self.list.push(Entry { variable, internal: false });
+        self.list.push(Sourced { variable, internal: false });
     }
 
     /// Adds one of the runner's own.
     pub fn push_own(&mut self, key: impl Into<String>, value: impl Into<String>) {
-        self.list.push(Entry {
+        self.list.push(Sourced {
             variable: Variable { key: key.into(), value: value.into(), ..Variable::default() },
             internal: true,
         });
@@ -83,7 +111,7 @@ impl Variables {
         let lookup =
             |key: &str| self.find(key).map(|v| if v.file { path(key) } else { v.value.clone() });
         let mut list: Vec<ExpandedVariable> = Vec::with_capacity(self.list.len());
-        for Entry { variable, internal } in &self.list {
+        for Sourced { variable, internal } in &self.list {
             let value = if variable.raw {
                 variable.value.clone()
             } else {

@@ -1,14 +1,15 @@
-//! What a payload makes the runner say or refuse before anything of the job runs: secrets of
+//! What a payload makes the runner announce or refuse before anything of the job runs: secrets of
 //! providers, and the notice of a policy.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::InvalidJob;
 use crate::gitlab::api::wire::PolicyOptions;
 
-/// Providers that GitLab knows (gitlab-job-api.md §14).
+use super::error::InvalidJob;
+
+/// Providers that GitLab knows (GitLab Runner: `common/spec/secrets.go`).
 const PROVIDERS: [&str; 5] = [
     "vault",
     "gcp_secret_manager",
@@ -33,11 +34,11 @@ pub(super) fn secrets(secrets: &BTreeMap<String, Value>) -> Result<Vec<String>, 
     Ok(warnings)
 }
 
-/// What the author of a job is told that a policy has put into the pipeline.
-#[must_use]
-pub fn policy(options: &PolicyOptions) -> Option<String> {
+/// What a policy has put into the pipeline, line by line, for the author of a job; empty for a job
+/// that no policy injected.
+pub(super) fn policy(options: &PolicyOptions) -> Vec<String> {
     if !options.execution_policy_job {
-        return None;
+        return Vec::new();
     }
     let name = &options.policy_name;
     let head = if name.is_empty() {
@@ -46,9 +47,9 @@ pub fn policy(options: &PolicyOptions) -> Option<String> {
         format!("Job triggered by policy \"{name}\".")
     };
     let Some(allowed) = options.policy_variables_override_allowed else {
-        return Some(format!(
-            "{head}\nVariables of the policy take precedence over user-defined CI/CD variables."
-        ));
+        let precedence =
+            "Variables of the policy take precedence over user-defined CI/CD variables.";
+        return vec![head, precedence.to_owned()];
     };
     let what = if allowed { "allowed" } else { "ignored" };
     let exceptions = options.policy_variables_override_exceptions.as_deref().unwrap_or_default();
@@ -57,10 +58,11 @@ pub fn policy(options: &PolicyOptions) -> Option<String> {
     } else {
         format!(" (except for {})", exceptions.join(", "))
     };
-    Some(format!(
-        "{head}\nUser-defined CI/CD variables are {what} in this job{except} according to the \
-         pipeline execution policy."
-    ))
+    let precedence = format!(
+        "User-defined CI/CD variables are {what} in this job{except} according to the pipeline \
+         execution policy."
+    );
+    vec![head, precedence]
 }
 
 #[cfg(test)]
@@ -91,15 +93,16 @@ mod tests {
     #[test]
     fn a_policy_is_noticed_with_what_it_says_of_variables() {
         let of = |value| policy(&serde_json::from_value(value).unwrap());
-        assert_eq!(of(json!({"policy_name": "scan"})), None);
-        let text = of(json!({"execution_policy_job": true, "policy_name": "scan"})).unwrap();
-        assert!(text.starts_with("Job triggered by policy \"scan\".\nVariables of the policy"));
-        let text = of(json!({
+        assert_eq!(of(json!({"policy_name": "scan"})), [""; 0]);
+        let lines = of(json!({"execution_policy_job": true, "policy_name": "scan"}));
+        assert_eq!(lines[0], "Job triggered by policy \"scan\".");
+        assert!(lines[1].starts_with("Variables of the policy"));
+        let lines = of(json!({
             "execution_policy_job": true,
             "policy_name": "scan",
             "policy_variables_override_allowed": false,
             "policy_variables_override_exceptions": ["A", "B"],
         }));
-        assert!(text.unwrap().contains("are ignored in this job (except for A, B) according"));
+        assert!(lines[1].contains("are ignored in this job (except for A, B) according"));
     }
 }

@@ -1,8 +1,14 @@
-use super::*;
+use super::{inputs::Inputs, plan::decide, *};
 use crate::{
-    config::{DindConfig, DindNetwork, SocketBuild, SocketMode, testing::docker_config},
-    gitlab::api::wire::Variable,
-    workload::job::variable::Variables,
+    config::{
+        DindConfig, DindMode, DindNetwork, DockerConfig, SocketBuild, SocketMode,
+        testing::docker_config,
+    },
+    workload::{
+        NetworkPlan,
+        service::ServicePlan,
+        variable::{Variable, Variables},
+    },
 };
 
 /// A job's services and variables, and what the runner says.
@@ -52,10 +58,17 @@ fn dind(variables: &[(&str, &str)]) -> Case {
     case
 }
 
+/// The variable by which a rootless image opens ports.
+const ROOTLESSKIT: &str = "DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS";
+
 impl Case {
+    fn request(&self) -> Request<'_> {
+        Request { docker: &self.docker, network: &self.network, warm: None }
+    }
+
     fn decide(&self) -> Result<Access, AccessError> {
         let variables = self.variables.expand("");
-        decide(&Asked {
+        decide(&Inputs {
             services: &self.services,
             variables: &variables,
             network: &self.network,
@@ -63,9 +76,9 @@ impl Case {
         })
     }
 
-    fn sidecar(&self) -> Sidecar {
+    fn daemon(&self) -> DindPlan {
         match self.decide() {
-            Ok(Access::Sidecar(sidecar)) => *sidecar,
+            Ok(Access::Dind(daemon)) => *daemon,
             other => panic!("{other:?}"),
         }
     }
@@ -73,7 +86,7 @@ impl Case {
     /// The service as it will run.
     fn applied(&self) -> ServicePlan {
         let mut services = self.services.clone();
-        self.sidecar().apply(&mut services);
+        self.daemon().apply(&mut services);
         services.remove(0)
     }
 }
@@ -87,19 +100,19 @@ fn but_for_the_socket(mut command: Vec<String>) -> Vec<String> {
     command
 }
 
-fn variables(sidecar: &Sidecar) -> Vec<String> {
-    sidecar.variables.iter().map(|(name, value)| format!("{name}={value}")).collect()
+fn variables(daemon: &DindPlan) -> Vec<String> {
+    daemon.variables.iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
 #[test]
 fn a_job_that_says_nothing_more_gets_a_daemon_with_tls_under_the_usual_name() {
     let case = dind(&[]);
-    let sidecar = case.sidecar();
+    let daemon = case.daemon();
     assert_eq!(
-        variables(&sidecar),
+        variables(&daemon),
         ["DOCKER_HOST=tcp://docker:2376", "DOCKER_TLS_VERIFY=1", "DOCKER_CERT_PATH=/certs/client"]
     );
-    assert_eq!(sidecar.notes, [""; 0]);
+    assert_eq!(daemon.notes, [""; 0]);
     let service = case.applied();
     assert!(service.privileged && !service.unconfined);
     assert_eq!(service.variable("DOCKER_TLS_CERTDIR"), Some("/certs"));
@@ -112,15 +125,15 @@ fn a_job_that_says_nothing_more_gets_a_daemon_with_tls_under_the_usual_name() {
 
 #[test]
 fn docker_100_the_documented_variables_are_taken_as_they_are() {
-    let sidecar = dind(&[
+    let daemon = dind(&[
         ("DOCKER_HOST", "tcp://docker:2376"),
         ("DOCKER_TLS_CERTDIR", "/certs"),
         ("DOCKER_TLS_VERIFY", "1"),
         ("DOCKER_CERT_PATH", "/certs/client"),
     ])
-    .sidecar();
-    assert_eq!((sidecar.port, variables(&sidecar), sidecar.notes.len()), (2376, vec![], 0));
-    let names = sidecar.certificates.unwrap().names;
+    .daemon();
+    assert_eq!((daemon.port, variables(&daemon), daemon.notes.len()), (2376, vec![], 0));
+    let names = daemon.certificates.unwrap().names;
     assert_eq!(names, ["docker", "localhost", "127.0.0.1", "::1", "c-docker:dind"]);
 }
 
@@ -131,13 +144,13 @@ fn docker_101_an_empty_directory_of_certificates_turns_tls_off_without_a_wait() 
         &[("DOCKER_TLS_CERTDIR", ""), ("DOCKER_HOST", "tcp://docker:2375")],
     ] {
         let case = dind(given);
-        let sidecar = case.sidecar();
-        assert_eq!((sidecar.port, sidecar.certificates.is_none()), (2375, true));
+        let daemon = case.daemon();
+        assert_eq!((daemon.port, daemon.certificates.is_none()), (2375, true));
         assert_eq!(but_for_the_socket(case.applied().command), ["--tls=false"]);
-        assert_eq!(sidecar.notes, [""; 0]);
+        assert_eq!(daemon.notes, [""; 0]);
     }
     assert_eq!(
-        variables(&dind(&[("DOCKER_TLS_CERTDIR", "")]).sidecar()),
+        variables(&dind(&[("DOCKER_TLS_CERTDIR", "")]).daemon()),
         ["DOCKER_HOST=tcp://docker:2375"]
     );
 }
@@ -156,7 +169,7 @@ fn the_port_without_tls_is_believed_where_nothing_says_more() {
     let off = dind(&[("DOCKER_TLS_CERTDIR", ""), ("DOCKER_TLS_VERIFY", "1")]);
     assert_eq!(off.applied().variable("DOCKER_TLS_VERIFY"), None);
     assert_eq!(
-        off.sidecar().notes,
+        off.daemon().notes,
         ["DOCKER_TLS_VERIFY is set, but DOCKER_TLS_CERTDIR is empty, and so the job's daemon has \
           no TLS: remove one of the two"]
     );
@@ -165,12 +178,12 @@ fn the_port_without_tls_is_believed_where_nothing_says_more() {
 #[test]
 fn the_port_without_tls_has_it_where_the_job_turns_it_on() {
     let case = dind(&[("DOCKER_HOST", "tcp://docker:2375"), ("DOCKER_TLS_CERTDIR", "/c/")]);
-    let sidecar = case.sidecar();
-    assert_eq!(sidecar.port, 2375);
+    let daemon = case.daemon();
+    assert_eq!(daemon.port, 2375);
     assert_eq!(but_for_the_socket(case.applied().command), ["--host=tcp://0.0.0.0:2375"]);
-    assert_eq!(variables(&sidecar), ["DOCKER_TLS_VERIFY=1", "DOCKER_CERT_PATH=/c/client"]);
+    assert_eq!(variables(&daemon), ["DOCKER_TLS_VERIFY=1", "DOCKER_CERT_PATH=/c/client"]);
     assert_eq!(
-        sidecar.notes,
+        daemon.notes,
         ["DOCKER_HOST has the port without TLS, but DOCKER_TLS_CERTDIR is set: the job's daemon \
           has TLS on port 2375 too, and DOCKER_TLS_VERIFY is set for it"]
     );
@@ -186,20 +199,20 @@ fn a_port_that_nobody_expects_is_listened_on_too() {
 #[test]
 fn an_address_that_is_not_the_daemons_is_said_with_the_variables_name() {
     for host in ["tcp://localhost:2375", "unix://docker.sock", "tcp://docker:x"] {
-        let sidecar = dind(&[("DOCKER_HOST", host)]).sidecar();
-        assert_eq!(variables(&sidecar), [""; 0]);
+        let daemon = dind(&[("DOCKER_HOST", host)]).daemon();
+        assert_eq!(variables(&daemon), [""; 0]);
         let wanted = format!(
             "DOCKER_HOST is {host}, which is not the job's daemon: that is at tcp://docker:2376; \
              without the variable it is found"
         );
-        assert_eq!(sidecar.notes, [wanted]);
+        assert_eq!(daemon.notes, [wanted]);
     }
     // Docker takes an address without a scheme for one of tcp.
-    let sidecar = dind(&[("DOCKER_HOST", "docker:2375")]).sidecar();
-    assert_eq!((sidecar.port, sidecar.certificates, sidecar.notes), (2375, None, vec![]));
-    let sidecar = dind(&[("DOCKER_CERT_PATH", "/elsewhere")]).sidecar();
-    assert_eq!(sidecar.notes.len(), 1);
-    assert!(sidecar.notes[0].starts_with("DOCKER_CERT_PATH is /elsewhere, but"));
+    let daemon = dind(&[("DOCKER_HOST", "docker:2375")]).daemon();
+    assert_eq!((daemon.port, daemon.certificates, daemon.notes), (2375, None, vec![]));
+    let daemon = dind(&[("DOCKER_CERT_PATH", "/elsewhere")]).daemon();
+    assert_eq!(daemon.notes.len(), 1);
+    assert!(daemon.notes[0].starts_with("DOCKER_CERT_PATH is /elsewhere, but"));
 }
 
 #[test]
@@ -207,14 +220,14 @@ fn its_own_aliases_are_names_of_the_daemon_too() {
     let mut case = dind(&[("DOCKER_HOST", "tcp://builder:2376")]);
     case.docker.dind.images = words(&["**/docker:*dind*"]);
     case.services[0] = service("reg.example/docker:24-dind", &["reg.example__docker", "builder"]);
-    let sidecar = case.sidecar();
-    assert_eq!(sidecar.aliases, ["reg.example__docker", "builder", "docker"]);
-    assert_eq!((sidecar.port, sidecar.notes.len()), (2376, 0));
-    assert!(sidecar.certificates.unwrap().names.contains(&"builder".to_owned()));
+    let daemon = case.daemon();
+    assert_eq!(daemon.aliases, ["reg.example__docker", "builder", "docker"]);
+    assert_eq!((daemon.port, daemon.notes.len()), (2376, 0));
+    assert!(daemon.certificates.unwrap().names.contains(&"builder".to_owned()));
     // Another service may have the usual name.
     case.services.push(service("other", &["docker"]));
-    assert_eq!(case.sidecar().aliases, ["reg.example__docker", "builder"]);
-    assert_eq!(case.sidecar().host, "reg.example__docker");
+    assert_eq!(case.daemon().aliases, ["reg.example__docker", "builder"]);
+    assert_eq!(case.daemon().host, "reg.example__docker");
 }
 
 #[test]
@@ -255,30 +268,30 @@ fn docker_98_99_what_forbids_privileged_services_forbids_the_daemon() {
     let error = case.decide().unwrap_err().to_string();
     assert!(error.contains("[runners.docker] allowed_privileged_services forbids it"), "{error}");
     case.docker.allowed_privileged_services = words(&["docker:*"]);
-    assert!(case.sidecar().privileged);
+    assert!(case.daemon().privileged);
     case.docker.services_privileged = Some(false);
     let error = case.decide().unwrap_err().to_string();
     assert!(error.contains("services_privileged = false forbids it"), "{error}");
     // Neither is needed here.
     case.docker.runtime = Some("sysbox-runc".to_owned());
-    assert!(!case.sidecar().privileged);
+    assert!(!case.daemon().privileged);
 }
 
 #[test]
 fn a_rootless_daemon_is_privileged_only_where_services_are() {
     let mut case = dind(&[]);
     case.services[0] = service("docker:dind-rootless", &["docker"]);
-    let sidecar = case.sidecar();
-    assert!(sidecar.unconfined && !sidecar.privileged);
-    assert_eq!(sidecar.data_root, "/home/rootless/.local/share/docker");
-    assert_eq!(sidecar.certificates.as_ref().unwrap().owner, 1000);
+    let daemon = case.daemon();
+    assert!(daemon.unconfined && !daemon.privileged);
+    assert_eq!(daemon.data_root, "/home/rootless/.local/share/docker");
+    assert_eq!(daemon.certificates.as_ref().unwrap().owner, 1000);
     assert_eq!(case.applied().variable(ROOTLESSKIT), Some("-p 0.0.0.0:2375:2375/tcp"));
     // Its own group inside is root's.
     assert_eq!(case.applied().command[1..], [SHARED[0], "--group=0"]);
-    let socket = sidecar.socket.unwrap();
+    let socket = daemon.socket.unwrap();
     assert_eq!((socket.owner, socket.group), (1000, 1000));
     case.services[0].privileged = true;
-    assert!(case.sidecar().privileged && !case.sidecar().unconfined);
+    assert!(case.daemon().privileged && !case.daemon().unconfined);
 }
 
 #[test]
@@ -304,7 +317,7 @@ fn docker_94_the_jobs_command_is_kept_and_flags_follow_it() {
         let mut case = dind(&[("DOCKER_TLS_CERTDIR", "")]);
         case.services[0].entrypoint = words(entrypoint);
         case.services[0].command = words(command);
-        (case.sidecar().is_understood, but_for_the_socket(case.applied().command))
+        (case.daemon().is_understood, but_for_the_socket(case.applied().command))
     };
     assert_eq!(command(&[], &["--mtu=1400"]), (true, words(&["--mtu=1400", "--tls=false"])));
     assert_eq!(command(&[], &["--tls=false"]), (true, words(&["--tls=false"])));
@@ -321,7 +334,7 @@ fn docker_94_the_jobs_command_is_kept_and_flags_follow_it() {
 fn a_command_that_turns_tls_off_is_believed() {
     let mut case = dind(&[]);
     case.services[0].command = words(&["--tls=false"]);
-    assert!(case.sidecar().certificates.is_none());
+    assert!(case.daemon().certificates.is_none());
     assert_eq!(case.applied().variable("DOCKER_TLS_CERTDIR"), Some(""));
 }
 
@@ -351,7 +364,7 @@ fn registries_and_ipv6_are_passed_on_where_nothing_says_otherwise() {
 fn in_the_hosts_network_the_daemon_is_at_the_hosts_own_address() {
     let mut case = dind(&[]);
     case.network = NetworkPlan::Given("host".to_owned());
-    assert_eq!(variables(&case.sidecar())[0], "DOCKER_HOST=tcp://127.0.0.1:2376");
+    assert_eq!(variables(&case.daemon())[0], "DOCKER_HOST=tcp://127.0.0.1:2376");
 }
 
 /// A job without services on a runner that mounts the engine's socket.
@@ -467,8 +480,7 @@ fn a_daemon_that_is_mapped_to_the_socket_leaves_the_job_as_it_is() {
     let mut variables = case.variables.expand("");
     let mut notes = Vec::new();
     let mut services = case.services.clone();
-    let access =
-        plan(&case.docker, &case.network, &mut services, &mut variables, &mut notes).unwrap();
+    let access = plan(&case.request(), &mut services, &mut variables, &mut notes).unwrap();
     assert_eq!(
         access.to_string(),
         "Docker for this job: the engine's own socket at /var/run/docker.sock, guarded, in place \
@@ -491,9 +503,9 @@ fn a_unix_socket_in_docker_host_is_the_daemons_own() {
         ("unix:///tmp/d.sock", &["/var/run/docker.sock", "/tmp/d.sock"]),
     ] {
         let case = dind(&[("DOCKER_HOST", host)]);
-        let sidecar = case.sidecar();
-        assert_eq!(sidecar.socket.as_ref().unwrap().links, links, "{host}");
-        assert_eq!((variables(&sidecar), &sidecar.notes[..]), (vec![], &[][..]), "{host}");
+        let daemon = case.daemon();
+        assert_eq!(daemon.socket.as_ref().unwrap().links, links, "{host}");
+        assert_eq!((variables(&daemon), &daemon.notes[..]), (vec![], &[][..]), "{host}");
         assert_eq!(
             case.decide().unwrap().to_string(),
             format!(
@@ -504,11 +516,11 @@ fn a_unix_socket_in_docker_host_is_the_daemons_own() {
         // The image's entrypoint would have the daemon listen there instead.
         assert_eq!(case.applied().variable("DOCKER_HOST"), None);
     }
-    let sidecar = dind(&[("DOCKER_HOST", "unix://")]).sidecar();
-    assert_eq!(sidecar.asked_socket(), Some("/var/run/docker.sock"));
-    let sidecar = dind(&[("DOCKER_HOST", "unix:///a.sock"), ("DOCKER_TLS_VERIFY", "1")]).sidecar();
+    let daemon = dind(&[("DOCKER_HOST", "unix://")]).daemon();
+    assert_eq!(daemon.socket.as_ref().and_then(SocketPlan::asked), Some("/var/run/docker.sock"));
+    let daemon = dind(&[("DOCKER_HOST", "unix:///a.sock"), ("DOCKER_TLS_VERIFY", "1")]).daemon();
     assert_eq!(
-        sidecar.notes,
+        daemon.notes,
         ["DOCKER_TLS_VERIFY is set, but DOCKER_HOST is a unix socket, which has no TLS: docker \
           fails with both, so remove one of the two"]
     );
@@ -519,9 +531,9 @@ fn what_the_operator_mounts_is_not_taken_for_the_daemons_socket() {
     for volume in ["/run/docker.sock:/var/run/docker.sock", "/var/run:/run/", "/var/run"] {
         let mut case = dind(&[("DOCKER_HOST", "unix:///var/run/docker.sock")]);
         case.docker.volumes = words(&[volume]);
-        let sidecar = case.sidecar();
-        assert_eq!(sidecar.socket.as_ref().unwrap().links, [""; 0], "{volume}");
-        assert!(sidecar.notes[0].contains("which is not the job's daemon"), "{volume}");
+        let daemon = case.daemon();
+        assert_eq!(daemon.socket.as_ref().unwrap().links, [""; 0], "{volume}");
+        assert!(daemon.notes[0].contains("which is not the job's daemon"), "{volume}");
     }
 }
 
@@ -529,8 +541,8 @@ fn what_the_operator_mounts_is_not_taken_for_the_daemons_socket() {
 fn a_command_that_is_not_understood_shares_no_socket() {
     let mut case = dind(&[("DOCKER_HOST", "unix:///var/run/docker.sock")]);
     case.services[0].command = words(&["dockerd", "--host=fd://"]);
-    assert_eq!(case.sidecar().socket, None);
-    assert!(case.sidecar().notes[0].contains("which is not the job's daemon"));
+    assert_eq!(case.daemon().socket, None);
+    assert!(case.daemon().notes[0].contains("which is not the job's daemon"));
     // A group of the job's own is its own.
     let mut case = dind(&[]);
     case.services[0].command = words(&["--group=docker"]);
@@ -540,35 +552,35 @@ fn a_command_that_is_not_understood_shares_no_socket() {
 #[test]
 fn in_a_shared_network_the_daemon_is_local_too() {
     let mut case = dind(&[("DOCKER_HOST", "tcp://localhost:2375"), ("DOCKER_TLS_CERTDIR", "")]);
-    assert_eq!(case.sidecar().notes.len(), 1);
+    assert_eq!(case.daemon().notes.len(), 1);
     case.docker.dind.network = DindNetwork::Shared;
-    let sidecar = case.sidecar();
-    assert_eq!(sidecar.network, DindNetwork::Shared);
-    assert_eq!((sidecar.port, &sidecar.notes[..], variables(&sidecar)), (2375, &[][..], vec![]));
+    let daemon = case.daemon();
+    assert_eq!(daemon.network, DindNetwork::Shared);
+    assert_eq!((daemon.port, &daemon.notes[..], variables(&daemon)), (2375, &[][..], vec![]));
     // There is nothing to share where all are in one network.
     case.network = NetworkPlan::Given("host".to_owned());
-    let sidecar = case.sidecar();
-    assert_eq!((sidecar.network, sidecar.port), (DindNetwork::Own, 2375));
-    assert_eq!(sidecar.notes, [""; 0]);
+    let daemon = case.daemon();
+    assert_eq!((daemon.network, daemon.port), (DindNetwork::Own, 2375));
+    assert_eq!(daemon.notes, [""; 0]);
 }
 
 #[test]
 fn the_mtu_is_for_all_of_the_daemons_networks_where_it_knows_how() {
     let flags = |case: &Case, outer, version: &str| {
-        let networks = case.sidecar().networks.unwrap();
+        let networks = case.daemon().networks.unwrap();
         let outer = networks.outer().and(outer);
         networks.flags(outer, &[format!("DOCKER_VERSION={version}")])
     };
     let all = "--default-network-opt=bridge=com.docker.network.driver.mtu=1400";
     // What the engine's network has, if it is not the usual.
     let mut case = dind(&[]);
-    assert_eq!(case.sidecar().networks.unwrap().outer(), Some("bridge"));
+    assert_eq!(case.daemon().networks.unwrap().outer(), Some("bridge"));
     assert_eq!(flags(&case, Some(1400), "28.5.1"), ["--mtu=1400", all]);
     assert_eq!(flags(&case, Some(1400), "24.0.0-rc.1"), ["--mtu=1400", all]);
     for older in ["23.0.6", "", "dev"] {
         assert_eq!(flags(&case, Some(1400), older), ["--mtu=1400"], "{older}");
     }
-    assert_eq!(case.sidecar().networks.unwrap().flags(Some(1400), &[]), ["--mtu=1400"]);
+    assert_eq!(case.daemon().networks.unwrap().flags(Some(1400), &[]), ["--mtu=1400"]);
     assert_eq!(flags(&case, Some(1500), "28.0.0"), [""; 0]);
     assert_eq!(flags(&case, None, "28.0.0"), [""; 0]);
     // The settings' own stands above it, and the job's above all.
@@ -579,12 +591,12 @@ fn the_mtu_is_for_all_of_the_daemons_networks_where_it_knows_how() {
         assert_eq!(flags(&case, Some(9000), "28.0.0"), [all.replace("1400", "1300")]);
     }
     case.services[0].command = words(&["--default-network-opt=bridge=a=b"]);
-    assert_eq!(case.sidecar().networks, None);
+    assert_eq!(case.daemon().networks, None);
     // Networks that somebody else made are asked themselves.
     for (mode, outer) in [("corp", Some("corp")), ("default", Some("bridge")), ("host", None)] {
         let mut case = dind(&[]);
         case.network = NetworkPlan::Given(mode.to_owned());
-        assert_eq!(case.sidecar().networks.unwrap().outer(), outer, "{mode}");
+        assert_eq!(case.daemon().networks.unwrap().outer(), outer, "{mode}");
     }
     // IPv6 of later networks too.
     let mut case = dind(&[]);

@@ -1,8 +1,9 @@
-//! `inputs` of a job: `${{ job.inputs.… }}` in a payload is replaced before anything else looks at it.
+//! `inputs` of a job: `${{ job.inputs.… }}` in a payload is interpolated before anything else looks at
+//! it (GitLab Runner: `common/spec/inputs.go`).
 //!
-//! Contract: gitlab-job-api.md §5.5. An expression is a path, `job.inputs.<key>` with members
+//! An expression is a path, `job.inputs.<key>` with members
 //! (`.name`, `["name"]`) and elements (`[1]`), or `str(…)`, `num(…)` or `bool(…)` of an expression.
-//! What is no text becomes its JSON.
+//! A value that is no text becomes its JSON.
 
 use serde_json::Value;
 
@@ -52,7 +53,7 @@ pub enum InputError {
 ///
 /// # Errors
 /// With the first that is not.
-pub fn validate(inputs: &[Input]) -> Result<(), InputError> {
+pub(super) fn validate(inputs: &[Input]) -> Result<(), InputError> {
     for input in inputs {
         let (kind, content) = (input.value.kind.as_str(), &input.value.content);
         let fits = match kind {
@@ -74,7 +75,7 @@ pub fn validate(inputs: &[Input]) -> Result<(), InputError> {
 ///
 /// # Errors
 /// With the first expression that cannot be.
-pub fn interpolate(payload: &mut JobPayload) -> Result<(), InputError> {
+pub(super) fn interpolate(payload: &mut JobPayload) -> Result<(), InputError> {
     if payload.inputs.is_empty() {
         return Ok(());
     }

@@ -92,7 +92,7 @@ pub fn go_duration(duration: Duration) -> String {
     }
 }
 
-/// Failure reasons a runner sends (GitLab: `failure_reason` of `PUT /jobs/:id`).
+/// Why a job failed, as servers and metrics tell failures apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureReason {
     /// A script ended with a code that is not 0.
@@ -114,7 +114,7 @@ pub enum FailureReason {
 }
 
 impl FailureReason {
-    /// The word on the wire.
+    /// The word for it in metrics and logs, and at servers that know it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -126,31 +126,6 @@ impl FailureReason {
             Self::RunnerExternalDependencyFailure => "runner_external_dependency_failure",
             Self::RunnerInterrupted => "runner_interrupted",
             Self::JobCanceled => "job_canceled",
-        }
-    }
-
-    /// The word this server understands: `announced` is what it named in `features`, beside the
-    /// three that every server knows.
-    #[must_use]
-    pub fn for_server(self, announced: &[String]) -> &'static str {
-        let known = |reason: Self| {
-            matches!(
-                reason,
-                Self::ScriptFailure | Self::RunnerSystemFailure | Self::JobExecutionTimeout
-            ) || announced.iter().any(|a| a == reason.as_str())
-        };
-        if known(self) {
-            return self.as_str();
-        }
-        match self {
-            Self::ImagePullFailure | Self::RunnerExternalDependencyFailure => {
-                Self::RunnerSystemFailure.as_str()
-            }
-            Self::RunnerConfigurationError => Self::ScriptFailure.as_str(),
-            Self::RunnerInterrupted | Self::JobCanceled => "unknown_failure",
-            Self::ScriptFailure | Self::RunnerSystemFailure | Self::JobExecutionTimeout => {
-                self.as_str()
-            }
         }
     }
 }
@@ -198,22 +173,6 @@ impl JobStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn api_119_133_134_docker_183_reasons_fall_back_to_what_the_server_knows() {
-        let none: &[String] = &[];
-        assert_eq!(FailureReason::JobCanceled.for_server(none), "unknown_failure");
-        assert_eq!(FailureReason::RunnerInterrupted.for_server(none), "unknown_failure");
-        assert_eq!(FailureReason::RunnerConfigurationError.for_server(none), "script_failure");
-        assert_eq!(FailureReason::ImagePullFailure.for_server(none), "runner_system_failure");
-        assert_eq!(
-            FailureReason::RunnerExternalDependencyFailure.for_server(none),
-            "runner_system_failure"
-        );
-        let announced = ["runner_interrupted".to_owned(), "image_pull_failure".to_owned()];
-        assert_eq!(FailureReason::RunnerInterrupted.for_server(&announced), "runner_interrupted");
-        assert_eq!(FailureReason::ImagePullFailure.for_server(&announced), "image_pull_failure");
-    }
 
     #[test]
     fn durations_read_as_the_incumbent_writes_them() {
