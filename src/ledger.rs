@@ -1,19 +1,20 @@
-//! What must be removed, noted before it is created; and which jobs run, so that after a crash their
-//! server hears of their end.
+//! What must be removed, written down before it is created; and which jobs run, so that after a crash
+//! they are taken up again, or their CI engine hears of their end.
 //!
 //! ```text
 //! <state>/lock                 held while a longshore uses the directory
 //! <state>/instance             marks everything this longshore makes on an engine
-//! <state>/slots/               layer-cache slots that nobody has (`runner::layers`)
+//! <state>/slots/               layer slots that no job has (`executor::docker::layers`)
 //! <state>/jobs/<key>/entry     one JSON object: the job, and what it makes; written before it does
+//! <state>/jobs/<key>/session   how to find its session again, and which script runs
 //! <state>/jobs/<key>/trace     the spool of its trace
 //! <state>/jobs/<key>/end       how it ended, once that is known
-//! <state>/jobs/<key>/told      its server has that
+//! <state>/jobs/<key>/reported  its CI engine knows how it ended
 //! <state>/guards/<key>         the job's guarded socket, and what is mounted for it: apart, so that
 //!                              nothing mounted is removed with a job's directory; or the note of the
-//!                              sidecar that has them on the engine's host
+//!                              guard container that has them on the engine's host
 //! ```
-//! A job's directory goes when nothing of the job is left and the server has its end.
+//! A job's directory is removed when nothing of the job is left and its end was reported.
 
 use std::{
     fs::{self, File},
@@ -32,7 +33,7 @@ use crate::base::{
 
 /// The state directory, in use by this process alone.
 #[derive(Debug)]
-pub struct State {
+pub struct StateDir {
     directory: PathBuf,
     instance: String,
     /// Held for its lock.
@@ -63,33 +64,89 @@ pub enum StateError {
 
 /// A running job: what must be known to report its end and to remove what it made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Entry {
-    /// The job.
-    pub job: JobId,
-    /// Its token.
-    pub token: Secret,
-    /// The server, as in the configuration.
-    pub url: String,
-    /// The runner's name, to find its TLS settings again.
+pub struct LedgerEntry {
+    /// Whose job it is.
+    pub owner: Owner,
+    /// The runner's name, to find its settings again.
     pub runner: String,
-    /// Failure reasons the server knows.
-    pub failure_reasons: Vec<String>,
-    /// The engine's address, as in the configuration.
-    pub engine: Option<String>,
-    /// What it makes.
-    pub things: Vec<Thing>,
+    /// Where its executor runs jobs, such as an engine's address, as in the configuration; `None` for
+    /// the executor's default.
+    pub address: Option<String>,
+    /// All that the job makes.
+    pub resources: Vec<Resource>,
 }
 
-/// Something on an engine.
+/// Whose job it is, and what is needed to report its end there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Owner {
+    /// A GitLab server's.
+    Gitlab {
+        /// The job.
+        job: JobId,
+        /// Authenticates all that is said of it.
+        token: Secret,
+        /// The server, as in the configuration.
+        url: String,
+        /// Failure reasons that the server knows.
+        failure_reasons: Vec<String>,
+    },
+    /// A pipeline of this machine's: nobody waits for its end once its process is gone.
+    Local {
+        /// The job.
+        job: JobId,
+    },
+}
+
+impl Owner {
+    /// The job's number, which labels everything that it makes.
+    #[must_use]
+    pub fn job(&self) -> JobId {
+        match self {
+            Self::Gitlab { job, .. } | Self::Local { job } => *job,
+        }
+    }
+}
+
+/// Something that a job makes and that must be removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Thing {
+pub enum Resource {
     /// A container, by name.
     Container(String),
     /// A network, by name.
     Network(String),
     /// A volume, by name.
     Volume(String),
+}
+
+/// How a later process finds a session again.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SessionState {
+    /// What scripts run in, by the executor's id of it; `None` until it is there.
+    pub container: Option<String>,
+    /// The script that runs; `None` between two.
+    pub script: Option<RunningScript>,
+}
+
+/// A script that was started and has not ended yet, as far as is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningScript {
+    /// The stage it belongs to, such as `step_script`.
+    pub stage: String,
+    /// What its end mark is made of.
+    pub nonce: String,
+    /// The length of the trace when it was started, in bytes: its output begins there.
+    pub trace_offset: u64,
+}
+
+/// Directories of a job on this host.
+#[derive(Debug, Clone)]
+pub struct JobDirectories {
+    /// For files under way; removed with the job's entry.
+    pub files: PathBuf,
+    /// For its guarded socket, and what belongs to that; not there unless it has one.
+    pub guard: PathBuf,
 }
 
 /// Directory of the jobs' guarded sockets.
@@ -101,7 +158,7 @@ pub struct JobRecord {
     directory: PathBuf,
 }
 
-impl State {
+impl StateDir {
     /// Opens the directory, making it (mode 0700) when it is not there.
     ///
     /// # Errors
@@ -134,23 +191,23 @@ impl State {
         Ok(Self { directory: directory.to_owned(), instance, _lock: lock })
     }
 
-    /// Where layer-cache slots are noted.
+    /// Where idle layer slots are written down.
     #[must_use]
     pub fn slots(&self) -> PathBuf {
         self.directory.join("slots")
     }
 
-    /// What marks everything this longshore makes.
+    /// The value of the label on everything that this longshore makes.
     #[must_use]
     pub fn instance(&self) -> &str {
         &self.instance
     }
 
-    /// Notes a job, on disk before this returns. Blocks for the disk.
+    /// Writes a job down, on disk before this returns. Blocks for the disk.
     ///
     /// # Errors
     /// When the disk does not take it: then nothing may be made.
-    pub fn begin(&self, key: &str, entry: &Entry) -> Result<JobRecord, StateError> {
+    pub fn begin(&self, key: &str, entry: &LedgerEntry) -> Result<JobRecord, StateError> {
         let directory = self.directory.join("jobs").join(key);
         let at = |source| StateError::Io { path: directory.clone(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(at)?;
@@ -171,40 +228,31 @@ impl State {
         }
     }
 
-    /// Jobs that an earlier process left, with what is known of them; an entry that cannot be read
+    /// Jobs that earlier processes did not finish, with their entries; an entry that cannot be read
     /// comes as its error.
     ///
     /// # Errors
     /// When the directory cannot be listed.
-    pub fn left(&self) -> Result<Vec<(JobRecord, io::Result<Entry>)>, StateError> {
+    pub fn unfinished_jobs(&self) -> Result<Vec<(JobRecord, io::Result<LedgerEntry>)>, StateError> {
         let jobs = self.directory.join("jobs");
         let at = |source| StateError::Io { path: jobs.clone(), source };
-        let mut left = Vec::new();
+        let mut unfinished = Vec::new();
         for item in fs::read_dir(&jobs).map_err(at)? {
-            let directory = item.map_err(at)?.path();
-            let entry = fs::read(directory.join("entry")).and_then(|bytes| {
-                serde_json::from_slice(&bytes)
-                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-            });
-            left.push((JobRecord { directory }, entry));
+            let record = JobRecord { directory: item.map_err(at)?.path() };
+            let entry = record.get("entry");
+            unfinished.push((record, entry));
         }
-        Ok(left)
+        Ok(unfinished)
     }
 }
 
 impl JobRecord {
-    /// The job's directory, for files under way.
+    /// The job's directories.
     #[must_use]
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
-    /// Where the job's guarded socket is, and what belongs to it; not there unless it has one.
-    #[must_use]
-    pub fn guard(&self) -> PathBuf {
+    pub fn directories(&self) -> JobDirectories {
         let key = self.directory.file_name().unwrap_or_default();
         let state = self.directory.parent().and_then(Path::parent).unwrap_or(&self.directory);
-        state.join(GUARDS).join(key)
+        JobDirectories { files: self.directory.clone(), guard: state.join(GUARDS).join(key) }
     }
 
     /// Where the spool of the job's trace is.
@@ -223,7 +271,33 @@ impl JobRecord {
         Ok(())
     }
 
-    /// Notes how the job ended, in words of the caller's.
+    /// Reads a file of the job's.
+    fn get<T: serde::de::DeserializeOwned>(&self, name: &str) -> io::Result<T> {
+        let bytes = fs::read(self.directory.join(name))?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    /// Writes down how to find the job's session again. It need not be on disk before this returns:
+    /// a machine that dies takes the session with it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn note_session(&self, session: &SessionState) -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
+        serde_json::to_writer(&mut file, session)?;
+        file.flush()?;
+        file.persist(self.directory.join("session"))?;
+        Ok(())
+    }
+
+    /// How to find the job's session again; `None` when that was not written, or cannot be read.
+    #[must_use]
+    pub fn session(&self) -> Option<SessionState> {
+        self.get("session").ok()
+    }
+
+    /// Writes down how the job ended, in the caller's terms.
     ///
     /// # Errors
     /// When the disk does not take it.
@@ -231,28 +305,27 @@ impl JobRecord {
         self.put("end", end)
     }
 
-    /// How the job ended, when that was noted; `None` when it was still running, or cannot be read.
+    /// How the job ended; `None` when it was still running, or that cannot be read.
     #[must_use]
     pub fn end<T: serde::de::DeserializeOwned>(&self) -> Option<T> {
-        let bytes = fs::read(self.directory.join("end")).ok()?;
-        serde_json::from_slice(&bytes).ok()
+        self.get("end").ok()
     }
 
-    /// Notes that the server has the job's end: only removal is left to do.
+    /// Marks the job's end as reported to its CI engine: only removal is left to do.
     ///
     /// # Errors
     /// When the disk does not take it.
-    pub fn note_told(&self) -> io::Result<()> {
-        self.put("told", &true)
+    pub fn mark_reported(&self) -> io::Result<()> {
+        self.put("reported", &true)
     }
 
-    /// Whether the server has the job's end.
+    /// Whether the job's end was reported to its CI engine.
     #[must_use]
-    pub fn is_told(&self) -> bool {
-        self.directory.join("told").exists()
+    pub fn is_reported(&self) -> bool {
+        self.directory.join("reported").exists()
     }
 
-    /// Forgets the job: nothing of it is left, and its server has its end.
+    /// Removes the job from the ledger: nothing of it is left, and its end was reported.
     ///
     /// # Errors
     /// When the directory cannot be removed; the next start finds it and tries again.
@@ -277,41 +350,62 @@ fn new_instance(path: &Path) -> io::Result<String> {
 mod tests {
     use super::*;
 
-    fn entry() -> Entry {
-        Entry {
-            job: JobId(7),
-            token: Secret::new("glcbt-token"),
-            url: "https://h".into(),
+    fn entry() -> LedgerEntry {
+        LedgerEntry {
+            owner: Owner::Gitlab {
+                job: JobId(7),
+                token: Secret::new("glcbt-token"),
+                url: "https://h".into(),
+                failure_reasons: Vec::new(),
+            },
             runner: "r".into(),
-            failure_reasons: Vec::new(),
-            engine: None,
-            things: vec![Thing::Container("c".into()), Thing::Network("n".into())],
+            address: None,
+            resources: vec![Resource::Container("c".into()), Resource::Network("n".into())],
         }
     }
 
     #[test]
-    fn what_a_process_noted_another_finds_until_it_is_closed() {
+    fn what_a_process_wrote_down_another_finds_until_it_is_closed() {
         let directory = tempfile::tempdir().unwrap();
-        let state = State::open(directory.path()).unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
         let instance = state.instance().to_owned();
         drop(state.begin("a-7", &entry()).unwrap());
         drop(state);
 
-        let state = State::open(directory.path()).unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
         assert_eq!(state.instance(), instance);
-        let mut left = state.left().unwrap();
-        let (record, found) = left.pop().unwrap();
-        assert!(left.is_empty());
-        assert_eq!(found.unwrap().things, entry().things);
+        let mut jobs = state.unfinished_jobs().unwrap();
+        let (record, found) = jobs.pop().unwrap();
+        assert!(jobs.is_empty());
+        assert_eq!(found.unwrap().resources, entry().resources);
         record.close().unwrap();
-        assert!(state.left().unwrap().is_empty());
+        assert!(state.unfinished_jobs().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_session_is_found_again_with_the_script_that_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
+        let record = state.begin("a-7", &entry()).unwrap();
+        assert_eq!(record.session(), None);
+        let session = SessionState {
+            container: Some("c".into()),
+            script: Some(RunningScript {
+                stage: "step_script".into(),
+                nonce: "00".into(),
+                trace_offset: 12,
+            }),
+        };
+        record.note_session(&session).unwrap();
+        let (found, _) = state.unfinished_jobs().unwrap().pop().unwrap();
+        assert_eq!(found.session(), Some(session));
     }
 
     #[test]
     fn a_directory_in_use_is_refused_by_name() {
         let directory = tempfile::tempdir().unwrap();
-        let _first = State::open(directory.path()).unwrap();
-        let error = State::open(directory.path()).unwrap_err();
+        let _first = StateDir::open(directory.path()).unwrap();
+        let error = StateDir::open(directory.path()).unwrap_err();
         assert!(error.to_string().contains("--state-dir"), "{error}");
     }
 
@@ -319,7 +413,7 @@ mod tests {
     fn nobody_else_can_read_a_jobs_token() {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
-        let state = State::open(directory.path()).unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
         let record = state.begin("a-7", &entry()).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&record.directory), 0o700);

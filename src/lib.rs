@@ -3,7 +3,7 @@
 //! # A job, from poll to end
 //!
 //! ```text
-//! gitlab::api --POST jobs/request--> payload --> workload::job --> Workload (pure, complete)
+//! gitlab::api --POST jobs/request--> gitlab::payload --> JobSpec --> Workload (pure, complete)
 //!                                                                  |
 //!    ledger: what the job will make, noted first    +--------------+---------------+
 //!                                                   |              |               |
@@ -41,7 +41,7 @@
 //! # What always holds
 //!
 //! - Three endings are kept apart to the last call: the script failed, the job was stopped, the system
-//!   failed ([`workload::job::outcome`]).
+//!   failed ([`workload::outcome`]).
 //! - What a job makes is in the ledger first and gone afterwards, also when longshore is killed, and bears
 //!   a label of this longshore; nothing without that label is ever removed.
 //! - Bytes of a trace are sent until the server has said that it has them; a final state is said when it

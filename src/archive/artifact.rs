@@ -9,7 +9,7 @@ use url::Url;
 use super::select::{Note, Severity};
 use crate::{
     base::ids::{JobId, ShortToken},
-    helper::protocol::Format,
+    workload::transfer::Format,
 };
 
 /// The name of an artifact that has none.

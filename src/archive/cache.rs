@@ -5,7 +5,7 @@
 use sha2::{Digest, Sha256};
 
 use crate::{
-    base::ids::{ShortToken, hex},
+    base::ids::{ProjectId, ShortToken, hex},
     config::CacheConfig,
 };
 
@@ -146,7 +146,7 @@ pub fn local_path(directory: &str, key: &Key) -> String {
 pub fn object_name(
     config: &CacheConfig,
     token: &ShortToken,
-    project_id: i64,
+    project_id: ProjectId,
     key: &Key,
 ) -> Result<String, KeyError> {
     let runner = if config.shared { String::new() } else { format!("runner/{token}") };
@@ -236,7 +236,9 @@ mod tests {
         let token = ShortToken::of("glrt-t1_ABCDEFGHIJKL");
         let mut config = CacheConfig { path: "prefix".into(), ..CacheConfig::default() };
         let plain = key("a/b", false).unwrap();
-        let name = |config: &CacheConfig, key: &Key| object_name(config, &token, 7, key).unwrap();
+        let name = |config: &CacheConfig, key: &Key| {
+            object_name(config, &token, ProjectId(7), key).unwrap()
+        };
         assert_eq!(name(&config, &plain), "prefix/runner/ABCDEFGHI/project/7/a/b");
         config.shared = true;
         assert_eq!(name(&config, &plain), "prefix/project/7/a/b");
@@ -291,7 +293,7 @@ mod tests {
                 prop_assert!(parts.iter().all(|part| !part.is_empty() && *part != "." && *part != ".."));
                 prop_assert_eq!(key.text.trim_end(), &key.text);
                 let config = CacheConfig { shared, ..CacheConfig::default() };
-                let name = object_name(&config, &ShortToken::of("t"), 1, &key).unwrap();
+                let name = object_name(&config, &ShortToken::of("t"), ProjectId(1), &key).unwrap();
                 let end = format!("project/1/{}", key.text);
                 prop_assert!(name.ends_with(&end));
             }

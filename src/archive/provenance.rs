@@ -90,7 +90,7 @@ mod tests {
     use super::*;
     use crate::{
         archive::write,
-        helper::protocol::{Format, Level},
+        workload::transfer::{Format, Level},
     };
 
     #[test]

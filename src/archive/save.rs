@@ -12,7 +12,8 @@ use super::{
     fingerprint::{Metadata, fingerprint},
     write::{self, ArchiveError},
 };
-use crate::helper::protocol::{FileInfo, Format, Level};
+use crate::helper::protocol::FileInfo;
+use crate::workload::transfer::{Format, Level};
 
 /// Why no archive was left.
 #[derive(Debug, thiserror::Error)]

@@ -22,7 +22,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::helper::protocol::{Format, Level};
+use crate::workload::transfer::{Format, Level};
 
 /// Why an archive could not be made.
 #[derive(Debug, thiserror::Error)]

@@ -14,10 +14,10 @@ use super::{Exit, Failure, Outcome, paths::User};
 use crate::{
     config::{Config, check},
     daemon::{Daemon, DaemonError, Stop},
-    executor::docker::engine::EngineEnv,
-    ledger::{State, StateError},
+    executor::Executors,
+    ledger::{StateDir, StateError},
     local::{self, Exec, RunnerSetup},
-    runner::Shared,
+    runner::Process,
 };
 
 /// State directories that are tried when others use the first.
@@ -110,14 +110,19 @@ pub(super) fn exec(args: &ExecArgs, state_dir: Option<&Path>) -> Outcome {
 }
 
 /// The daemon, until the pipeline has ended.
-async fn serve(config: Config, shared: Arc<Shared>, end: CancellationToken) -> Result<(), Failure> {
+async fn serve(
+    config: Config,
+    (process, executors): (Arc<Process>, Arc<Executors>),
+    end: CancellationToken,
+) -> Result<(), Failure> {
     let (stop, stopped) = watch::channel(Stop::Not);
     let (_changes, changed) = mpsc::channel(1);
     let ended = async {
         end.cancelled().await;
         stop.send_replace(Stop::Drain);
     };
-    let (ran, ()) = tokio::join!(Daemon::new(shared, None).run(config, changed, stopped), ended);
+    let (ran, ()) =
+        tokio::join!(Daemon::new(process, executors, None).run(config, changed, stopped), ended);
     ran.map_err(|error: DaemonError| Failure::from(error))
 }
 
@@ -165,27 +170,27 @@ fn config(
 fn shared(
     directory: &Path,
     state_dir: Option<&Path>,
-) -> Result<Arc<Shared>, Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<(Arc<Process>, Arc<Executors>), Box<dyn std::error::Error + Send + Sync>> {
     let state = match state_dir {
-        Some(state_dir) => State::open(state_dir)?,
+        Some(state_dir) => StateDir::open(state_dir)?,
         None => {
             let base = User::current().state_dir_of(&directory.join("longshore-exec"));
             free_state(&base)?
         }
     };
-    let engine_env = EngineEnv::of(|name| std::env::var(name).ok());
-    Ok(Arc::new(Shared::new("exec".to_owned(), state, engine_env)))
+    let executors = Executors::new(&state, |name| std::env::var(name).ok());
+    Ok((Arc::new(Process::new("exec".to_owned(), state)), Arc::new(executors)))
 }
 
 /// The first of several directories that nobody uses: pipelines may run side by side.
-fn free_state(base: &Path) -> Result<State, StateError> {
+fn free_state(base: &Path) -> Result<StateDir, StateError> {
     for number in 1..STATE_DIRECTORIES {
-        match State::open(&base.join(number.to_string())) {
+        match StateDir::open(&base.join(number.to_string())) {
             Err(StateError::InUse { .. }) => {}
             opened => return opened,
         }
     }
-    State::open(&base.join(STATE_DIRECTORIES.to_string()))
+    StateDir::open(&base.join(STATE_DIRECTORIES.to_string()))
 }
 
 /// The first interrupt cancels the pipeline, the second ends the process.

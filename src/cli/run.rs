@@ -16,9 +16,9 @@ use super::{Exit, Failure, Outcome, log, paths::User, rotate};
 use crate::{
     config::{Config, check, diff::ConfigDiff, system_id, watch as config_watch},
     daemon::{Daemon, Quota, Stop, listen},
-    executor::docker::engine::EngineEnv,
-    ledger::State,
-    runner::{Shared, metrics::Metrics},
+    executor::Executors,
+    ledger::StateDir,
+    runner::{Process, metrics::Metrics},
 };
 
 /// Arguments of `run`.
@@ -93,11 +93,11 @@ pub(super) fn serve(
     state_dir: Option<&Path>,
     choice: &LogChoice,
 ) -> Outcome {
-    let shared = shared(config, state_dir)?;
+    let (process, executors) = process(config, state_dir)?;
     let certs_dir = config.parent().map(|directory| directory.join("certs"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
-        let metrics = Arc::clone(&shared.metrics);
+        let metrics = Arc::clone(&process.metrics);
         // Bound before anything runs, so that an address that is taken is an error at once.
         let listener = match &loaded.listen_address {
             Some(address) => Some(listen::bind(address).await.map_err(|error| {
@@ -105,7 +105,7 @@ pub(super) fn serve(
             })?),
             None => None,
         };
-        let daemon = Daemon::new(shared, certs_dir).with_quota(quota);
+        let daemon = Daemon::new(process, executors, certs_dir).with_quota(quota);
         let (stop, stopped) = watch::channel(Stop::Not);
         let (changes, changed) = mpsc::channel(1);
         let (in_force, known) = watch::channel(loaded.clone());
@@ -152,8 +152,11 @@ pub(super) fn load(path: &Path) -> Result<Config, Failure> {
     Ok(checked.config)
 }
 
-/// The machine's id and the state directory.
-pub(super) fn shared(config: &Path, state_dir: Option<&Path>) -> Result<Arc<Shared>, Failure> {
+/// What all runners share, with this machine's id and state directory.
+pub(super) fn process(
+    config: &Path,
+    state_dir: Option<&Path>,
+) -> Result<(Arc<Process>, Arc<Executors>), Failure> {
     let id = system_id::load_or_create(config)?;
     if let Some(error) = &id.not_saved {
         tracing::warn!(path = %error.0.display(), error = %error.1, "system id could not be saved");
@@ -162,9 +165,9 @@ pub(super) fn shared(config: &Path, state_dir: Option<&Path>) -> Result<Arc<Shar
         Some(directory) => directory.to_owned(),
         None => User::current().state_dir_of(config),
     };
-    let state = State::open(&directory)?;
-    let engine_env = EngineEnv::of(|name| std::env::var(name).ok());
-    Ok(Arc::new(Shared::new(id.id.as_str().to_owned(), state, engine_env)))
+    let state = StateDir::open(&directory)?;
+    let executors = Executors::new(&state, |name| std::env::var(name).ok());
+    Ok((Arc::new(Process::new(id.id.as_str().to_owned(), state)), Arc::new(executors)))
 }
 
 /// Signals and changes of the file, in the daemon's words.

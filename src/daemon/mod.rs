@@ -18,15 +18,14 @@ use tracing::Instrument;
 use crate::{
     base::{error_chain, secret::Secret},
     config::{Config, RunnerConfig},
-    gitlab::api::{self, Client, ClientError, ClientSettings},
-    ledger::StateError,
-    runner::{
-        self, Gate, Interrupt, Runner, Shared, Signal,
-        metrics::Configured,
+    executor::Executors,
+    gitlab::{
+        self, GitlabRunner,
+        api::{Client, ClientError, ClientSettings},
         poll::{self, Arrival, Bounds, Orders},
-        recover, run, warm,
     },
-    workload,
+    ledger::{LedgerEntry, Owner, StateError},
+    runner::{self, Interrupt, Process, ResizableSemaphore, Runner, Signal, metrics::Configured},
 };
 
 /// Jobs that have come and wait to be started, at most; they wait for microseconds.
@@ -71,7 +70,8 @@ pub enum DaemonError {
 
 /// See the module.
 pub struct Daemon {
-    shared: Arc<Shared>,
+    process: Arc<Process>,
+    executors: Arc<Executors>,
     /// Where `<host>.crt` is looked for, beside the configuration.
     certs_dir: Option<PathBuf>,
     interrupt: Interrupt,
@@ -81,11 +81,11 @@ pub struct Daemon {
     stop_polling: CancellationToken,
     polling: JoinSet<()>,
     jobs: JoinSet<()>,
-    /// Those of the runners' warm daemons.
-    pools: JoinSet<()>,
-    /// Above those of all pools.
-    stop_pools: CancellationToken,
-    concurrent: Gate,
+    /// What executors do beside the jobs.
+    upkeep: JoinSet<()>,
+    /// Above those of all executors.
+    stop_upkeep: CancellationToken,
+    concurrent: ResizableSemaphore,
     shutdown_timeout: Duration,
     quota: Quota,
     /// Jobs that have come.
@@ -96,14 +96,14 @@ pub struct Daemon {
 type ClientKey = (String, Secret, Option<PathBuf>, Option<PathBuf>);
 
 struct Poller {
-    runner: Arc<Runner>,
+    runner: Arc<GitlabRunner>,
     interval: Duration,
     offset: Duration,
-    limit: Gate,
+    limit: ResizableSemaphore,
     stop: CancellationToken,
     retire: CancellationToken,
-    /// Ends its warm daemons.
-    cool: CancellationToken,
+    /// Ends what its executor does beside the jobs.
+    stop_upkeep: CancellationToken,
     reloads: watch::Sender<()>,
     /// Set when it has ended.
     ended: CancellationToken,
@@ -112,9 +112,14 @@ struct Poller {
 impl Daemon {
     /// A daemon that has not begun.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, certs_dir: Option<PathBuf>) -> Self {
+    pub fn new(
+        process: Arc<Process>,
+        executors: Arc<Executors>,
+        certs_dir: Option<PathBuf>,
+    ) -> Self {
         Self {
-            shared,
+            process,
+            executors,
             certs_dir,
             interrupt: Interrupt::default(),
             clients: HashMap::new(),
@@ -122,9 +127,9 @@ impl Daemon {
             stop_polling: CancellationToken::new(),
             polling: JoinSet::new(),
             jobs: JoinSet::new(),
-            pools: JoinSet::new(),
-            stop_pools: CancellationToken::new(),
-            concurrent: Gate::new(0),
+            upkeep: JoinSet::new(),
+            stop_upkeep: CancellationToken::new(),
+            concurrent: ResizableSemaphore::new(0),
             shutdown_timeout: Duration::ZERO,
             quota: Quota::default(),
             count: 0,
@@ -167,7 +172,7 @@ impl Daemon {
                     note_panic(&ended);
                 }
                 Some(ended) = self.polling.join_next() => note_panic(&ended),
-                Some(ended) = self.pools.join_next() => note_panic(&ended),
+                Some(ended) = self.upkeep.join_next() => note_panic(&ended),
                 changed = stop.changed() => {
                     if changed.is_err() || *stop.borrow() != Stop::Not {
                         break;
@@ -183,57 +188,43 @@ impl Daemon {
         self.end(stop).await
     }
 
-    /// Tells servers of jobs that an earlier process left, and removes what they made.
+    /// Ends the jobs that earlier processes did not finish, and has executors remove what is orphaned.
     fn recover(&mut self, config: &Config) -> Result<(), DaemonError> {
-        for (record, entry) in self.shared.state.left()? {
+        for (record, entry) in self.process.state.unfinished_jobs()? {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => {
-                    tracing::warn!(%error, "an earlier job's entry cannot be read and is dropped");
+                    tracing::warn!(%error, "cannot read the entry of an earlier job; it is dropped");
                     if let Err(error) = record.close() {
-                        tracing::warn!(%error, "job's directory could not be removed");
+                        tracing::warn!(%error, "failed to remove the job's directory");
                     }
                     continue;
                 }
             };
-            let known = config
-                .runners
-                .iter()
-                .find(|r| r.url == entry.url && r.name == entry.runner)
-                .or_else(|| config.runners.iter().find(|r| r.url == entry.url));
-            let Some(runner) = known else {
+            let Some(runner) = runner_of(&entry, config) else {
                 tracing::warn!(
-                    job.id = %entry.job, url = entry.url,
+                    job.id = %entry.owner.job(), runner = entry.runner,
                     "an earlier job's runner is not configured any more; the job stays in the ledger"
                 );
                 continue;
             };
             let Some(client) = self.client(runner, config) else { continue };
-            let shared = Arc::clone(&self.shared);
-            let info = Arc::new(info(runner));
-            let mut docker = runner.docker.clone();
-            docker.host.clone_from(&entry.engine);
+            let executor = self.executors.executor(runner);
+            let info = Arc::new(gitlab::info(runner));
             self.jobs.spawn(async move {
-                recover::end_job(&shared, client, info, &docker, record, entry).await;
+                gitlab::end_job(&*executor, client, info, record, entry).await;
             });
         }
-        let owners: Vec<String> = config
-            .runners
-            .iter()
-            .map(|runner| workload::layers::owner(runner, &self.shared.system_id))
-            .collect();
-        if let Err(error) = self.shared.layers.keep_only(&owners) {
-            tracing::warn!(%error, "layer-cache slots cannot be looked through");
-        }
-        // Connecting removes what is left, of jobs the ledger does not know too.
+        self.executors.retain(&config.runners, &self.process.system_id);
+        // Connecting removes what is orphaned, of jobs that the ledger does not know too.
         for runner in &config.runners {
-            let (shared, runner) = (Arc::clone(&self.shared), Arc::clone(runner));
+            let (executor, runner) = (self.executors.executor(runner), Arc::clone(runner));
             self.jobs.spawn(async move {
-                if let Err(error) = shared.engine(&runner.docker).await {
+                if let Err(error) = executor.connect().await {
                     tracing::warn!(
                         runner = runner.name,
                         error = error_chain(&error),
-                        "engine cannot be used; jobs will fail until it can"
+                        "executor cannot be used; jobs will fail until it can"
                     );
                 }
             });
@@ -251,11 +242,11 @@ impl Daemon {
             let offset = config.check_interval * index / count;
             let old = before
                 .iter()
-                .position(|p| is_same_runner(&p.runner.config, runner))
+                .position(|p| is_same_runner(&p.runner.config(), runner))
                 .map(|at| before.swap_remove(at));
             let limit = match &old {
                 Some(old) => old.limit.clone(),
-                None => Gate::new(0),
+                None => ResizableSemaphore::new(0),
             };
             limit.resize(if runner.limit == 0 {
                 tokio::sync::Semaphore::MAX_PERMITS
@@ -264,7 +255,7 @@ impl Daemon {
             });
             let mut predecessor = None;
             if let Some(old) = old {
-                let same = *old.runner.config == **runner
+                let same = *old.runner.config() == **runner
                     && old.interval == config.check_interval
                     && old.offset == offset
                     && !old.stop.is_cancelled();
@@ -274,24 +265,26 @@ impl Daemon {
                     continue;
                 }
                 old.retire.cancel();
-                old.cool.cancel();
+                old.stop_upkeep.cancel();
                 predecessor = Some(old.ended);
             }
             let Some(client) = self.client(runner, config) else { continue };
             let poller = Poller {
-                runner: Arc::new(Runner {
-                    info: Arc::new(info(runner)),
-                    config: Arc::clone(runner),
+                runner: Arc::new(GitlabRunner {
+                    info: Arc::new(gitlab::info(runner)),
+                    runner: Arc::new(Runner {
+                        config: Arc::clone(runner),
+                        executor: self.executors.executor(runner),
+                        process: Arc::clone(&self.process),
+                    }),
                     client,
-                    shared: Arc::clone(&self.shared),
-                    warm: warm::Pool::new(runner.docker.dind.warm),
                 }),
                 interval: config.check_interval,
                 offset,
                 limit,
                 stop: self.stop_polling.child_token(),
                 retire: CancellationToken::new(),
-                cool: self.stop_pools.child_token(),
+                stop_upkeep: self.stop_upkeep.child_token(),
                 reloads: watch::Sender::new(()),
                 ended: CancellationToken::new(),
             };
@@ -300,18 +293,18 @@ impl Daemon {
         }
         for gone in before {
             gone.stop.cancel();
-            gone.cool.cancel();
+            gone.stop_upkeep.cancel();
         }
         let configured = config.runners.iter().map(|runner| Configured {
             runner: runner::labels(runner),
             limit: runner.limit,
             request_concurrency: runner.request_concurrency,
         });
-        self.shared.metrics.loaded(config.concurrent, configured.collect());
+        self.process.metrics.loaded(config.concurrent, configured.collect());
         tracing::info!(
             runners = self.pollers.len(),
             concurrent = config.concurrent,
-            "configuration is in force"
+            "configuration loaded"
         );
     }
 
@@ -336,7 +329,7 @@ impl Daemon {
             reloads: poller.reloads.subscribe(),
         };
         let ended = poller.ended.clone().drop_guard();
-        let span = tracing::info_span!("runner", name = runner.config.name);
+        let span = tracing::info_span!("runner", name = runner.config().name);
         let polling = async move {
             if let Some(predecessor) = predecessor {
                 orders.stop.run_until_cancelled(predecessor.cancelled()).await;
@@ -345,9 +338,9 @@ impl Daemon {
             drop(ended);
         };
         self.polling.spawn(polling.instrument(span.clone()));
-        if !poller.runner.warm.is_empty() {
-            let tending = warm::tend(Arc::clone(&poller.runner), poller.cool.clone());
-            self.pools.spawn(tending.instrument(span));
+        let executor = &poller.runner.runner.executor;
+        if let Some(upkeep) = executor.upkeep(poller.stop_upkeep.clone()) {
+            self.upkeep.spawn(upkeep.instrument(span));
         }
     }
 
@@ -377,30 +370,31 @@ impl Daemon {
     }
 
     fn start(&mut self, arrival: Arrival) {
-        let Arrival { runner, job, correlation_id, places } = arrival;
+        let Arrival { runner, job, correlation_id, permits } = arrival;
         let runner = self.as_configured_now(runner);
         self.count += 1;
         let span = tracing::info_span!(
             "job",
             job.id = %job.id(),
             project.id = job.project_id(),
-            runner = runner.config.name,
+            runner = runner.config().name,
             correlation_id,
         );
         let interrupt = self.interrupt.clone();
         let work = async move {
             tracing::info!("job received");
-            run(&runner, job, correlation_id, &interrupt).await;
-            drop(places);
+            let incoming = gitlab::incoming(&runner, job, correlation_id);
+            runner::run(&runner.runner, incoming, &interrupt).await;
+            drop(permits);
         };
         self.jobs.spawn(work.instrument(span));
     }
 
     /// The runner with the settings in force, which may have changed while its server held the
     /// request for the job.
-    fn as_configured_now(&self, runner: Arc<Runner>) -> Arc<Runner> {
+    fn as_configured_now(&self, runner: Arc<GitlabRunner>) -> Arc<GitlabRunner> {
         let same = |current: &&Poller| {
-            current.runner.config.name == runner.config.name
+            current.runner.config().name == runner.config().name
                 && Arc::ptr_eq(&current.runner.client, &runner.client)
         };
         let current = self.pollers.iter().find(same).map(|current| Arc::clone(&current.runner));
@@ -417,8 +411,8 @@ impl Daemon {
     /// Waits for jobs and removals as `stop` says, which may become stronger meanwhile.
     async fn end(mut self, mut stop: watch::Receiver<Stop>) -> Result<(), DaemonError> {
         let mut deadline: Option<Instant> = None;
-        self.stop_pools.cancel();
-        self.shared.removals.close();
+        self.stop_upkeep.cancel();
+        self.process.removals.close();
         loop {
             match *stop.borrow_and_update() {
                 Stop::Not | Stop::Drain => {}
@@ -428,12 +422,12 @@ impl Daemon {
                 }
                 Stop::Now => return self.unclean(),
             }
-            let removals = self.shared.removals.clone();
+            let removals = self.process.removals.clone();
             let all = async {
                 while let Some(ended) = self.jobs.join_next().await {
                     note_panic(&ended);
                 }
-                while let Some(ended) = self.pools.join_next().await {
+                while let Some(ended) = self.upkeep.join_next().await {
                     note_panic(&ended);
                 }
                 removals.wait().await;
@@ -459,7 +453,7 @@ impl Daemon {
     }
 
     fn unclean(&self) -> Result<(), DaemonError> {
-        Err(DaemonError::Unclean { jobs: self.jobs.len().max(self.shared.removals.len()) })
+        Err(DaemonError::Unclean { jobs: self.jobs.len().max(self.process.removals.len()) })
     }
 }
 
@@ -477,8 +471,11 @@ fn is_same_runner(before: &RunnerConfig, after: &RunnerConfig) -> bool {
     before.name == after.name && (known || before.token == after.token)
 }
 
-fn info(runner: &RunnerConfig) -> api::wire::Info {
-    api::info("docker", "bash", &runner.docker.gpus, &runner.labels)
+/// The runner whose job it was, or another of the same server.
+fn runner_of<'a>(entry: &LedgerEntry, config: &'a Config) -> Option<&'a Arc<RunnerConfig>> {
+    let Owner::Gitlab { url, .. } = &entry.owner else { return config.runners.first() };
+    let of_server = || config.runners.iter().filter(|runner| runner.url == *url);
+    of_server().find(|runner| runner.name == entry.runner).or_else(|| of_server().next())
 }
 
 fn report_unusable(runner: &RunnerConfig, error: &ClientError) {

@@ -1,11 +1,20 @@
-//! What runs a plan. An executor is asked in this order:
+//! Where workloads run: the contract ([`Executor`], [`Session`]), and those who keep it.
 //!
-//! 1. `prepare` makes what the plan names: network, services, containers. Images, services and
-//!    sources are made ready at the same time; a failure of one stops the others.
-//! 2. Stages run one after another: tasks of the helper, scripts in the job's image.
-//! 3. `clean_up` removes all of it. It is safe after a failure at any point, and twice.
-//!
-//! Whatever is made is in the ledger first, so that `clean_up` can also be done by a later process.
+//! The log of a job that is prepared in two branches is [`buffered_log`]'s; the helper, seen from
+//! outside, is [`helper`]'s.
 
-pub mod curtain;
+pub mod buffered_log;
 pub mod docker;
+mod error;
+pub mod executors;
+#[cfg(test)]
+pub(crate) mod fake;
+pub mod helper;
+mod session;
+
+pub use error::{ExecutorError, ExecutorFailure};
+pub use executors::Executors;
+pub use session::{
+    Executor, HelperStreams, Piece, Prepared, Removal, Removed, Script, ScriptEnd, ScriptOutput,
+    Session, SessionRequest,
+};

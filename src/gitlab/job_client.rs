@@ -18,7 +18,7 @@ use crate::{
     },
     runner::metrics::Metrics,
     trace::Digest,
-    workload::job::outcome::FailureReason,
+    workload::outcome::FailureReason,
 };
 
 /// A client of the runner API for one job.

@@ -15,7 +15,7 @@ use super::submodule;
 use super::trace::Trace;
 use crate::{
     base::error_chain,
-    helper::protocol::{CleanUp, Strategy},
+    workload::transfer::{CleanUp, Strategy},
 };
 
 /// Cleans up after a job.

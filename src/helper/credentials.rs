@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use super::error::Error;
 use super::files;
 use super::git::{Environment, quoted};
-use crate::helper::protocol::Sources;
+use crate::workload::transfer::Sources;
 
 /// Name of the file under `temp_dir` that `.git/config` includes.
 pub const EXTERNAL: &str = ".gitlab-runner.ext.conf";
 
-/// See [`crate::helper::protocol::GIT_SEED`].
-pub use crate::helper::protocol::GIT_SEED as SEED;
+/// See [`crate::workload::transfer::GIT_SEED`].
+pub use crate::workload::transfer::GIT_SEED as SEED;
 
 const CA: &str = ".gitlab-runner.ca.pem";
 const CERTIFICATE: &str = ".gitlab-runner.cert.pem";

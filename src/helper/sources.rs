@@ -13,7 +13,7 @@ use super::hook::{self, Hook};
 use super::hygiene;
 use super::submodule;
 use super::trace::Trace;
-use crate::helper::protocol::{ENV_FILE, Sources, Strategy};
+use crate::workload::transfer::{ENV_FILE, ObjectFormat, Sources, Strategy};
 
 /// Name of git's template under `temp_dir`.
 pub(super) const TEMPLATE: &str = "git-template";
@@ -208,7 +208,7 @@ impl Stage<'_> {
         self.write_template(true)?;
         let template = format!("--template={}", self.template.display());
         let mut arguments = vec!["-c", "init.defaultBranch=none", "init", &template];
-        if self.task.object_format == "sha256" {
+        if self.task.object_format == ObjectFormat::Sha256 {
             arguments.push("--object-format=sha256");
         }
         arguments.push(&self.task.project_dir);

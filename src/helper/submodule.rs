@@ -6,7 +6,7 @@ use super::credentials;
 use super::error::Error;
 use super::git::Git;
 use super::trace::Trace;
-use crate::helper::protocol::Sources;
+use crate::workload::transfer::Sources;
 
 /// Cleans submodules where `GIT_CLEAN_FLAGS` is `none`, which is about the project alone.
 const CLEAN: &str = "-ffdx";

@@ -23,7 +23,8 @@ use super::trace::Trace;
 use crate::base::secret::Secret;
 use crate::{
     base::error_chain,
-    helper::protocol::{Frame, Sources, Strategy, Submodules},
+    helper::protocol::Frame,
+    workload::transfer::{ObjectFormat, Sources, Strategy, Submodules},
 };
 
 /// The job's token; no other text has it.
@@ -40,7 +41,7 @@ pub(super) fn task(project: &str, url: &str, sha: &str) -> Sources {
         token: Secret::new(TOKEN),
         reference: "main".to_owned(),
         sha: sha.to_owned(),
-        object_format: "sha1".to_owned(),
+        object_format: ObjectFormat::Sha1,
         refspecs: vec!["+refs/heads/*:refs/remotes/origin/*".to_owned()],
         depth: 0,
         checkout: true,

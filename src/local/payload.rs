@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     base::{
-        ids::{JobId, hex},
+        ids::{JobId, ProjectId, hex},
         secret::Secret,
     },
     gitlab::api::wire::{
@@ -140,7 +140,7 @@ impl Plan {
             name: job.name.clone(),
             stage: self.pipeline.stages[job.stage].clone(),
             pipeline_id: self.project.pipeline_id,
-            project_id: self.project.id,
+            project_id: ProjectId(self.project.id),
             project_name: self.project.name.clone(),
             project_full_path: self.project.path.clone(),
             time_in_queue_seconds: 0.0,

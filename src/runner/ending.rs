@@ -3,53 +3,57 @@
 
 use crate::{
     base::error_chain,
-    executor::docker::{ExecutorError, engine, helper::HelperError},
-    gitlab::{
-        api::wire::JobState,
-        trace::{Final, FinishError},
-    },
+    executor::{ExecutorError, helper::HelperError},
     ledger::StateError,
     trace::JobLog,
     workload::{
-        PlanError,
-        job::{
-            InvalidJob,
-            outcome::{FailureReason, Outcome, StopReason},
-        },
+        WorkloadError,
+        outcome::{Deadline, FailureReason, Outcome, StopReason},
     },
 };
 
+use super::reporter::{Conclusion, NotDelivered};
+
 /// The system failed, as against a script that did.
 #[derive(Debug, Clone)]
-pub(super) struct SystemFailure {
-    pub(super) reason: FailureReason,
+pub struct SystemFailure {
+    /// What the CI engine is told.
+    pub reason: FailureReason,
     /// What failed and why, in one line.
-    pub(super) error: String,
+    pub error: String,
     /// What the reader can do.
-    pub(super) hint: Option<String>,
-    pub(super) exit_code: Option<i32>,
-    /// Whether it may go better when tried again.
-    pub(super) is_passing: bool,
+    pub hint: Option<String>,
+    /// An exit code that CI engines are told though no script ran.
+    pub exit_code: Option<i32>,
+    /// Whether it may go better when it is tried again.
+    pub is_retryable: bool,
 }
 
 /// How a job or a stage ended.
 pub(super) type Ending = Result<Outcome, SystemFailure>;
 
 impl SystemFailure {
-    /// A failure in words of ours.
-    pub(super) fn new(reason: FailureReason, error: &str) -> Self {
-        Self { reason, error: error.to_owned(), hint: None, exit_code: None, is_passing: false }
+    /// A failure in words of longshore's own.
+    #[must_use]
+    pub fn new(reason: FailureReason, error: &str) -> Self {
+        Self { reason, error: error.to_owned(), hint: None, exit_code: None, is_retryable: false }
     }
 
-    /// A payload that cannot be understood.
-    pub(super) fn undecodable(error: &str) -> Self {
-        Self::new(
-            FailureReason::RunnerSystemFailure,
-            &format!("the job that the server sent cannot be understood: {error}"),
-        )
+    /// A failure with its causes.
+    #[must_use]
+    pub fn of(reason: FailureReason, error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::new(reason, &error_chain(error))
     }
 
-    /// The trace has no place on disk.
+    /// Writes the last lines of a trace.
+    pub fn show(&self, log: &JobLog) {
+        if let Some(hint) = &self.hint {
+            log.plain(&format!("hint: {hint}"));
+        }
+        log.failed(&self.error, self.reason == FailureReason::RunnerSystemFailure);
+    }
+
+    /// There is no space on disk for the trace.
     pub(super) fn spool(error: &std::io::Error) -> Self {
         Self::new(
             FailureReason::RunnerSystemFailure,
@@ -57,13 +61,9 @@ impl SystemFailure {
         )
     }
 
-    /// A bug of ours.
+    /// A task of longshore's panicked, which is a bug.
     pub(super) fn panicked(error: &tokio::task::JoinError) -> Self {
         Self::new(FailureReason::RunnerSystemFailure, &format!("a task panicked: {error}"))
-    }
-
-    fn of(reason: FailureReason, error: &(dyn std::error::Error + 'static)) -> Self {
-        Self { reason, error: error_chain(error), hint: None, exit_code: None, is_passing: false }
     }
 }
 
@@ -71,7 +71,7 @@ impl From<ExecutorError> for SystemFailure {
     fn from(error: ExecutorError) -> Self {
         let mut failure = Self::of(error.failure_reason(), &error);
         failure.hint = error.hint().map(str::to_owned);
-        failure.is_passing = error.is_passing();
+        failure.is_retryable = error.is_retryable();
         failure
     }
 }
@@ -82,23 +82,8 @@ impl From<HelperError> for SystemFailure {
     }
 }
 
-impl From<engine::ConnectError> for SystemFailure {
-    fn from(error: engine::ConnectError) -> Self {
-        let mut failure = Self::of(FailureReason::RunnerSystemFailure, &error);
-        failure.hint = error.hint().map(str::to_owned);
-        failure.is_passing = error.is_passing();
-        failure
-    }
-}
-
-impl From<engine::auth::AuthError> for SystemFailure {
-    fn from(error: engine::auth::AuthError) -> Self {
-        Self::of(FailureReason::RunnerConfigurationError, &error)
-    }
-}
-
-impl From<PlanError> for SystemFailure {
-    fn from(error: PlanError) -> Self {
+impl From<WorkloadError> for SystemFailure {
+    fn from(error: WorkloadError) -> Self {
         Self::of(error.failure_reason(), &error)
     }
 }
@@ -111,29 +96,15 @@ impl From<StateError> for SystemFailure {
     }
 }
 
-impl From<InvalidJob> for SystemFailure {
-    fn from(error: InvalidJob) -> Self {
-        let mut failure = Self::of(error.failure_reason(), &error);
-        failure.exit_code = error.exit_code();
-        failure
-    }
-}
-
 /// The last line of the trace.
-pub(super) fn show(ending: &Ending, job_log: &JobLog) {
+pub(super) fn show(ending: &Ending, log: &JobLog) {
     match ending {
-        Ok(Outcome::Success) => job_log.succeeded(),
+        Ok(Outcome::Success) => log.succeeded(),
         Ok(Outcome::ScriptFailed { exit_code }) => {
-            job_log.failed(&format!("exit code {exit_code}"), false);
+            log.failed(&format!("exit code {exit_code}"), false);
         }
-        Ok(Outcome::Stopped(reason)) => job_log.failed(&reason.to_string(), false),
-        Err(failure) => {
-            if let Some(hint) = &failure.hint {
-                job_log.plain(&format!("hint: {hint}"));
-            }
-            let system = failure.reason == FailureReason::RunnerSystemFailure;
-            job_log.failed(&failure.error, system);
-        }
+        Ok(Outcome::Stopped(reason)) => log.failed(&reason.to_string(), false),
+        Err(failure) => failure.show(log),
     }
 }
 
@@ -147,20 +118,18 @@ pub(super) fn reason(ending: &Ending) -> Option<FailureReason> {
     }
 }
 
-/// The ending in the server's words.
-pub(super) fn last_word(ending: &Ending, announced: &[String]) -> Final {
-    let failed = |reason: FailureReason, exit_code: Option<i32>| Final {
-        state: JobState::Failed,
-        reason: Some(reason.for_server(announced).to_owned()),
-        exit_code,
-    };
-    match ending {
-        Ok(Outcome::Success) => Final { state: JobState::Success, reason: None, exit_code: None },
-        Ok(Outcome::ScriptFailed { exit_code }) => {
-            failed(FailureReason::ScriptFailure, Some(*exit_code))
+impl Conclusion {
+    /// An ending as the CI engine is told of it.
+    pub(super) fn of(ending: &Ending) -> Self {
+        let exit_code = match ending {
+            Ok(Outcome::ScriptFailed { exit_code }) => Some(*exit_code),
+            Ok(_) => None,
+            Err(failure) => failure.exit_code,
+        };
+        match reason(ending) {
+            None => Self::Success,
+            Some(reason) => Self::Failed { reason, exit_code },
         }
-        Ok(Outcome::Stopped(reason)) => failed(reason.failure_reason(), None),
-        Err(failure) => failed(failure.reason, failure.exit_code),
     }
 }
 
@@ -168,21 +137,19 @@ pub(super) fn last_word(ending: &Ending, announced: &[String]) -> Final {
 pub(super) fn is_hard(reason: &StopReason) -> bool {
     match reason {
         StopReason::Canceled => false,
-        StopReason::TimedOut { deadline, .. } => {
-            *deadline != crate::workload::job::outcome::Deadline::Script
-        }
+        StopReason::TimedOut { deadline, .. } => *deadline != Deadline::Script,
         StopReason::Aborted | StopReason::Interrupted(_) => true,
     }
 }
 
 /// Tells the operator.
-pub(super) fn log_end(ending: &Ending, delivered: &Result<(), FinishError>) {
+pub(super) fn log_end(ending: &Ending, delivered: &Result<(), NotDelivered>) {
     match ending {
         Ok(Outcome::Success) => tracing::info!("job succeeded"),
         Ok(outcome) => tracing::info!(?outcome, "job failed"),
         Err(failure) => tracing::warn!(error = failure.error, "job failed: system failure"),
     }
     if let Err(error) = delivered {
-        tracing::error!(error = error_chain(error), "job's end could not be delivered");
+        tracing::error!(error = error_chain(error), "failed to report the job's end");
     }
 }

@@ -1,35 +1,36 @@
-//! Numbers of running jobs: the lowest that is free, for each runner and for each project of it.
-//! Caches and work trees go by them.
+//! Job slots: each running job has the lowest number that is free, among the jobs of its runner and
+//! among those of its runner and project. Caches and work trees are named after them.
 //!
-//! A job's end reaches its server before its containers are gone, and the next job may come in
-//! between. One that would use a work tree again waits for the number that is about to be free:
-//! that takes a moment, and another number has another work tree, or none.
+//! A job's end is reported before its containers are gone, and the next job may come in between. One
+//! that would use a work tree again waits for the number that is about to be free: that takes a
+//! moment, and another number has another work tree, or none.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
     time::{Instant, timeout_at},
 };
 
-use crate::base::ids::ShortToken;
+use crate::base::ids::{ProjectId, ShortToken};
 
 /// How long a number that is about to be free is waited for.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What is counted apart.
-type Key = (ShortToken, Option<i64>);
+type Key = (ShortToken, Option<ProjectId>);
 
-/// See the module.
+/// The job slots of a process.
 #[derive(Debug, Clone, Default)]
-pub struct Slots(Arc<Inner>);
+pub struct JobSlots(Arc<SlotTable>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct SlotTable {
     taken: Mutex<HashMap<Key, BTreeMap<usize, Use>>>,
     freed: Notify,
 }
@@ -42,22 +43,22 @@ enum Use {
     Leaving,
 }
 
-/// A job's numbers, until it is dropped.
+/// The numbers of one job, held until it is dropped.
 #[derive(Debug)]
-pub struct Slot {
+pub struct JobSlot {
     /// Among the runner's jobs, from 0.
     pub runner: usize,
     /// Among the runner's jobs of the same project, from 0.
     pub project: usize,
     token: ShortToken,
-    project_id: i64,
-    slots: Slots,
+    project_id: ProjectId,
+    slots: JobSlots,
 }
 
-impl Slots {
+impl JobSlots {
     /// Takes the lowest numbers; with `reuse`, waits a moment for a lower one of the project's that
     /// is about to be free.
-    pub async fn take(&self, token: &ShortToken, project_id: i64, reuse: bool) -> Slot {
+    pub async fn take(&self, token: &ShortToken, project_id: ProjectId, reuse: bool) -> JobSlot {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let freed = self.0.freed.notified();
@@ -75,8 +76,13 @@ impl Slots {
     }
 
     /// `None` when a patient caller should wait.
-    fn try_take(&self, token: &ShortToken, project_id: i64, patient: bool) -> Option<Slot> {
-        let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
+    fn try_take(
+        &self,
+        token: &ShortToken,
+        project_id: ProjectId,
+        patient: bool,
+    ) -> Option<JobSlot> {
+        let mut taken = self.0.taken.lock();
         // Of one number more than are taken, one is free.
         let lowest = |used: &BTreeMap<usize, Use>| {
             (0..=used.len()).find(|n| !used.contains_key(n)).unwrap_or_default()
@@ -91,23 +97,23 @@ impl Slots {
         let runner = lowest(of_runner);
         of_runner.insert(runner, Use::Busy);
         let slots = self.clone();
-        Some(Slot { runner, project, token: token.clone(), project_id, slots })
+        Some(JobSlot { runner, project, token: token.clone(), project_id, slots })
     }
 }
 
-impl Slot {
+impl JobSlot {
     /// The job has ended; its containers go now.
     pub fn leave(&self) {
-        let mut taken = self.slots.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.slots.0.taken.lock();
         if let Some(used) = taken.get_mut(&(self.token.clone(), Some(self.project_id))) {
             used.insert(self.project, Use::Leaving);
         }
     }
 }
 
-impl Drop for Slot {
+impl Drop for JobSlot {
     fn drop(&mut self) {
-        let mut taken = self.slots.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.slots.0.taken.lock();
         let mut free = |key: Key, number: usize| {
             if let Some(used) = taken.get_mut(&key) {
                 used.remove(&number);
@@ -129,34 +135,34 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_lowest_free_number_is_taken() {
-        let slots = Slots::default();
+        let slots = JobSlots::default();
         let token = ShortToken::of("glrt-abc");
-        let a = slots.take(&token, 1, true).await;
-        let b = slots.take(&token, 2, true).await;
-        let c = slots.take(&token, 1, true).await;
+        let a = slots.take(&token, ProjectId(1), true).await;
+        let b = slots.take(&token, ProjectId(2), true).await;
+        let c = slots.take(&token, ProjectId(1), true).await;
         assert_eq!((a.runner, a.project), (0, 0));
         assert_eq!((b.runner, b.project), (1, 0));
         assert_eq!((c.runner, c.project), (2, 1));
         drop(a);
-        let d = slots.take(&token, 1, true).await;
+        let d = slots.take(&token, ProjectId(1), true).await;
         assert_eq!((d.runner, d.project), (0, 0));
         drop((b, c, d));
-        assert!(slots.0.taken.lock().unwrap().is_empty());
+        assert!(slots.0.taken.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_number_that_is_about_to_be_free_is_waited_for_where_it_matters() {
-        let slots = Slots::default();
+        let slots = JobSlots::default();
         let token = ShortToken::of("glrt-abc");
-        let a = slots.take(&token, 1, true).await;
+        let a = slots.take(&token, ProjectId(1), true).await;
         a.leave();
-        let other = slots.take(&token, 1, false).await;
+        let other = slots.take(&token, ProjectId(1), false).await;
         assert_eq!(other.project, 1);
-        let (again, ()) = tokio::join!(slots.take(&token, 1, true), async { drop(a) });
+        let (again, ()) = tokio::join!(slots.take(&token, ProjectId(1), true), async { drop(a) });
         assert_eq!(again.project, 0);
         again.leave();
         let began = Instant::now();
-        assert_eq!(slots.take(&token, 1, true).await.project, 2);
+        assert_eq!(slots.take(&token, ProjectId(1), true).await.project, 2);
         assert_eq!(began.elapsed(), PATIENCE);
     }
 }

@@ -1,5 +1,5 @@
-//! Stages that the helper does: sources, caches, artifacts. Each speaks through the curtain, in a
-//! section of its own, and ends like a script: well, or with a code.
+//! Stages that the helper does: sources, caches, artifacts. Each logs to a section of its own, and ends
+//! like a script: well, or with a code.
 //!
 //! Files go through the job's state directory on their way between container and server: a transfer
 //! that fails is tried again without packing again, and neither memory nor the helper's network
@@ -8,7 +8,7 @@
 mod artifacts;
 mod caches;
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use tokio::{
     fs::File,
@@ -21,18 +21,23 @@ use tokio_util::io::ReaderStream;
 use crate::{
     config::RunnerConfig,
     executor::{
-        curtain::{Curtain, Said},
-        docker::{Helper, helper::HelperError},
+        HelperStreams,
+        buffered_log::{BufferedLog, LogEvent},
+        helper::{Helper, HelperError},
     },
-    gitlab::api::Client,
-    helper::protocol::{Archive, ArchiveTo, Done, ENV_FILE, Receive, Task},
+    helper::protocol::{Archive, ArchiveTo, Done, Receive, Task},
     workload::{
-        Plan,
-        job::{Job, outcome::Outcome},
+        Workload,
+        outcome::Outcome,
+        transfer::{ENV_FILE, Format, Level},
     },
 };
 
-use super::ending::{Ending, SystemFailure};
+use super::{
+    ending::{Ending, SystemFailure},
+    intake::OpenJob,
+    reporter::ArtifactStore,
+};
 
 /// Pauses between tries of a stage: doubling from the first to the last (docker-executor.md §14.2).
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
@@ -46,14 +51,13 @@ const PIECES: usize = 16;
 
 /// The helper and what its stages need.
 pub(super) struct Stages<'a> {
-    pub(super) helper: Helper,
-    pub(super) curtain: &'a Curtain,
-    pub(super) plan: &'a Plan,
-    pub(super) job: &'a Job,
-    pub(super) runner: &'a RunnerConfig,
-    pub(super) client: &'a Arc<Client>,
+    helper: Helper,
+    log: &'a BufferedLog,
+    workload: &'a Workload,
+    config: &'a RunnerConfig,
+    artifacts: &'a dyn ArtifactStore,
     /// For files under way.
-    pub(super) spool: PathBuf,
+    spool: PathBuf,
 }
 
 /// How often a stage is tried, and what it is called.
@@ -89,21 +93,45 @@ fn ending(done: &Done) -> Outcome {
     }
 }
 
-impl Stages<'_> {
+impl<'a> Stages<'a> {
+    /// Stages of a helper that has started.
+    pub(super) fn new(
+        streams: HelperStreams,
+        job: &'a OpenJob,
+        workload: &'a Workload,
+        log: &'a BufferedLog,
+    ) -> Self {
+        Self {
+            helper: Helper::new(streams),
+            log,
+            workload,
+            config: &job.runner.config,
+            artifacts: &*job.artifacts,
+            spool: job.record.directories().files,
+        }
+    }
+
+    /// Lets the job's user write to the directories that the helper shares with the job.
+    pub(super) async fn open_directories(&mut self) -> Result<(), SystemFailure> {
+        let directories = self.workload.shared_directories();
+        self.ask(&Task::OpenDirectories(directories)).await?;
+        Ok(())
+    }
+
     fn plain(&self, text: impl Into<String>) {
-        self.curtain.say(Said::Plain(text.into()));
+        self.log.log(LogEvent::Plain(text.into()));
     }
 
     fn warn(&self, text: impl Into<String>) {
-        self.curtain.say(Said::Warning(text.into()));
+        self.log.log(LogEvent::Warning(text.into()));
     }
 
     fn error(&self, text: impl Into<String>) {
-        self.curtain.say(Said::Error(text.into()));
+        self.log.log(LogEvent::Error(text.into()));
     }
 
     async fn ask(&mut self, task: &Task) -> Result<Done, HelperError> {
-        let done = self.helper.run(task, self.curtain).await?;
+        let done = self.helper.run(task, self.log).await?;
         if let Some(error) = &done.error {
             self.error(error);
         }
@@ -111,7 +139,7 @@ impl Stages<'_> {
     }
 
     fn attempts(&self, attempts: u32) -> Attempts {
-        Attempts::new(attempts, self.plan.flags.on("FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY"))
+        Attempts::new(attempts, self.workload.flags.on("FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY"))
     }
 
     /// Everything before the script: sources, caches, artifacts of other jobs.
@@ -132,23 +160,23 @@ impl Stages<'_> {
     async fn sources(&mut self) -> Ending {
         const NAME: &str = "get_sources";
         const CLEAR: &str = "clear_worktree";
-        let Some(mut sources) = self.plan.sources.clone() else {
+        let Some(mut sources) = self.workload.transfers.sources.clone() else {
             return Ok(Outcome::Success);
         };
-        let mut attempts = self.attempts(self.plan.settings.attempts.sources);
+        let mut attempts = self.attempts(self.workload.settings.attempts.sources);
         loop {
-            let section = self.curtain.section(NAME, "Getting source from Git repository");
+            let section = self.log.section(NAME, "Getting source from Git repository");
             self.give_bundle(&sources.url).await?;
             let done = self.ask(&Task::Sources(sources.clone())).await?;
             drop(section);
             if done.exit_code == 0 || !attempts.again().await {
                 return Ok(ending(&done));
             }
-            let section = self.curtain.section(
+            let section = self.log.section(
                 CLEAR,
                 "Deleting all tracked and untracked files due to source fetch failure",
             );
-            let project_dir = self.plan.directories.project.clone();
+            let project_dir = self.workload.directories.project.clone();
             let cleared = self.ask(&Task::ClearWorktree { project_dir }).await?;
             drop(section);
             if cleared.exit_code != 0 {
@@ -160,7 +188,7 @@ impl Stages<'_> {
 
     /// The sources of `longshore exec` are a file of this host.
     async fn give_bundle(&mut self, path: &str) -> Result<(), SystemFailure> {
-        let Some(bundle) = &self.runner.local_bundle else { return Ok(()) };
+        let Some(bundle) = &self.config.local_bundle else { return Ok(()) };
         let given = self.give_file(bundle, path, None).await?;
         debug_assert_eq!(given.exit_code, 0, "the helper can write its own directory");
         Ok(())
@@ -175,7 +203,7 @@ impl Stages<'_> {
         let source = |source| HelperError::Source { source };
         let file = File::open(from).await.map_err(source)?;
         let task = Task::Receive(Receive { path: to.to_owned(), modified });
-        self.helper.give(&task, ReaderStream::with_capacity(file, BUFFER), self.curtain).await
+        self.helper.give(&task, ReaderStream::with_capacity(file, BUFFER), self.log).await
     }
 
     /// Runs a task that gives a file, into the job's state directory.
@@ -193,7 +221,7 @@ impl Stages<'_> {
             }
             file.flush().await
         };
-        let (done, written) = tokio::join!(self.helper.take(task, sender, self.curtain), write);
+        let (done, written) = tokio::join!(self.helper.take(task, sender, self.log), write);
         Ok((done?, written.err()))
     }
 
@@ -204,14 +232,14 @@ impl Stages<'_> {
     /// An archive of the project, without what it is made of.
     fn archive(&self) -> Archive {
         Archive {
-            project_dir: self.plan.directories.project.clone(),
+            project_dir: self.workload.directories.project.clone(),
             paths: Vec::new(),
             exclude: Vec::new(),
             untracked: false,
-            format: crate::helper::protocol::Format::Zip,
-            level: crate::helper::protocol::Level::default(),
-            env: self.plan.variables.iter().map(|v| (v.key.clone(), v.value.clone())).collect(),
-            env_file: Some(format!("{}/{ENV_FILE}", self.plan.directories.temp)),
+            format: Format::Zip,
+            level: Level::default(),
+            env: self.workload.variables.iter().map(|v| (v.key.clone(), v.value.clone())).collect(),
+            env_file: Some(format!("{}/{ENV_FILE}", self.workload.directories.temp)),
             name: String::new(),
             metadata: None,
             to: ArchiveTo::Longshore,
@@ -223,8 +251,9 @@ impl Stages<'_> {
     pub(super) async fn clean_up(&mut self) -> Ending {
         const NAME: &str = "cleanup_file_variables";
         let _section =
-            self.curtain.section(NAME, "Cleaning up project directory and file based variables");
-        let done = self.ask(&Task::CleanUp(Box::new(self.plan.clean_up.clone()))).await?;
+            self.log.section(NAME, "Cleaning up project directory and file based variables");
+        let done =
+            self.ask(&Task::CleanUp(Box::new(self.workload.transfers.clean_up.clone()))).await?;
         if done.exit_code != 0 {
             tracing::warn!(error = done.error.as_deref(), "job's files could not be cleaned up");
         }

@@ -7,10 +7,9 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{
-    gitlab::trace::Remote,
-    workload::job::outcome::{Deadline, StopReason},
-};
+use crate::workload::outcome::{Deadline, StopReason};
+
+use super::reporter::StopRequest;
 
 /// A signal that ends the process's jobs.
 pub type Signal = &'static str;
@@ -43,7 +42,7 @@ impl Interrupt {
 pub(super) struct Stops {
     deadline: Instant,
     timeout: Duration,
-    remote: watch::Receiver<Remote>,
+    requested: watch::Receiver<StopRequest>,
     interrupt: watch::Receiver<Option<Signal>>,
 }
 
@@ -51,29 +50,29 @@ impl Stops {
     /// Counts the job's time from now.
     pub(super) fn new(
         timeout: Duration,
-        remote: watch::Receiver<Remote>,
+        requested: watch::Receiver<StopRequest>,
         interrupt: watch::Receiver<Option<Signal>>,
     ) -> Self {
-        Self { deadline: Instant::now() + timeout, timeout, remote, interrupt }
+        Self { deadline: Instant::now() + timeout, timeout, requested, interrupt }
     }
 
     /// Waits for what stops everything.
     pub(super) async fn hard(&self) -> StopReason {
-        self.first(Remote::Abort).await
+        self.first(StopRequest::Abort).await
     }
 
     /// Waits for what stops everything, or asks for a graceful end.
     pub(super) async fn any(&self) -> StopReason {
-        self.first(Remote::Cancel).await
+        self.first(StopRequest::Cancel).await
     }
 
-    async fn first(&self, least: Remote) -> StopReason {
-        let (mut remote, mut interrupt) = (self.remote.clone(), self.interrupt.clone());
-        let remote = async {
-            let asked = remote.wait_for(|asked| *asked >= least).await.map(|asked| *asked);
+    async fn first(&self, least: StopRequest) -> StopReason {
+        let (mut requested, mut interrupt) = (self.requested.clone(), self.interrupt.clone());
+        let requested = async {
+            let asked = requested.wait_for(|asked| *asked >= least).await.map(|asked| *asked);
             match asked {
-                Ok(Remote::Abort) => StopReason::Aborted,
-                Ok(Remote::Cancel | Remote::None) => StopReason::Canceled,
+                Ok(StopRequest::Abort) => StopReason::Aborted,
+                Ok(StopRequest::Cancel | StopRequest::None) => StopReason::Canceled,
                 // Nobody is left who could ask.
                 Err(_) => std::future::pending().await,
             }
@@ -90,7 +89,7 @@ impl Stops {
             StopReason::TimedOut { deadline: Deadline::Job, after: self.timeout }
         };
         tokio::select! {
-            reason = remote => reason,
+            reason = requested => reason,
             reason = interrupt => reason,
             reason = deadline => reason,
         }

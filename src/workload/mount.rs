@@ -6,22 +6,27 @@ use md5::{Digest as _, Md5};
 use sha2::Sha256;
 
 use crate::{
-    base::ids::{JobId, hex},
-    config::{RunnerConfig, volume::Volume},
-    workload::job::variable::Expanded,
+    base::ids::hex,
+    config::{
+        RunnerConfig,
+        volume::{Volume, VolumeError},
+    },
 };
 
 use super::{
-    Directories, Place,
-    access::{Access, SOCKET_DIRECTORY, Sidecar},
-    layers::SlotPlan,
-    names::{INSTANCE_LABEL, LABEL_PREFIX, Names},
+    access::{Access, DindPlan, SOCKET_DIRECTORY},
+    directories::Directories,
+    layers::LayerSlotPlan,
+    names::{INSTANCE_LABEL, LABEL_PREFIX, Names, lasting_name},
+    placement::Placement,
+    spec::JobSpec,
+    variable::Expanded,
 };
 
 /// Type of a layer-cache slot's volume, in its labels.
 pub const LAYERS_TYPE: &str = "layers";
 
-/// Everything a job's containers have mounted.
+/// All that a job's containers have mounted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mounts {
     /// Host paths and volumes of the operator, as the engine takes them (`source:destination:…`).
@@ -30,8 +35,8 @@ pub struct Mounts {
     pub volumes: Vec<VolumePlan>,
     /// Data root of the job's Docker daemon, or state of its BuildKit, for that container alone.
     pub daemon: Option<VolumePlan>,
-    /// What that is among layer-cache slots, where it is one.
-    pub slot: Option<SlotPlan>,
+    /// The layer-cache slot that `daemon` is, where it is one.
+    pub layer_slot: Option<LayerSlotPlan>,
     /// Socket of the job's Docker daemon or of its BuildKit, for that container and the job's.
     pub socket: Option<VolumePlan>,
     /// Where directories below `cache_dir`, which the engine makes, are mounted.
@@ -84,7 +89,7 @@ pub enum MountError {
         /// The entry, with variables replaced.
         entry: String,
         /// Why not.
-        source: crate::config::volume::VolumeError,
+        source: VolumeError,
     },
     /// Two entries for one place.
     #[error("[runners.docker] volumes mounts `{destination}` twice")]
@@ -94,19 +99,19 @@ pub enum MountError {
     },
 }
 
+/// What mounts are planned from.
 pub(super) struct Request<'a> {
     pub(super) runner: &'a RunnerConfig,
-    pub(super) place: &'a Place,
+    pub(super) placement: &'a Placement,
     pub(super) names: &'a Names,
     pub(super) variables: &'a Expanded,
     pub(super) directories: &'a Directories,
-    pub(super) job: JobId,
-    pub(super) project_id: i64,
+    pub(super) job: &'a JobSpec,
     pub(super) keep_builds: bool,
     pub(super) protected: bool,
     pub(super) has_caches: bool,
     pub(super) access: &'a Access,
-    pub(super) slot: Option<SlotPlan>,
+    pub(super) layer_slot: Option<LayerSlotPlan>,
 }
 
 /// Whether a host path or a volume of the operator covers `directory`: then work trees of all
@@ -131,10 +136,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Mounts, MountError> {
         volume.destination = request.variables.expand(&volume.destination);
         let destination = volume.destination.trim_end_matches('/').to_owned();
         if destination.is_empty() {
-            return Err(MountError::Volume {
-                entry: entry.clone(),
-                source: crate::config::volume::VolumeError::Root,
-            });
+            return Err(MountError::Volume { entry: entry.clone(), source: VolumeError::Root });
         }
         if taken.contains(&destination) {
             return Err(MountError::Duplicate { destination });
@@ -159,8 +161,8 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Mounts, MountError> {
     if add_cache {
         request.add_cache_volume(&mut mounts, cache, !docker.disable_cache);
     }
-    if let Some(sidecar) = request.access.sidecar() {
-        request.add_daemon(&mut mounts, sidecar);
+    if let Some(dind) = request.access.dind() {
+        request.add_daemon(&mut mounts, dind);
     }
     if let Some(buildkit) = request.access.buildkit() {
         mounts.daemon = Some(request.temporary(buildkit.state));
@@ -170,31 +172,46 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Mounts, MountError> {
 }
 
 impl Request<'_> {
-    /// Places of the job's Docker daemon: its data root, and the certificates that the job has of
-    /// it. `volumes` often has a place for these (`/certs/client`), which jobs would share.
-    fn add_daemon(&self, mounts: &mut Mounts, sidecar: &Sidecar) {
+    /// Volumes of the job's Docker daemon: its data root, its socket, and the certificates that the
+    /// job has of it. `volumes` often has a place for these (`/certs/client`), which jobs would
+    /// share.
+    fn add_daemon(&self, mounts: &mut Mounts, dind: &DindPlan) {
         let destination = |bind: &String| {
             let volume = Volume::parse(bind).ok()?;
             Some(volume.destination.trim_end_matches('/').to_owned())
         };
-        let root = &sidecar.data_root;
+        let lease = self.placement.leases.warm_daemon.as_ref();
+        let root = &dind.data_root;
         let has_root = mounts.volumes.iter().any(|v| v.destination == *root)
             || mounts.binds.iter().filter_map(destination).any(|d| d == *root)
             || self.runner.docker.services_tmpfs.contains_key(root);
         if !has_root {
-            mounts.slot.clone_from(&self.slot);
-            mounts.daemon = Some(match &self.slot {
+            mounts.layer_slot.clone_from(&self.layer_slot);
+            mounts.daemon = Some(match &self.layer_slot {
                 Some(slot) => self.layers(slot, root),
-                None => self.temporary(root),
+                None => self.temporary_or(lease.map(|lease| &lease.data), root),
             });
         }
-        mounts.socket = sidecar.socket.as_ref().map(|_| self.temporary(SOCKET_DIRECTORY));
-        if let Some(certificates) = &sidecar.certificates {
+        mounts.socket = dind
+            .socket
+            .as_ref()
+            .map(|_| self.temporary_or(lease.map(|lease| &lease.socket), SOCKET_DIRECTORY));
+        if let Some(certificates) = &dind.certificates {
             let client = certificates.client();
             mounts.volumes.retain(|volume| volume.destination != client);
             mounts.binds.retain(|bind| destination(bind).as_ref() != Some(&client));
-            mounts.volumes.push(self.temporary(&client));
+            let lent = lease.and_then(|lease| lease.certificates.as_ref());
+            mounts.volumes.push(self.temporary_or(lent, &client));
         }
+    }
+
+    /// A volume that goes with the job: one that was lent to it, or else a new one.
+    fn temporary_or(&self, lent: Option<&String>, destination: &str) -> VolumePlan {
+        let mut volume = self.temporary(destination);
+        if let Some(name) = lent {
+            volume.name.clone_from(name);
+        }
+        volume
     }
 
     /// A volume that goes with the job.
@@ -208,13 +225,13 @@ impl Request<'_> {
         }
     }
 
-    /// A new layer-cache slot.
-    fn layers(&self, slot: &SlotPlan, destination: &str) -> VolumePlan {
+    /// The volume of a layer-cache slot.
+    fn layers(&self, slot: &LayerSlotPlan, destination: &str) -> VolumePlan {
         let mut labels = self.labels(destination, true);
         labels.insert(format!("{LABEL_PREFIX}.type"), LAYERS_TYPE.to_owned());
         labels.insert(format!("{LABEL_PREFIX}.trust"), slot.trust.as_str().to_owned());
         VolumePlan {
-            name: slot.new_volume(self.place),
+            name: slot.volume(self.placement),
             destination: destination.to_owned(),
             labels,
             kept: true,
@@ -255,10 +272,10 @@ impl Request<'_> {
     /// but local caches are for all slots, so that a job finds what another slot's job saved.
     fn owner(&self, destination: &str) -> String {
         let mut text = lasting_name(self.runner);
-        let _infallible = write!(text, "-{}-{}", self.place.system_id, self.project_id);
+        let _infallible = write!(text, "-{}-{}", self.placement.system_id, self.job.project.id);
         let holds = |directory: &str| is_within(directory.trim_end_matches('/'), destination);
         if !holds(&self.directories.cache) || holds(&self.directories.builds) {
-            let _infallible = write!(text, "-{}", self.place.project_slot);
+            let _infallible = write!(text, "-{}", self.placement.project_slot);
         }
         hex(&Sha256::digest(text.as_bytes())[..16])
     }
@@ -270,25 +287,17 @@ impl Request<'_> {
             ("destination", destination.to_owned()),
             ("protected", self.protected.to_string()),
             ("reusable", kept.to_string()),
-            ("project.id", self.project_id.to_string()),
+            ("project.id", self.job.project.id.to_string()),
             ("runner.id", self.runner.short_token().to_string()),
-            ("runner.system_id", self.place.system_id.clone()),
+            ("runner.system_id", self.placement.system_id.clone()),
         ]
         .into_iter()
         .map(|(name, value)| (format!("{LABEL_PREFIX}.{name}"), value))
         .collect();
         if !kept {
-            labels.insert(format!("{LABEL_PREFIX}.job.id"), self.job.to_string());
+            labels.insert(format!("{LABEL_PREFIX}.job.id"), self.job.id.to_string());
         }
-        labels.insert(INSTANCE_LABEL.to_owned(), self.place.instance.clone());
+        labels.insert(INSTANCE_LABEL.to_owned(), self.placement.instance.clone());
         labels
-    }
-}
-
-/// A runner by what outlives its token, which may be rotated: its number.
-pub(super) fn lasting_name(runner: &RunnerConfig) -> String {
-    match runner.id {
-        0 => runner.short_token().to_string(),
-        id => format!("{}-{id}", runner.url),
     }
 }

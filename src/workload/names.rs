@@ -2,12 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::{
-    config::RunnerConfig,
-    workload::job::{Job, variable::Expanded},
-};
+use crate::config::RunnerConfig;
 
-use super::{Place, timeout_label};
+use super::{outcome::go_duration, placement::Placement, spec::JobSpec, variable::Expanded};
 
 /// Prefix of the incumbent's labels, which tools and operators know.
 pub const LABEL_PREFIX: &str = "com.gitlab.gitlab-runner";
@@ -36,21 +33,21 @@ pub struct Names {
 }
 
 impl Names {
-    pub(super) fn new(job: &Job, runner: &RunnerConfig, place: &Place) -> Self {
+    pub(super) fn new(job: &JobSpec, runner: &RunnerConfig, placement: &Placement) -> Self {
         let token = runner.short_token();
-        let project = job.payload.job_info.project_id;
+        let project = job.project.id;
         let host = host_name(&format!(
             "runner-{token}-project-{project}-concurrent-{}",
-            place.project_slot
+            placement.project_slot
         ));
-        let unique = format!("{host}-{}", place.random);
+        let unique = format!("{host}-{}", placement.random);
         Self {
             build: format!("{unique}-build"),
             helper: format!("{unique}-predefined"),
             buildkit: format!("{unique}-buildkit"),
             network: host_name(&format!(
                 "runner-{token}-{project}-{}-{}",
-                place.project_slot, job.id
+                placement.project_slot, job.id
             )),
             host,
             unique,
@@ -61,6 +58,14 @@ impl Names {
     #[must_use]
     pub fn service(&self, slug: &str, index: usize) -> String {
         format!("{}-{}-{index}", self.unique, slug.replace('/', "__"))
+    }
+}
+
+/// A runner by what its token's rotation does not change: its number.
+pub(super) fn lasting_name(runner: &RunnerConfig) -> String {
+    match runner.id {
+        0 => runner.short_token().to_string(),
+        id => format!("{}-{id}", runner.url),
     }
 }
 
@@ -77,28 +82,28 @@ fn host_name(text: &str) -> String {
         .collect()
 }
 
-/// Labels of docker-executor.md §3.4, without `.type`, and the operator's own.
+/// Labels of all that a job makes (GitLab Runner: `executors/docker/internal/labels`), without `.type`,
+/// and the operator's own.
 pub(super) fn labels(
-    job: &Job,
+    job: &JobSpec,
     runner: &RunnerConfig,
-    place: &Place,
+    placement: &Placement,
     variables: &Expanded,
 ) -> BTreeMap<String, String> {
-    let payload = &job.payload;
     let value = |name: &str| variables.value(name).unwrap_or_default().to_owned();
     let mut labels: BTreeMap<String, String> = [
         ("job.id", job.id.to_string()),
         ("job.url", value("CI_JOB_URL")),
-        ("job.sha", payload.git_info.sha.clone()),
-        ("job.before_sha", payload.git_info.before_sha.clone()),
-        ("job.ref", payload.git_info.reference.clone()),
-        ("job.timeout", timeout_label(job.timeout)),
-        ("project.id", payload.job_info.project_id.to_string()),
-        ("project.runner_id", place.project_slot.to_string()),
-        ("pipeline.id", payload.job_info.pipeline_id.to_string()),
+        ("job.sha", job.source.sha.clone()),
+        ("job.before_sha", job.source.before_sha.clone()),
+        ("job.ref", job.source.reference.clone()),
+        ("job.timeout", go_duration(job.timeout)),
+        ("project.id", job.project.id.to_string()),
+        ("project.runner_id", placement.project_slot.to_string()),
+        ("pipeline.id", job.pipeline.to_string()),
         ("runner.id", runner.short_token().to_string()),
-        ("runner.local_id", place.slot.to_string()),
-        ("runner.system_id", place.system_id.clone()),
+        ("runner.local_id", placement.slot.to_string()),
+        ("runner.system_id", placement.system_id.clone()),
         ("managed", "true".to_owned()),
     ]
     .into_iter()
@@ -107,11 +112,11 @@ pub(super) fn labels(
     for (name, value) in &runner.docker.container_labels {
         labels.insert(name.clone(), variables.expand(value));
     }
-    labels.insert(INSTANCE_LABEL.to_owned(), place.instance.clone());
+    labels.insert(INSTANCE_LABEL.to_owned(), placement.instance.clone());
     labels
 }
 
-/// Labels with the type of the thing.
+/// `labels` with the type of what they are for, such as `service`.
 #[must_use]
 pub fn typed(labels: &BTreeMap<String, String>, kind: &str) -> BTreeMap<String, String> {
     let mut labels = labels.clone();

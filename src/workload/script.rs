@@ -9,12 +9,18 @@
 
 use std::fmt::Write as _;
 
-use crate::{helper::protocol::ENV_FILE, workload::job::variable::Expanded};
+use super::{
+    access::{Access, SocketPlan},
+    directories::Directories,
+    flags::Flags,
+    mount::Mounts,
+    settings::Settings,
+    transfer::{ENV_FILE, GIT_SEED},
+    variable::Expanded,
+};
 
-use super::{Plan, access::SocketPlan};
-use crate::helper::protocol::GIT_SEED;
-
-/// What runs a script: the first shell there is, bash before sh (docker-executor.md §4.1).
+/// What runs a script: the first shell there is, bash before sh (GitLab Runner:
+/// `shells/bash.go`).
 pub const SHELL_DETECTION: &str = "\
 for shell in /usr/local/bin/bash /usr/bin/bash /bin/bash /usr/local/bin/sh /usr/bin/sh /bin/sh \
 /busybox/sh; do if [ -x \"$shell\" ]; then exec \"$shell\"; fi; done; \
@@ -112,29 +118,40 @@ impl EndSeeker {
     }
 }
 
+/// What scripts depend on, beside their commands.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) directories: &'a Directories,
+    pub(super) mounts: &'a Mounts,
+    pub(super) variables: &'a Expanded,
+    pub(super) flags: &'a Flags,
+    pub(super) settings: &'a Settings,
+    pub(super) access: &'a Access,
+}
+
 /// Builds the script of a stage.
 pub(super) struct Script<'a> {
-    plan: &'a Plan,
+    context: Context<'a>,
     nonce: &'a str,
     body: String,
 }
 
 impl<'a> Script<'a> {
     /// `begins` when no stage of the job was before this one.
-    pub(super) fn new(plan: &'a Plan, nonce: &'a str, begins: bool) -> Self {
-        let mut script = Self { plan, nonce, body: String::new() };
+    pub(super) fn new(context: Context<'a>, nonce: &'a str, begins: bool) -> Self {
+        let mut script = Self { context, nonce, body: String::new() };
         script.preamble(begins);
         script
     }
 
     /// Directories, file variables, and what earlier stages wrote to `GITLAB_ENV`.
     fn preamble(&mut self, begins: bool) {
-        let directories = &self.plan.directories;
+        let Context { directories, mounts, variables, flags, settings, .. } = self.context;
         let temp = quote(&directories.temp);
         let project = quote(&directories.project);
         // A volume's root belongs to root, and other users' jobs follow. Where this shell may not
         // open it, the helper has.
-        let roots: Vec<String> = self.plan.mounts.made().map(quote).collect();
+        let roots: Vec<String> = mounts.made().map(quote).collect();
         if !roots.is_empty() {
             self.line(&format!("chmod 0777 {} 2>/dev/null || :", roots.join(" ")));
         }
@@ -146,13 +163,13 @@ impl<'a> Script<'a> {
             let env = quote(&format!("{}/{ENV_FILE}", directories.temp));
             self.line(&format!("rm -f {env} 2>/dev/null || : > {env}"));
         }
-        self.body.push_str(&exports(&directories.temp, &self.plan.variables));
-        if self.plan.flags.on("FF_GIT_URLS_WITHOUT_TOKENS") {
+        self.body.push_str(&exports(&directories.temp, variables));
+        if flags.on("FF_GIT_URLS_WITHOUT_TOKENS") {
             let seed = quote(&format!("{}/{GIT_SEED}", directories.temp));
             self.line(&format!("export GIT_CONFIG_GLOBAL={seed}"));
         }
         self.line(&format!("cd {project}"));
-        if self.plan.settings.debug_trace {
+        if settings.debug_trace {
             self.line("set -o xtrace");
         }
     }
@@ -160,7 +177,7 @@ impl<'a> Script<'a> {
     /// Puts the daemon's socket where tools look for it. A shell that may not has had it put there
     /// before ([`SocketPlan::links`]).
     fn link_socket(&mut self) {
-        let socket = self.plan.access.sidecar().and_then(|sidecar| sidecar.socket.as_ref());
+        let socket = self.context.access.dind().and_then(|dind| dind.socket.as_ref());
         let target = quote(&SocketPlan::path());
         for link in socket.iter().flat_map(|socket| &socket.links) {
             let parent = quote(link.rsplit_once('/').map_or("", |(parent, _)| parent));
@@ -211,10 +228,10 @@ impl<'a> Script<'a> {
         self
     }
 
-    /// docker-executor.md §4.4.
+    /// Shows a command and runs it (GitLab Runner: `shells/bash.go`).
     fn command(&mut self, section: &str, index: usize, command: &str) {
         let command = command.trim();
-        if command.contains('\n') && self.plan.settings.script_sections {
+        if command.contains('\n') && self.context.settings.script_sections {
             let name = format!("section_{section}_{index}");
             let shown = quote(&format!("{GREEN}$ {command}{RESET}"));
             self.line(&format!(
@@ -229,7 +246,7 @@ impl<'a> Script<'a> {
             return;
         }
         self.line(command);
-        if self.plan.flags.on("FF_ENABLE_BASH_EXIT_CODE_CHECK") {
+        if self.context.flags.on("FF_ENABLE_BASH_EXIT_CODE_CHECK") {
             self.line(
                 "_runner_exit_code=$?; if [ $_runner_exit_code -ne 0 ]; then exit \
                  $_runner_exit_code; fi",
@@ -246,7 +263,7 @@ impl<'a> Script<'a> {
     }
 }
 
-/// docker-executor.md §4.2: options and traps around the body, which runs in a subshell with its
+/// Options and traps around the body (GitLab Runner: `shells/bash.go`), which runs in a subshell with its
 /// exit code in `longshore_status`.
 fn wrap(body: &str) -> String {
     format!(
@@ -299,7 +316,7 @@ pub(super) fn exports(temp: &str, variables: &Expanded) -> String {
 }
 
 /// A script of hooks for the helper: the commands shown and run in one shell.
-pub(super) fn hook(exports: &str, commands: &[String]) -> String {
+pub(super) fn hook(exports: &str, commands: &[&str]) -> String {
     let mut body = exports.to_owned();
     for command in commands {
         let command = command.trim();

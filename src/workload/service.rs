@@ -1,14 +1,14 @@
 //! Services: containers beside the job's.
 
-use crate::{
-    config::{PullPolicy, RunnerConfig, ServiceConfig},
-    workload::job::{
-        Job, JobImage, JobService,
-        variable::{Expanded, Variables},
-    },
-};
+use crate::config::{DockerConfig, PullPolicy, ServiceConfig};
 
-use super::{PlanError, entrypoint, names::Names, policy};
+use super::{
+    image,
+    names::Names,
+    policy::{self, Refusal},
+    spec::{ImageSpec, JobSpec, ServiceSpec},
+    variable::{Expanded, Variable, Variables},
+};
 
 /// A service that will run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,71 +69,80 @@ pub enum ServiceError {
         /// How many it may have.
         limit: usize,
     },
+    /// The runner forbids its image or its pull policies.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
 }
 
+/// The services of the runner, then those of the job.
 pub(super) fn plan(
-    job: &Job,
-    runner: &RunnerConfig,
+    job: &JobSpec,
+    docker: &DockerConfig,
     variables: &Expanded,
     names: &Names,
     warnings: &mut Vec<String>,
-) -> Result<Vec<ServicePlan>, PlanError> {
-    let docker = &runner.docker;
+) -> Result<Vec<ServicePlan>, ServiceError> {
     let asked = docker.services.len() + job.services.len();
     if let Some(limit) = docker.services_limit.filter(|limit| asked > *limit) {
-        return Err(ServiceError::TooMany { asked, limit }.into());
+        return Err(ServiceError::TooMany { asked, limit });
     }
-    let configured: Vec<JobService> = docker.services.iter().map(from_config).collect();
-    let own_names: Vec<String> =
+    let configured: Vec<ServiceSpec> = docker.services.iter().map(from_config).collect();
+    let configured_images: Vec<String> =
         configured.iter().map(|s| variables.expand(&s.image.name)).collect();
-    let mut plans: Vec<ServicePlan> = Vec::with_capacity(asked);
-    let mut taken: Vec<String> = Vec::new();
+    let mut planner = Planner { docker, variables, names, taken: Vec::new(), warnings };
+    let mut plans = Vec::with_capacity(asked);
     for (index, service) in configured.iter().chain(&job.services).enumerate() {
+        let is_configured = index < configured.len();
         let written = variables.expand(&service.image.name);
-        if index >= configured.len() {
-            policy::check_service(&written, &own_names, docker)?;
+        if !is_configured {
+            policy::check_service(&written, &configured_images, docker)?;
         }
+        plans.extend(planner.service(service, written, index, is_configured)?);
+    }
+    Ok(plans)
+}
+
+/// Plans one service after another.
+struct Planner<'a> {
+    docker: &'a DockerConfig,
+    variables: &'a Expanded,
+    names: &'a Names,
+    /// Aliases of services before.
+    taken: Vec<String>,
+    warnings: &'a mut Vec<String>,
+}
+
+impl Planner<'_> {
+    /// A service, unless services before it have all of its names.
+    fn service(
+        &mut self,
+        service: &ServiceSpec,
+        written: String,
+        index: usize,
+        is_configured: bool,
+    ) -> Result<Option<ServicePlan>, ServiceError> {
+        let Self { docker, variables, names, .. } = *self;
         let parsed =
             Parsed::parse(&written).ok_or_else(|| ServiceError::Name { name: written.clone() })?;
-        let mut aliases = Vec::new();
-        for alias in
-            parsed.aliases.iter().cloned().chain(split_aliases(&variables.expand(&service.alias)))
-        {
-            if aliases.contains(&alias) {
-                continue;
-            }
-            if taken.contains(&alias) {
-                warnings.push(format!(
-                    "service {written}: the alias {alias} is taken by an earlier service"
-                ));
-            } else {
-                taken.push(alias.clone());
-                aliases.push(alias);
-            }
-        }
+        let aliases = self.aliases(&parsed, service, &written);
         let Some(slug) = aliases.first() else {
-            warnings.push(format!(
+            self.warnings.push(format!(
                 "service {written} is not started: all its names are taken by earlier services; \
                  give it an alias"
             ));
-            continue;
+            return Ok(None);
         };
-        plans.push(ServicePlan {
+        let entrypoint = if is_configured {
+            service.image.entrypoint.clone()
+        } else {
+            image::entrypoint(&service.image, docker, &format!("service {written}"), self.warnings)
+        };
+        Ok(Some(ServicePlan {
             container: names.service(slug, index),
             policies: policy::effective(&service.image.pull_policy, docker)?,
-            platform: service
-                .image
-                .platform
-                .as_deref()
-                .map(|platform| variables.expand(platform))
-                .filter(|platform| !platform.is_empty()),
+            platform: image::platform(&service.image, variables),
             command: service.command.clone(),
-            entrypoint: if index < configured.len() {
-                service.image.entrypoint.clone().unwrap_or_default()
-            } else {
-                entrypoint(&service.image, docker, &format!("service {written}"), warnings)
-                    .unwrap_or_default()
-            },
+            entrypoint: entrypoint.unwrap_or_default(),
             environment: environment(service, variables),
             declared: service.variables.iter().map(|variable| variable.key.clone()).collect(),
             privileged: docker.services_privileged.unwrap_or(docker.privileged)
@@ -144,24 +153,43 @@ pub(super) fn plan(
             name: parsed.name,
             version: parsed.version,
             aliases,
-        });
+        }))
     }
-    Ok(plans)
+
+    /// The names of a service that are not another's yet.
+    fn aliases(&mut self, parsed: &Parsed, service: &ServiceSpec, written: &str) -> Vec<String> {
+        let asked = split_aliases(&self.variables.expand(&service.alias));
+        let mut aliases = Vec::new();
+        for alias in parsed.aliases.iter().cloned().chain(asked) {
+            if aliases.contains(&alias) {
+                continue;
+            }
+            if self.taken.contains(&alias) {
+                self.warnings.push(format!(
+                    "service {written}: the alias {alias} is taken by an earlier service"
+                ));
+            } else {
+                self.taken.push(alias.clone());
+                aliases.push(alias);
+            }
+        }
+        aliases
+    }
 }
 
-fn from_config(service: &ServiceConfig) -> JobService {
-    JobService {
-        image: JobImage {
+fn from_config(service: &ServiceConfig) -> ServiceSpec {
+    ServiceSpec {
+        image: ImageSpec {
             name: service.name.clone(),
             entrypoint: Some(service.entrypoint.clone()).filter(|e| !e.is_empty()),
-            ..JobImage::default()
+            ..ImageSpec::default()
         },
         alias: service.alias.clone(),
         command: service.command.clone(),
         variables: service
             .environment
             .iter()
-            .map(|(key, value)| crate::gitlab::api::wire::Variable {
+            .map(|(key, value)| Variable {
                 key: key.clone(),
                 value: value.clone(),
                 ..Default::default()
@@ -178,10 +206,10 @@ fn split_aliases(text: &str) -> Vec<String> {
 }
 
 /// Public and the runner's own variables, then the service's, which may refer to all of the job's.
-fn environment(service: &JobService, variables: &Expanded) -> Vec<String> {
+fn environment(service: &ServiceSpec, variables: &Expanded) -> Vec<String> {
     let mut own = Variables::default();
     for variable in variables.iter() {
-        own.push(crate::gitlab::api::wire::Variable {
+        own.push(Variable {
             key: variable.key.clone(),
             value: variable.value.clone(),
             raw: true,
@@ -200,7 +228,8 @@ fn environment(service: &JobService, variables: &Expanded) -> Vec<String> {
         .collect()
 }
 
-/// An image's reference, taken apart as docker-executor.md §6.2 does.
+/// An image's reference, taken apart for aliases (GitLab Runner:
+/// `helpers/docker/services/services.go`).
 struct Parsed {
     image: String,
     name: String,

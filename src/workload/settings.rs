@@ -3,18 +3,16 @@
 
 use std::time::Duration;
 
-use crate::{
-    config::{RunnerConfig, values},
-    helper::protocol::{Format, Level, Submodules},
-    workload::job::{
-        Job,
-        variable::{Expanded, parse_bool},
-    },
+use crate::config::{RunnerConfig, values};
+
+use super::{
+    flags::Flags,
+    spec::JobSpec,
+    transfer::{Format, Level, Submodules},
+    variable::{Expanded, parse_bool},
 };
 
-use super::flags::Flags;
-
-/// See the module.
+/// What a job's variables set, beside feature flags.
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct Settings {
@@ -69,7 +67,19 @@ pub struct Attempts {
     pub section: u32,
 }
 
-/// `after_script` when nothing else is said (GitLab Runner: `AfterScriptTimeout`).
+/// A setting with a value that it cannot have, and for which no default will do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name} is `{value}`; it must be {expected}")]
+pub struct SettingError {
+    /// The variable or keyword.
+    pub name: &'static str,
+    /// Its value.
+    pub value: String,
+    /// The values that it can have.
+    pub expected: &'static str,
+}
+
+/// Timeout of `after_script` unless the job sets one (GitLab Runner: `AfterScriptTimeout`).
 const AFTER_SCRIPT_TIMEOUT: Duration = Duration::from_mins(5);
 
 struct Reader<'a> {
@@ -117,7 +127,7 @@ impl<'a> Reader<'a> {
             .unwrap_or_default()
     }
 
-    /// Words, or `none` for none of them.
+    /// Words; `none` stands for no words at all.
     fn flags(&self, name: &str, default: &[&str]) -> Option<Vec<String>> {
         match self.get(name) {
             None => Some(default.iter().map(|f| (*f).to_owned()).collect()),
@@ -158,46 +168,64 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl Settings {
-    pub(super) fn read(
-        variables: &Expanded,
-        job: &Job,
-        runner: &RunnerConfig,
-        flags: &Flags,
-        warnings: &mut Vec<String>,
-    ) -> Self {
-        let mut reader = Reader { variables, warnings };
-        let debug = |on: bool, name: &str, warnings: &mut Vec<String>| {
-            if on && runner.debug_trace_disabled {
-                warnings.push(format!("{name} is set, but this runner forbids it"));
-            }
-            on && !runner.debug_trace_disabled
-        };
-        let debug_trace = reader.boolean("CI_DEBUG_TRACE", false);
-        let debug_trace = debug(debug_trace, "CI_DEBUG_TRACE", reader.warnings);
-        let debug_services = reader.boolean("CI_DEBUG_SERVICES", false);
-        let debug_services = debug(debug_services, "CI_DEBUG_SERVICES", reader.warnings);
-        let (recursive, wrong_submodule_strategy) = match reader.get("GIT_SUBMODULE_STRATEGY") {
+impl Reader<'_> {
+    /// A setting that the runner may forbid, as it can show secrets.
+    fn debug(&mut self, name: &str, runner: &RunnerConfig) -> bool {
+        let on = self.boolean(name, false);
+        if on && runner.debug_trace_disabled {
+            self.warnings.push(format!("{name} is set, but this runner forbids it"));
+        }
+        on && !runner.debug_trace_disabled
+    }
+
+    /// Submodules; a strategy that does not exist is given back.
+    fn submodules(&mut self, depth: i64) -> (Submodules, Option<String>) {
+        let (recursive, wrong) = match self.get("GIT_SUBMODULE_STRATEGY") {
             None | Some("none") => (None, None),
             Some("normal") => (Some(false), None),
             Some("recursive") => (Some(true), None),
             Some(other) => (None, Some(other.to_owned())),
         };
-        let depth = job.payload.git_info.depth;
+        let submodules = Submodules {
+            recursive,
+            paths: self.words("GIT_SUBMODULE_PATHS"),
+            depth: self.number("GIT_SUBMODULE_DEPTH", depth),
+            update_flags: self.words("GIT_SUBMODULE_UPDATE_FLAGS"),
+            force_https: self.boolean("GIT_SUBMODULE_FORCE_HTTPS", false),
+        };
+        (submodules, wrong)
+    }
+
+    fn cache_format(&self) -> Format {
+        match self.get("CACHE_COMPRESSION_FORMAT").map(str::to_lowercase).as_deref() {
+            Some("zipzstd") => Format::ZipZstd,
+            Some("tarzstd") => Format::TarZstd,
+            _ => Format::Zip,
+        }
+    }
+}
+
+impl Settings {
+    pub(super) fn read(
+        variables: &Expanded,
+        job: &JobSpec,
+        runner: &RunnerConfig,
+        flags: &Flags,
+        warnings: &mut Vec<String>,
+    ) -> Self {
+        let mut reader = Reader { variables, warnings };
+        let debug_trace = reader.debug("CI_DEBUG_TRACE", runner);
+        let debug_services = reader.debug("CI_DEBUG_SERVICES", runner);
+        let checkout = reader.boolean("GIT_CHECKOUT", true);
+        let (submodules, wrong_submodule_strategy) = reader.submodules(job.source.depth);
         Self {
-            checkout: reader.boolean("GIT_CHECKOUT", true),
+            checkout,
             clean_flags: reader.flags("GIT_CLEAN_FLAGS", &["-ffdx"]),
             fetch_flags: reader
                 .flags("GIT_FETCH_EXTRA_FLAGS", &["--prune", "--quiet"])
                 .unwrap_or_default(),
             clone_flags: reader.flags("GIT_CLONE_EXTRA_FLAGS", &[]).unwrap_or_default(),
-            submodules: Submodules {
-                recursive,
-                paths: reader.words("GIT_SUBMODULE_PATHS"),
-                depth: reader.number("GIT_SUBMODULE_DEPTH", depth),
-                update_flags: reader.words("GIT_SUBMODULE_UPDATE_FLAGS"),
-                force_https: reader.boolean("GIT_SUBMODULE_FORCE_HTTPS", false),
-            },
+            submodules,
             wrong_submodule_strategy,
             skip_lfs: reader.boolean("GIT_LFS_SKIP_SMUDGE", false),
             attempts: Attempts {
@@ -212,20 +240,12 @@ impl Settings {
                 .duration("RUNNER_AFTER_SCRIPT_TIMEOUT", job.timeout)
                 .unwrap_or(AFTER_SCRIPT_TIMEOUT),
             cache_timeout: Duration::from_mins(reader.number("CACHE_REQUEST_TIMEOUT", 10)),
-            cache_format: match reader
-                .get("CACHE_COMPRESSION_FORMAT")
-                .map(str::to_lowercase)
-                .as_deref()
-            {
-                Some("zipzstd") => Format::ZipZstd,
-                Some("tarzstd") => Format::TarZstd,
-                _ => Format::Zip,
-            },
+            cache_format: reader.cache_format(),
             cache_level: reader.level("CACHE_COMPRESSION_LEVEL"),
             artifact_level: reader.level("ARTIFACT_COMPRESSION_LEVEL"),
             debug_trace,
             debug_services,
-            script_sections: flags.on("FF_SCRIPT_SECTIONS") && job.payload.features.trace_sections,
+            script_sections: flags.on("FF_SCRIPT_SECTIONS") && job.trace.sections,
         }
     }
 }

@@ -1,291 +1,200 @@
-//! Where the sources go and how they are fetched.
+//! How the sources are fetched.
 
 use url::Url;
 
-use crate::{
-    base::secret::Secret,
-    config::RunnerConfig,
-    gitlab::api::wire::JobPayload,
-    helper::protocol::{Sources, Strategy},
-    workload::job::{Job, variable::Expanded},
-};
+use crate::{base::secret::Secret, config::RunnerConfig};
 
-use super::{Directories, Place, PlanError, flags::Flags, script, settings::Settings, written};
+use super::{
+    directories::Directories,
+    environment::written,
+    flags::Flags,
+    placement::Placement,
+    script,
+    settings::{SettingError, Settings},
+    spec::JobSpec,
+    transfer::{Sources, Strategy},
+    variable::Expanded,
+};
 
 /// Where the helper finds the bundle of `longshore exec`, below the temporary directory.
 pub const BUNDLE: &str = "sources.bundle";
 
 /// Whether a job begins with the work tree that an earlier one left. It is asked before the job has
-/// a place, so a strategy that is written with other variables is not known yet.
+/// a slot, so a strategy that is written with other variables is not known yet.
 #[must_use]
-pub fn reuses_tree(payload: &JobPayload, runner: &RunnerConfig) -> bool {
-    let asked = written(payload, runner, "GIT_STRATEGY").filter(|value| !value.is_empty());
-    strategy(asked, payload.allow_git_fetch).is_ok_and(|strategy| strategy == Strategy::Fetch)
+pub fn reuses_tree(job: &JobSpec, runner: &RunnerConfig) -> bool {
+    let asked = written(job, runner, "GIT_STRATEGY").filter(|value| !value.is_empty());
+    strategy(asked, job.source.allow_fetch).is_ok_and(|strategy| strategy == Strategy::Fetch)
 }
 
 /// The git strategy: `GIT_STRATEGY`, else what the server allows.
-pub(super) fn strategy(asked: Option<&str>, allow_fetch: bool) -> Result<Strategy, PlanError> {
+pub(super) fn strategy(asked: Option<&str>, allow_fetch: bool) -> Result<Strategy, SettingError> {
     match asked {
         None => Ok(if allow_fetch { Strategy::Fetch } else { Strategy::Clone }),
         Some("fetch") => Ok(Strategy::Fetch),
         Some("clone") => Ok(Strategy::Clone),
         Some("none") => Ok(Strategy::None),
         Some("empty") => Ok(Strategy::Empty),
-        Some(other) => Err(PlanError::Setting {
-            variable: "GIT_STRATEGY".to_owned(),
+        Some(other) => Err(SettingError {
+            name: "GIT_STRATEGY",
             value: other.to_owned(),
             expected: "fetch, clone, none or empty",
         }),
     }
 }
 
-/// Directories of docker-executor.md §8.3 and §8.4, as long as no variable says otherwise.
-pub(super) fn directories(
-    job: &Job,
-    runner: &RunnerConfig,
-    place: &Place,
-    shared: bool,
-) -> Directories {
-    let builds = runner.builds_dir.trim_end_matches('/').to_owned();
-    let path = project_path(job);
-    let project = if shared {
-        format!("{builds}/{}/{}/{path}", runner.short_token(), place.project_slot)
-    } else {
-        format!("{builds}/{path}")
-    };
-    let cache = runner.cache_dir.trim_end_matches('/').to_owned();
-    Directories {
-        temp: format!("{project}.tmp"),
-        project_cache: format!("{cache}/{path}"),
-        builds,
-        project,
-        cache,
-    }
+/// What the helper's task is made of.
+pub(super) struct Request<'a> {
+    pub(super) job: &'a JobSpec,
+    pub(super) runner: &'a RunnerConfig,
+    pub(super) placement: &'a Placement,
+    pub(super) strategy: Strategy,
+    /// Whether the builds directory is one for all jobs on the machine.
+    pub(super) shared_builds: bool,
+    pub(super) directories: &'a Directories,
+    pub(super) variables: &'a Expanded,
+    pub(super) settings: &'a Settings,
+    pub(super) flags: &'a Flags,
 }
 
-/// `<namespace>/<project>` out of the repository's address, or `project-<id>`.
-fn project_path(job: &Job) -> String {
-    let info = &job.payload.job_info;
-    Url::parse(job.payload.git_info.repo_url.expose())
-        .ok()
-        .map(|url| url.path().trim_matches('/').trim_end_matches(".git").to_owned())
-        .filter(|path| {
-            !path.is_empty() && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
-        })
-        .or_else(|| Some(info.project_full_path.clone()).filter(|path| !path.is_empty()))
-        .unwrap_or_else(|| format!("project-{}", info.project_id))
-}
-
-/// `GIT_CLONE_PATH` without `.` and `..`. It must lie in the builds directory, and the runner must
-/// allow it.
-pub(super) fn clone_path(
-    path: &str,
-    runner: &RunnerConfig,
-    directories: &Directories,
-) -> Result<String, PlanError> {
-    let refuse = |why: String| PlanError::ClonePath { path: path.to_owned(), why };
-    if !runner.custom_build_dir {
-        return Err(refuse(
-            "may not be used: the runner sets [runners.custom_build_dir] enabled = false".into(),
-        ));
-    }
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    let clean = format!("/{}", parts.join("/"));
-    let inside = clean.strip_prefix(&directories.builds).is_some_and(|rest| rest.starts_with('/'));
-    if path.starts_with('/') && inside {
-        Ok(clean)
-    } else {
-        Err(refuse(format!("is not inside CI_BUILDS_DIR, {}", directories.builds)))
-    }
-}
-
-/// The task for the helper; `None` when there is nothing for it to do.
-#[expect(clippy::too_many_arguments, reason = "all of the plan's parts meet here")]
-pub(super) fn task(
-    job: &Job,
-    runner: &RunnerConfig,
-    place: &Place,
-    strategy: Strategy,
-    shared_builds: bool,
-    directories: &Directories,
-    variables: &Expanded,
-    settings: &Settings,
-    flags: &Flags,
-) -> Result<Option<Box<Sources>>, PlanError> {
-    let with_sources = matches!(strategy, Strategy::Fetch | Strategy::Clone);
-    // Without sources the helper is there for git's configuration, and to empty a directory that
-    // other jobs have used.
-    let tokens_in_environment_only = flags.on("FF_GIT_URLS_WITHOUT_TOKENS");
-    let used = strategy == Strategy::Empty && shared_builds;
-    if !with_sources && !tokens_in_environment_only && !used {
+/// The helper's task; `None` when there is nothing for it to do.
+pub(super) fn plan(request: &Request<'_>) -> Result<Option<Box<Sources>>, SettingError> {
+    if !request.is_needed() {
         return Ok(None);
     }
-    if with_sources && let Some(wrong) = &settings.wrong_submodule_strategy {
-        return Err(PlanError::Setting {
-            variable: "GIT_SUBMODULE_STRATEGY".to_owned(),
+    if request.fetches()
+        && let Some(wrong) = &request.settings.wrong_submodule_strategy
+    {
+        return Err(SettingError {
+            name: "GIT_SUBMODULE_STRATEGY",
             value: wrong.clone(),
             expected: "none, normal or recursive",
         });
     }
-    let git = &job.payload.git_info;
-    let (url, server) = match &runner.local_bundle {
-        Some(_) => (format!("{}/{BUNDLE}", directories.temp), None),
-        None => match remote(job, runner, variables) {
-            Err(_) if !with_sources => (String::new(), None),
-            remote => remote?,
-        },
-    };
-    let exports = script::exports(&directories.temp, variables);
-    Ok(Some(Box::new(Sources {
-        project_dir: directories.project.clone(),
-        temp_dir: directories.temp.clone(),
-        strategy,
-        url,
-        server,
-        token: job.token.clone(),
-        reference: git.reference.clone(),
-        sha: git.sha.clone(),
-        object_format: if git.repo_object_format.is_empty() {
-            "sha1".to_owned()
-        } else {
-            git.repo_object_format.clone()
-        },
-        refspecs: git.refspecs.clone(),
-        depth: git.depth,
-        checkout: settings.checkout,
-        clean_flags: settings.clean_flags.clone(),
-        fetch_flags: settings.fetch_flags.clone(),
-        clone_flags: settings.clone_flags.clone(),
-        native_clone: flags.on("FF_USE_GIT_NATIVE_CLONE"),
-        submodules: settings.submodules.clone(),
-        skip_lfs: settings.skip_lfs,
-        safe_directory: runner.safe_directory_checkout,
-        clean_config: runner.clean_git_config,
-        tokens_in_environment_only,
-        proactive_auth: flags.on("FF_USE_GIT_PROACTIVE_AUTH"),
-        user_agent: format!("longshore {} linux/{}", env!("CARGO_PKG_VERSION"), place.architecture),
-        correlation_id: place
-            .correlation_id
-            .clone()
-            .filter(|_| flags.on("FF_USE_GITALY_CORRELATION_ID")),
-        bundle_uri: flags.on("FF_USE_GIT_BUNDLE_URIS"),
-        ca: place.server_ca.clone(),
-        client_certificate: place.client_certificate.clone(),
-        pre_script: hooks(
-            job,
-            "pre_get_sources_script",
-            runner.scripts.pre_get_sources.as_deref(),
-            true,
-            &exports,
-        ),
-        post_script: hooks(
-            job,
-            "post_get_sources_script",
-            runner.scripts.post_get_sources.as_deref(),
-            false,
-            &exports,
-        ),
-        env: variables.iter().map(|v| (v.key.clone(), Secret::new(v.value.clone()))).collect(),
-        retry: false,
-    })))
+    Ok(Some(Box::new(request.task(request.remote()?))))
 }
 
-/// The remote without credentials, and its server.
-fn remote(
-    job: &Job,
-    runner: &RunnerConfig,
-    variables: &Expanded,
-) -> Result<(String, Option<String>), PlanError> {
-    let text = match &runner.clone_url {
-        Some(base) => {
-            let path = variables
-                .value("CI_PROJECT_PATH")
-                .unwrap_or(&job.payload.job_info.project_full_path);
-            format!("{}/{path}.git", base.trim_end_matches('/'))
+/// Where git fetches from.
+#[derive(Default)]
+struct Remote {
+    /// Without credentials; it may be a bundle's path.
+    url: String,
+    /// `scheme://host[:port]`, for credentials and CA; `None` for a bundle and for SSH.
+    server: Option<String>,
+}
+
+impl Request<'_> {
+    fn fetches(&self) -> bool {
+        matches!(self.strategy, Strategy::Fetch | Strategy::Clone)
+    }
+
+    /// Without sources the helper is there for git's configuration, and to empty a directory that
+    /// other jobs have used.
+    fn is_needed(&self) -> bool {
+        self.fetches()
+            || self.flags.on("FF_GIT_URLS_WITHOUT_TOKENS")
+            || self.strategy == Strategy::Empty && self.shared_builds
+    }
+
+    fn task(&self, remote: Remote) -> Sources {
+        let Self { job, runner, placement, directories, variables, settings, flags, .. } = self;
+        let exports = script::exports(&directories.temp, variables);
+        let (before, after) = (&runner.scripts.pre_get_sources, &runner.scripts.post_get_sources);
+        let (own_before, own_after) = (&job.scripts.before_sources, &job.scripts.after_sources);
+        // The runner's hooks stand outside the job's.
+        let before = before.iter().chain(own_before).map(String::as_str).collect();
+        let after = own_after.iter().chain(after).map(String::as_str).collect();
+        Sources {
+            project_dir: directories.project.clone(),
+            temp_dir: directories.temp.clone(),
+            strategy: self.strategy,
+            url: remote.url,
+            server: remote.server,
+            token: job.token.clone(),
+            reference: job.source.reference.clone(),
+            sha: job.source.sha.clone(),
+            object_format: job.source.object_format,
+            refspecs: job.source.refspecs.clone(),
+            depth: job.source.depth,
+            checkout: settings.checkout,
+            clean_flags: settings.clean_flags.clone(),
+            fetch_flags: settings.fetch_flags.clone(),
+            clone_flags: settings.clone_flags.clone(),
+            native_clone: flags.on("FF_USE_GIT_NATIVE_CLONE"),
+            submodules: settings.submodules.clone(),
+            skip_lfs: settings.skip_lfs,
+            safe_directory: runner.safe_directory_checkout,
+            clean_config: runner.clean_git_config,
+            tokens_in_environment_only: flags.on("FF_GIT_URLS_WITHOUT_TOKENS"),
+            proactive_auth: flags.on("FF_USE_GIT_PROACTIVE_AUTH"),
+            user_agent: user_agent(&placement.architecture),
+            correlation_id: placement
+                .correlation_id
+                .clone()
+                .filter(|_| flags.on("FF_USE_GITALY_CORRELATION_ID")),
+            bundle_uri: flags.on("FF_USE_GIT_BUNDLE_URIS"),
+            ca: placement.server_ca.clone(),
+            client_certificate: placement.client_certificate.clone(),
+            pre_script: hooks(before, &exports),
+            post_script: hooks(after, &exports),
+            env: variables.iter().map(|v| (v.key.clone(), Secret::new(v.value.clone()))).collect(),
+            retry: false,
         }
-        None => job.payload.git_info.repo_url.expose().to_owned(),
-    };
-    let mut url = Url::parse(&text).map_err(|_| PlanError::Setting {
-        variable: "git_info.repo_url".to_owned(),
-        value: "(not shown: it may hold a token)".to_owned(),
-        expected: "a URL",
-    })?;
-    // A host path would let a server read files of the build host.
-    if !matches!(url.scheme(), "http" | "https" | "ssh") {
-        return Err(PlanError::Setting {
-            variable: "git_info.repo_url".to_owned(),
-            value: format!("{}:…", url.scheme()),
-            expected: "a URL of http, https or ssh",
+    }
+
+    fn remote(&self) -> Result<Remote, SettingError> {
+        if self.runner.local_bundle.is_some() {
+            let url = format!("{}/{BUNDLE}", self.directories.temp);
+            return Ok(Remote { url, server: None });
+        }
+        match self.server_remote() {
+            Err(_) if !self.fetches() => Ok(Remote::default()),
+            remote => remote,
+        }
+    }
+
+    fn server_remote(&self) -> Result<Remote, SettingError> {
+        let refuse =
+            |value: String, expected| SettingError { name: "git_info.repo_url", value, expected };
+        let text = match &self.runner.clone_url {
+            Some(base) => {
+                let path = self.variables.value("CI_PROJECT_PATH");
+                let path = path.unwrap_or(&self.job.project.full_path);
+                format!("{}/{path}.git", base.trim_end_matches('/'))
+            }
+            None => self.job.source.repo_url.expose().to_owned(),
+        };
+        let mut url = Url::parse(&text)
+            .map_err(|_| refuse("(not shown: it may hold a token)".to_owned(), "a URL"))?;
+        // A host path would let a server read files of the build host.
+        if !matches!(url.scheme(), "http" | "https" | "ssh") {
+            return Err(refuse(format!("{}:…", url.scheme()), "a URL of http, https or ssh"));
+        }
+        let is_ssh = url.scheme() == "ssh";
+        let cleared = url.set_username(if is_ssh { "git" } else { "" }).and(url.set_password(None));
+        debug_assert!(cleared.is_ok(), "http, https and ssh URLs have a host");
+        let server = (!is_ssh).then(|| {
+            let host = url.host_str().unwrap_or_default();
+            match url.port() {
+                Some(port) => format!("{}://{host}:{port}", url.scheme()),
+                None => format!("{}://{host}", url.scheme()),
+            }
         });
+        Ok(Remote { url: url.to_string(), server })
     }
-    let is_ssh = url.scheme() == "ssh";
-    let cleared = url.set_username(if is_ssh { "git" } else { "" }).and(url.set_password(None));
-    debug_assert!(cleared.is_ok(), "http, https and ssh URLs have a host");
-    let server = (!is_ssh).then(|| {
-        let host = url.host_str().unwrap_or_default();
-        match url.port() {
-            Some(port) => format!("{}://{host}:{port}", url.scheme()),
-            None => format!("{}://{host}", url.scheme()),
-        }
-    });
-    Ok((url.to_string(), server))
 }
 
-/// The runner's and the job's hooks as one script; the runner's stands outside.
-fn hooks(
-    job: &Job,
-    name: &str,
-    runners: Option<&str>,
-    runners_first: bool,
-    exports: &str,
-) -> Option<String> {
-    let mut commands: Vec<String> = job
-        .payload
-        .hooks
-        .iter()
-        .filter(|hook| hook.name == name)
-        .flat_map(|hook| hook.script.clone())
-        .collect();
-    if let Some(text) = runners {
-        commands.insert(if runners_first { 0 } else { commands.len() }, text.to_owned());
-    }
+fn user_agent(architecture: &str) -> String {
+    format!("longshore {} linux/{architecture}", env!("CARGO_PKG_VERSION"))
+}
+
+fn hooks(commands: Vec<&str>, exports: &str) -> Option<String> {
     (!commands.is_empty()).then(|| script::hook(exports, &commands))
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    fn job(payload: &serde_json::Value) -> Job {
-        let mut whole = json!({"id": 1, "token": "t"});
-        whole.as_object_mut().unwrap().extend(payload.as_object().unwrap().clone());
-        Job::try_from(
-            serde_json::from_value::<crate::gitlab::api::wire::JobPayload>(whole).unwrap(),
-        )
-        .unwrap()
-    }
-
-    #[test]
-    fn a_project_has_the_path_of_its_repository() {
-        let path = |url: &str| {
-            project_path(&job(
-                &json!({"git_info": {"repo_url": url}, "job_info": {"project_id": 7}}),
-            ))
-        };
-        assert_eq!(path("https://u:p@h/group/demo.git"), "group/demo");
-        assert_eq!(path("https://h/a/b/c.git"), "a/b/c");
-        assert_eq!(path("https://h/"), "project-7");
-        assert_eq!(path(""), "project-7");
-    }
 
     #[test]
     fn the_strategy_is_the_variables_or_the_servers() {

@@ -1,22 +1,22 @@
 //! A job and its runner for tests, with the fewest words.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use serde_json::{Value, json};
 
 use crate::{
     config::{RunnerConfig, check},
-    workload::job::Job,
+    gitlab::payload::{self, InvalidJob},
 };
 
-use super::{Place, Plan, PlanError};
+use super::{JobSpec, Leases, Placement, Workload, WorkloadError};
 
 /// A job that can be planned, with the fewest words.
 pub(crate) struct Case {
     payload: Value,
     runner: String,
     docker: String,
-    pub(crate) place: Place,
+    pub(crate) placement: Placement,
 }
 
 impl Case {
@@ -44,7 +44,7 @@ impl Case {
             }),
             runner: String::new(),
             docker: "image = \"debian:12\"".to_owned(),
-            place: Place {
+            placement: Placement {
                 system_id: "s_0123456789ab".to_owned(),
                 instance: "here".to_owned(),
                 slot: 3,
@@ -54,6 +54,7 @@ impl Case {
                 server_ca: None,
                 client_certificate: None,
                 correlation_id: None,
+                leases: Leases::default(),
             },
         }
     }
@@ -121,26 +122,30 @@ impl Case {
     }
 
     /// The job.
-    pub(crate) fn job(&self) -> Job {
-        Job::try_from(
-            serde_json::from_value::<crate::gitlab::api::wire::JobPayload>(self.payload.clone())
-                .unwrap(),
-        )
-        .unwrap()
+    pub(crate) fn job(&self) -> JobSpec {
+        self.try_job().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn try_job(&self) -> Result<JobSpec, InvalidJob> {
+        let payload = serde_json::from_value(self.payload.clone()).unwrap();
+        payload::job_spec(&payload, &BTreeMap::new())
     }
 
     /// Plans it.
-    pub(crate) fn plan(&self) -> Plan {
+    pub(crate) fn plan(&self) -> Workload {
         self.try_plan().unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Plans it, or not.
-    pub(crate) fn try_plan(&self) -> Result<Plan, PlanError> {
-        super::plan(&self.job(), &self.config(), &self.place)
+    pub(crate) fn try_plan(&self) -> Result<Workload, WorkloadError> {
+        Workload::plan(&self.job(), &self.config(), &self.placement)
     }
 
     /// Why it cannot be planned, with the reason the server is told.
     pub(crate) fn refusal(&self) -> (String, &'static str) {
+        if let Err(error) = self.try_job() {
+            return (error.to_string(), error.failure_reason().as_str());
+        }
         let error = self.try_plan().expect_err("it cannot be planned");
         (error.to_string(), error.failure_reason().as_str())
     }

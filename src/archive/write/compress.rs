@@ -8,7 +8,7 @@ use std::io;
 
 use flate2::{Compress, Compression, FlushCompress, Status};
 
-use crate::helper::protocol::{Format, Level};
+use crate::workload::transfer::{Format, Level};
 
 /// How a member is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

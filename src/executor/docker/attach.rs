@@ -6,23 +6,17 @@ use bollard::{
     Docker, container::LogOutput, errors::Error as EngineError,
     query_parameters::AttachContainerOptionsBuilder,
 };
-use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use crate::executor::docker::engine;
+use super::{DockerError, engine};
+use crate::executor::{ExecutorError, HelperStreams, Piece};
 
 /// Streams of an attached container. They end with the container.
 pub(super) struct Attached {
     container: String,
     output: Pin<Box<dyn Stream<Item = Result<LogOutput, EngineError>> + Send>>,
     input: Pin<Box<dyn AsyncWrite + Send>>,
-}
-
-/// A piece of output.
-pub(super) enum Piece {
-    Out(Bytes),
-    Err(Bytes),
 }
 
 impl Attached {
@@ -64,13 +58,16 @@ impl Attached {
         }
     }
 
-    /// Writes to the container's stdin.
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), engine::Error> {
-        let written = async {
-            self.input.write_all(bytes).await?;
-            self.input.flush().await
-        };
-        written.await.map_err(|error| self.input_error(error))
+    /// The streams, for a helper.
+    pub(super) fn into_helper(self) -> HelperStreams {
+        let Self { container, output, input } = self;
+        let attached = Self { container, output, input: Box::pin(tokio::io::sink()) };
+        let output = futures_util::stream::unfold(attached, |mut attached| async move {
+            let piece =
+                attached.next().await.map_err(DockerError::from).map_err(ExecutorError::from);
+            Some((piece.transpose()?, attached))
+        });
+        HelperStreams { output: output.boxed(), input }
     }
 
     /// Writes to the container's stdin and ends it, while reading what the container says.
@@ -84,12 +81,6 @@ impl Attached {
             }),
             Input { container, input },
         )
-    }
-
-    fn input_error(&self, error: std::io::Error) -> engine::Error {
-        engine::Error::of("write to the container", &self.container)(EngineError::IOError {
-            err: error,
-        })
     }
 }
 

@@ -9,11 +9,10 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     executor::docker::engine::{self, image::Image},
-    trace::JobLog,
     workload::access::{BuildKit, SOCKET_DIRECTORY, is_rootless},
 };
 
-use super::{Docker, ExecutorError, dind, socket, spec};
+use super::{DockerError, DockerJob, dind, socket, spec};
 
 /// How long it may take until it takes requests.
 const READY: Duration = Duration::from_mins(1);
@@ -94,22 +93,22 @@ impl BuildKitError {
     }
 }
 
-impl Docker {
+impl DockerJob {
     /// Starts the job's BuildKit, where it has one, and waits until it takes requests.
-    pub(super) async fn start_buildkit(&self, job_log: JobLog) -> Result<(), ExecutorError> {
-        let Some(plan) = self.plan.access.buildkit() else { return Ok(()) };
+    pub(super) async fn start_buildkit(&self) -> Result<(), DockerError> {
+        let Some(plan) = self.workload.access.buildkit() else { return Ok(()) };
         let policies = &self.runner.docker.pull_policy;
-        let image = self.image(&plan.image, policies, None, job_log.clone());
+        let image = self.image(&plan.image, policies, None);
         let (image, guarded) = future::try_join(image, self.guarded()).await?;
         let Some(guarded) = guarded else { return Ok(()) };
         let since = Instant::now();
         let started = self.run_buildkit(plan, &image, &guarded.place).await;
         started.inspect_err(|error| {
             if let Some(log) = error.log() {
-                job_log.warning(&format!("BuildKit's last lines:\n{log}"));
+                self.log.warning(&format!("BuildKit's last lines:\n{log}"));
             }
         })?;
-        job_log.plain(&format!(
+        self.log.plain(&format!(
             "BuildKit {} is ready after {:.1} s",
             plan.image,
             since.elapsed().as_secs_f32()
@@ -123,11 +122,11 @@ impl Docker {
         image: &Image,
         place: &spec::SocketPlace,
     ) -> Result<(), BuildKitError> {
-        let container = &self.plan.names.buildkit;
+        let container = &self.workload.names.buildkit;
         let limits = socket::limits(&self.runner);
         let reference = image.reference();
         let body =
-            spec::buildkit::buildkit(&self.plan, &self.runner, plan, reference, place, &limits);
+            spec::buildkit::buildkit(&self.workload, &self.runner, plan, reference, place, &limits);
         self.create(container, None, body).await?;
         dind::put(&self.engine, container, files(plan)).await?;
         self.engine

@@ -12,9 +12,9 @@ use tokio::time::sleep;
 use crate::{
     base::ids::JobId,
     executor::docker::engine::{Engine, Error},
-    ledger::Thing,
+    ledger::Resource,
     workload::{
-        NetworkPlan, Plan,
+        NetworkPlan, Workload,
         mount::LAYERS_TYPE,
         names::{INSTANCE_LABEL, LABEL_PREFIX},
     },
@@ -31,25 +31,26 @@ const PAUSE: Duration = Duration::from_millis(250);
 const LATE_LOOKS: u32 = 3;
 const LATE_PAUSE: Duration = Duration::from_millis(500);
 
-/// All that a plan makes, in the ledger's words.
+/// All that a workload makes.
 #[must_use]
-pub fn things(plan: &Plan) -> Vec<Thing> {
+pub fn resources(plan: &Workload) -> Vec<Resource> {
     let services = plan.services.iter().map(|service| service.container.clone());
-    let mut things: Vec<Thing> = services
+    let mut resources: Vec<Resource> = services
         .chain([plan.names.build.clone(), plan.names.helper.clone()])
-        .map(Thing::Container)
+        .map(Resource::Container)
         .collect();
-    things.extend(plan.access.buildkit().map(|_| Thing::Container(plan.names.buildkit.clone())));
+    resources
+        .extend(plan.access.buildkit().map(|_| Resource::Container(plan.names.buildkit.clone())));
     match &plan.network {
-        NetworkPlan::Own { name, .. } => things.push(Thing::Network(name.clone())),
+        NetworkPlan::Own { name, .. } => resources.push(Resource::Network(name.clone())),
         NetworkPlan::Default | NetworkPlan::Given(_) => {
             // The guard's, for the job's containers.
             let guarded = plan.access.guarded().map(|_| plan.names.network.clone());
-            things.extend(guarded.map(Thing::Network));
+            resources.extend(guarded.map(Resource::Network));
         }
     }
-    things.extend(plan.mounts.temporary().map(|volume| Thing::Volume(volume.name.clone())));
-    things
+    resources.extend(plan.mounts.temporary().map(|volume| Resource::Volume(volume.name.clone())));
+    resources
 }
 
 /// How containers are removed.
@@ -59,48 +60,48 @@ pub struct Anonymous {
     pub remove: bool,
 }
 
-/// Removes things; gives all that could not be.
-pub async fn remove(engine: &Engine, things: &[Thing], anonymous: Anonymous) -> Vec<Error> {
-    let mut errors = remove_containers(engine, things, anonymous).await;
-    errors.extend(remove_rest(engine, things).await);
+/// Removes resources; returns the errors of those that could not be.
+pub async fn remove(engine: &Engine, resources: &[Resource], anonymous: Anonymous) -> Vec<Error> {
+    let mut errors = remove_containers(engine, resources, anonymous).await;
+    errors.extend(remove_rest(engine, resources).await);
     errors
 }
 
-/// Removes the containers among things.
+/// Removes the containers among resources.
 pub async fn remove_containers(
     engine: &Engine,
-    things: &[Thing],
+    resources: &[Resource],
     anonymous: Anonymous,
 ) -> Vec<Error> {
-    let containers = things.iter().filter_map(|thing| match thing {
-        Thing::Container(name) => Some(remove_container(engine, name, anonymous)),
-        Thing::Network(_) | Thing::Volume(_) => None,
+    let containers = resources.iter().filter_map(|resource| match resource {
+        Resource::Container(name) => Some(remove_container(engine, name, anonymous)),
+        Resource::Network(_) | Resource::Volume(_) => None,
     });
     future::join_all(containers).await.into_iter().filter_map(Result::err).collect()
 }
 
 /// Removes what containers used, once they are gone.
-pub async fn remove_rest(engine: &Engine, things: &[Thing]) -> Vec<Error> {
-    let rest = things.iter().map(|thing| async move {
-        match thing {
-            Thing::Container(_) => Ok(()),
-            Thing::Network(name) => remove_network(engine, name).await,
-            Thing::Volume(name) => remove_volume(engine, name).await,
+pub async fn remove_rest(engine: &Engine, resources: &[Resource]) -> Vec<Error> {
+    let rest = resources.iter().map(|resource| async move {
+        match resource {
+            Resource::Container(_) => Ok(()),
+            Resource::Network(name) => remove_network(engine, name).await,
+            Resource::Volume(name) => remove_volume(engine, name).await,
         }
     });
     future::join_all(rest).await.into_iter().filter_map(Result::err).collect()
 }
 
-/// What carries this longshore's mark on the engine, and the job's when one is named: a request
+/// What bears this longshore's label on the engine, and the job's when one is named: a request
 /// that was under way when a job was stopped may have made something after it was removed.
 ///
 /// # Errors
 /// When the engine cannot list them.
-pub async fn marked(
+pub async fn labelled(
     engine: &Engine,
     instance: &str,
     job: Option<JobId>,
-) -> Result<Vec<Thing>, Error> {
+) -> Result<Vec<Resource>, Error> {
     let job_label = format!("{LABEL_PREFIX}.job.id");
     let reusable_label = format!("{LABEL_PREFIX}.reusable");
     let job = job.map(|job| job.to_string());
@@ -128,14 +129,14 @@ pub async fn marked(
         },
     )
     .await?;
-    let mut things: Vec<Thing> =
-        containers.into_iter().filter_map(|c| c.id).map(Thing::Container).collect();
-    things.extend(networks.into_iter().filter_map(|n| n.id).map(Thing::Network));
+    let mut resources: Vec<Resource> =
+        containers.into_iter().filter_map(|c| c.id).map(Resource::Container).collect();
+    resources.extend(networks.into_iter().filter_map(|n| n.id).map(Resource::Network));
     let volumes =
         client.list_volumes(Some(volumes)).await.map_err(Error::of("list the volumes", ""))?;
     let names = volumes.volumes.unwrap_or_default().into_iter().map(|v| v.name);
-    things.extend(names.map(Thing::Volume));
-    Ok(things)
+    resources.extend(names.map(Resource::Volume));
+    Ok(resources)
 }
 
 /// Volumes of this longshore's layer-cache slots.
@@ -162,7 +163,7 @@ pub async fn remove_late(
     let mut errors = Vec::new();
     for _ in 0..LATE_LOOKS {
         sleep(LATE_PAUSE).await;
-        match marked(engine, instance, Some(job)).await {
+        match labelled(engine, instance, Some(job)).await {
             Ok(late) => errors.extend(remove(engine, &late, anonymous).await),
             Err(error) => errors.push(error),
         }
@@ -241,17 +242,17 @@ mod tests {
         let case =
             case().variable("FF_NETWORK_PER_BUILD", "true").variable("GIT_STRATEGY", "clone");
         let unique = "runner-abcdefghi-project-42-concurrent-1-00112233445566aa";
-        let container = |name: &str| Thing::Container(format!("{unique}-{name}"));
+        let container = |name: &str| Resource::Container(format!("{unique}-{name}"));
         let builds = "c33bcaa1fd2c77edfc3893b41966cea8";
         assert_eq!(
-            things(&case.plan()),
+            resources(&case.plan()),
             [
                 container("redis-0"),
                 container("postgres-2"),
                 container("build"),
                 container("predefined"),
-                Thing::Network("runner-abcdefghi-42-1-88213".to_owned()),
-                Thing::Volume(format!("{unique}-cache-{builds}")),
+                Resource::Network("runner-abcdefghi-42-1-88213".to_owned()),
+                Resource::Volume(format!("{unique}-cache-{builds}")),
             ]
         );
     }
@@ -261,12 +262,13 @@ mod tests {
         let with = |build: &str| {
             let socket =
                 format!("[runners.docker.socket]\nmode = \"guarded\"\nbuild = \"{build}\"");
-            things(&Case::new().docker(&socket).plan())
+            resources(&Case::new().docker(&socket).plan())
         };
         let (with, without) = (with("sidecar"), with("classic"));
-        let more: Vec<&Thing> = with.iter().filter(|thing| !without.contains(thing)).collect();
+        let more: Vec<&Resource> =
+            with.iter().filter(|resource| !without.contains(resource)).collect();
         assert!(
-            matches!(more[..], [Thing::Container(name), Thing::Volume(_), Thing::Volume(_)]
+            matches!(more[..], [Resource::Container(name), Resource::Volume(_), Resource::Volume(_)]
                 if name.ends_with("-buildkit")),
             "{more:?}"
         );
@@ -276,9 +278,9 @@ mod tests {
     fn docker_119_what_the_job_did_not_make_is_not_removed() {
         for mode in ["", "network_mode = \"ours\"", "network_mode = \"host\""] {
             let plan = case().docker(mode).variable("FF_NETWORK_PER_BUILD", "false").plan();
-            let others = things(&plan)
+            let others = resources(&plan)
                 .into_iter()
-                .filter(|thing| !matches!(thing, Thing::Container(_)))
+                .filter(|resource| !matches!(resource, Resource::Container(_)))
                 .collect::<Vec<_>>();
             assert_eq!(others, [], "{mode}");
         }
@@ -287,8 +289,10 @@ mod tests {
     #[test]
     fn docker_106_all_volumes_go_where_caches_are_disabled() {
         let plan = case().docker("disable_cache = true").plan();
-        let volumes =
-            things(&plan).into_iter().filter(|thing| matches!(thing, Thing::Volume(_))).count();
+        let volumes = resources(&plan)
+            .into_iter()
+            .filter(|resource| matches!(resource, Resource::Volume(_)))
+            .count();
         assert_eq!((volumes, plan.mounts.volumes.len()), (2, 2));
     }
 }

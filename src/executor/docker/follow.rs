@@ -1,12 +1,10 @@
 //! `CI_DEBUG_SERVICES`: what services say, followed into the job's trace while the job runs.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bollard::{container::LogOutput, query_parameters::LogsOptionsBuilder};
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 use tokio::{
     task::JoinSet,
     time::{Instant, timeout, timeout_at},
@@ -29,7 +27,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_millis(100);
 
 /// The services of a job that are followed.
-pub struct Followed {
+pub(super) struct Followed {
     trace: Trace,
     over: CancellationToken,
     tasks: Mutex<JoinSet<()>>,
@@ -37,8 +35,7 @@ pub struct Followed {
 
 impl Followed {
     /// None yet.
-    #[must_use]
-    pub fn new(trace: Trace) -> Self {
+    pub(super) fn new(trace: Trace) -> Self {
         Self { trace, over: CancellationToken::new(), tasks: Mutex::default() }
     }
 
@@ -83,14 +80,13 @@ impl Followed {
             out.finish();
             err.finish();
         };
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(follow);
+        self.tasks.lock().spawn(follow);
     }
 
     /// The job is over: waits until what services have said so far is in the trace.
-    pub async fn end(&self) {
+    pub(super) async fn end(&self) {
         self.over.cancel();
-        let mut tasks =
-            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
                 tracing::error!(%error, "a task panicked; this is a bug in longshore");

@@ -27,7 +27,7 @@ use crate::{
     workload::service::ServicePlan,
 };
 
-use super::{Docker, ExecutorError, dind::Daemon, spec};
+use super::{DockerError, DockerJob, dind::Daemon, spec};
 
 /// How long a service without exposed ports may take until it listens.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -63,21 +63,22 @@ pub(super) struct NotReady {
 /// Creates and starts a service's container; a Docker daemon's is given what it needs between.
 /// `hosts` are for a daemon whose network the job shares.
 pub(super) async fn start(
-    docker: &Docker,
+    docker: &DockerJob,
     service: &ServicePlan,
     image: &Image,
     daemon: Option<&Daemon<'_>>,
     hosts: &[String],
-) -> Result<Started, ExecutorError> {
+) -> Result<Started, DockerError> {
     let socket = docker.guarded().await?.map(|guarded| &guarded.place);
-    let mut body = spec::service(&docker.plan, &docker.runner, service, image.reference(), socket);
+    let mut body =
+        spec::service(&docker.workload, &docker.runner, service, image.reference(), socket);
     if let Some(daemon) = daemon {
         let flags = daemon.flags(docker, image).await;
         if !flags.is_empty() {
             body.cmd.get_or_insert_default().extend(flags);
         }
-        if docker.plan.access.network_owner().is_some() {
-            spec::own_network(&mut body, &docker.plan, &docker.runner.docker, service, hosts);
+        if docker.workload.access.network_owner().is_some() {
+            spec::own_network(&mut body, &docker.workload, &docker.runner.docker, service, hosts);
         }
     }
     let mut options = CreateContainerOptionsBuilder::new().name(&service.container);
@@ -161,7 +162,7 @@ impl Started {
     }
 
     /// Waits until the service can be used.
-    pub(super) async fn ready(self, docker: &Docker, limit: Duration) -> Result<(), NotReady> {
+    pub(super) async fn ready(self, docker: &DockerJob, limit: Duration) -> Result<(), NotReady> {
         let deadline = Instant::now() + limit;
         let waited = if self.ports.is_empty() {
             timeout_at(deadline, self.settle()).await.unwrap_or(Ok(()))
@@ -193,7 +194,7 @@ impl Started {
     }
 
     /// Waits until a port takes a connection.
-    async fn connects(&self, docker: &Docker) -> Result<(), String> {
+    async fn connects(&self, docker: &DockerJob) -> Result<(), String> {
         let targets: Vec<SocketAddr> = self
             .ip_addresses()
             .into_iter()
@@ -227,7 +228,7 @@ impl Started {
         self.ports.iter().any(|port| listening_ports(pid).is_some_and(|open| open.contains(port)))
     }
 
-    async fn ended(&self, docker: &Docker) -> Option<i64> {
+    async fn ended(&self, docker: &DockerJob) -> Option<i64> {
         let state = docker
             .engine
             .client()
@@ -238,7 +239,7 @@ impl Started {
         (state.running == Some(false)).then(|| state.exit_code.unwrap_or_default())
     }
 
-    async fn log(&self, docker: &Docker) -> String {
+    async fn log(&self, docker: &DockerJob) -> String {
         let options = LogsOptionsBuilder::new()
             .stdout(true)
             .stderr(true)

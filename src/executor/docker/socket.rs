@@ -32,15 +32,16 @@ use crate::{
         sidecar::{Host, Ready},
     },
     workload::{
-        NetworkPlan, Plan,
+        NetworkPlan, Workload,
         access::{SOCKET_GROUP, Socket},
         mount::VolumePlan,
         names::{self, INSTANCE_LABEL, LABEL_PREFIX},
+        spec::RegistryCredentials,
     },
 };
 
 use super::{
-    Docker, ExecutorError,
+    DockerError, DockerJob,
     cgroup::{self, CgroupError},
     spec,
 };
@@ -114,7 +115,7 @@ impl SocketError {
 pub(super) struct Guarded {
     guard: Place,
     /// Writes the audit log until the guard has ended.
-    audit: std::sync::Mutex<JoinSet<io::Result<()>>>,
+    audit: parking_lot::Mutex<JoinSet<io::Result<()>>>,
     /// How containers get it.
     pub(super) place: spec::SocketPlace,
 }
@@ -127,19 +128,19 @@ enum Place {
     Sidecar(Sidecar),
 }
 
-impl Docker {
+impl DockerJob {
     /// The job's guarded socket; the first who asks makes it. `None` for a job that has none.
-    pub(super) async fn guarded(&self) -> Result<Option<&Guarded>, ExecutorError> {
-        let Some(socket) = self.plan.access.guarded() else { return Ok(None) };
+    pub(super) async fn guarded(&self) -> Result<Option<&Guarded>, DockerError> {
+        let Some(socket) = self.workload.access.guarded() else { return Ok(None) };
         self.guarded.get_or_try_init(|| self.start_guard(socket).boxed()).await.map(Some)
     }
 
-    async fn start_guard(&self, socket: &Socket) -> Result<Guarded, ExecutorError> {
+    async fn start_guard(&self, socket: &Socket) -> Result<Guarded, DockerError> {
         let begun = Instant::now();
         let host = self.engine.host();
         let config = &self.runner.docker.socket;
         let path = config.audit_log.clone();
-        let path = path.unwrap_or_else(|| self.job_directory.join("audit.jsonl"));
+        let path = path.unwrap_or_else(|| self.directories.files.join("audit.jsonl"));
         let (events, log) =
             Log::open(&path).await.map_err(|source| SocketError::AuditLog { path, source })?;
         let mut audit = JoinSet::new();
@@ -182,17 +183,17 @@ impl Docker {
     }
 
     /// The guard's settings, once the engine has what they are about.
-    async fn settings(&self, socket: &Socket) -> Result<GuardSettings, ExecutorError> {
+    async fn settings(&self, socket: &Socket) -> Result<GuardSettings, DockerError> {
         self.network_ready().await?;
-        let volumes = self.plan.mounts.volumes.iter().map(|volume| self.mountpoint(volume));
+        let volumes = self.workload.mounts.volumes.iter().map(|volume| self.mountpoint(volume));
         let volumes = future::try_join_all(volumes).await?;
-        let mut settings = settings(&self.plan, &self.runner, socket, &self.guard_directory);
-        settings.workspace = workspace(&self.plan, volumes.into_iter().flatten());
-        settings.images.registries.extend(self.server_registries.iter().cloned());
+        let mut settings = settings(&self.workload, &self.runner, socket, &self.directories.guard);
+        settings.workspace = workspace(&self.workload, volumes.into_iter().flatten());
+        settings.images.registries.extend(registries(&self.workload.job.registries));
         settings.socket_group = Some(SOCKET_GROUP);
         let config = &self.runner.docker.socket;
         let parent = self.runner.docker.resources.cgroup_parent.as_deref();
-        let (names, directory) = (&self.plan.names, &self.guard_directory);
+        let (names, directory) = (&self.workload.names, &self.directories.guard);
         let group = cgroup::make(&self.engine, config, parent, names, directory).await;
         settings.cgroup_parent = Some(group.map_err(SocketError::Cgroup)?);
         Ok(settings)
@@ -201,9 +202,9 @@ impl Docker {
     async fn launch_sidecar(
         &self,
         events: mpsc::Sender<AuditEvent>,
-    ) -> Result<Sidecar, ExecutorError> {
+    ) -> Result<Sidecar, DockerError> {
         let docker = &self.runner.docker;
-        let unique = &self.plan.names.unique;
+        let unique = &self.workload.names.unique;
         let note = sidecar::Note {
             host: Host {
                 engine: sidecar::engine_socket(
@@ -214,10 +215,10 @@ impl Docker {
                 unique: unique.clone(),
             },
             is_portable: docker.helper_image.as_deref().is_some_and(|name| !name.is_empty()),
-            labels: names::typed(&self.plan.labels, "guard"),
+            labels: names::typed(&self.workload.labels, "guard"),
             is_begun: false,
         };
-        let launched = Sidecar::launch(&self.engine, note, &self.guard_directory, events).await;
+        let launched = Sidecar::launch(&self.engine, note, &self.directories.guard, events).await;
         Ok(launched.map_err(SocketError::Sidecar)?)
     }
 
@@ -226,7 +227,7 @@ impl Docker {
     pub(super) async fn mountpoint<'a>(
         &self,
         volume: &'a VolumePlan,
-    ) -> Result<Option<(&'a str, PathBuf)>, ExecutorError> {
+    ) -> Result<Option<(&'a str, PathBuf)>, DockerError> {
         let driver = self.runner.docker.volume_driver.clone();
         if driver.as_deref().is_some_and(|driver| driver != "local") {
             return Ok(None);
@@ -249,16 +250,16 @@ impl Docker {
 
     /// Shows the job its own container, and takes that into the network of the job's containers
     /// where it is in another.
-    pub(super) async fn show_to_guard(&self, id: &str) -> Result<(), ExecutorError> {
+    pub(super) async fn show_to_guard(&self, id: &str) -> Result<(), DockerError> {
         let Some(guarded) = self.guarded.get() else { return Ok(()) };
-        let name = &self.plan.names.build;
+        let name = &self.workload.names.build;
         match &guarded.guard {
             Place::Here(guard) => guard.adopt(id, name),
             Place::Sidecar(sidecar) => {
                 sidecar.adopt(id, name).await.map_err(SocketError::Sidecar)?;
             }
         }
-        let NetworkPlan::Given(mode) = &self.plan.network else { return Ok(()) };
+        let NetworkPlan::Given(mode) = &self.workload.network else { return Ok(()) };
         if matches!(mode.as_str(), "host" | "none") || mode.starts_with("container:") {
             return Ok(());
         }
@@ -275,7 +276,7 @@ impl Docker {
     }
 
     /// What the guard has done so far; `None` where there is none.
-    pub async fn guard_summary(&self) -> Option<Result<Summary, SocketError>> {
+    pub(super) async fn guard_summary(&self) -> Option<Result<Summary, SocketError>> {
         Some(match &self.guarded.get()?.guard {
             Place::Here(guard) => Ok(guard.summary()),
             Place::Sidecar(sidecar) => sidecar.summary().await.map_err(SocketError::Sidecar),
@@ -284,7 +285,7 @@ impl Docker {
 
     /// Ends the guard, if there is one: what the job made with it goes. Says what is left; called
     /// again, it tries again.
-    pub async fn close_guard(&self) -> Vec<String> {
+    pub(super) async fn close_guard(&self) -> Vec<String> {
         if let Some(guarded) = self.guarded.get() {
             let left = match &guarded.guard {
                 Place::Here(guard) => guard.stop().await.left,
@@ -297,9 +298,7 @@ impl Docker {
                     Vec::new()
                 }),
             };
-            let mut audit = std::mem::take(
-                &mut *guarded.audit.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
-            );
+            let mut audit = std::mem::take(&mut *guarded.audit.lock());
             while let Some(written) = audit.join_next().await {
                 if let Ok(Err(error)) = written {
                     tracing::warn!(%error, "audit log of the job's socket could not be written");
@@ -310,10 +309,10 @@ impl Docker {
                 return left;
             }
         }
-        if self.plan.access.guarded().is_none() {
+        if self.workload.access.guarded().is_none() {
             return Vec::new();
         }
-        reap(&self.engine, &self.guard_directory).await
+        reap(&self.engine, &self.directories.guard).await
     }
 }
 
@@ -334,7 +333,7 @@ pub async fn reap(engine: &Engine, directory: &Path) -> Vec<String> {
 
 /// The guard's settings, but for what only the engine knows.
 fn settings(
-    plan: &Plan,
+    plan: &Workload,
     runner: &RunnerConfig,
     socket: &Socket,
     directory: &Path,
@@ -372,12 +371,12 @@ fn settings(
     settings
 }
 
-fn label(plan: &Plan, name: &str) -> String {
+fn label(plan: &Workload, name: &str) -> String {
     plan.labels.get(name).cloned().unwrap_or_default()
 }
 
 /// Those labels of the job by which its things are found again after a crash.
-fn labels(plan: &Plan) -> BTreeMap<String, String> {
+fn labels(plan: &Workload) -> BTreeMap<String, String> {
     let kept = ["job.id", "project.id", "runner.id", "managed"];
     let kept = kept.into_iter().map(|name| format!("{LABEL_PREFIX}.{name}"));
     kept.chain([INSTANCE_LABEL.to_owned()])
@@ -414,8 +413,17 @@ pub(super) fn limits(runner: &RunnerConfig) -> guard::Limits {
 }
 
 /// What of the job's own file system lies on this host, the deepest first.
+/// Registries that the CI engine has given the job credentials for.
+fn registries(credentials: &[RegistryCredentials]) -> impl Iterator<Item = String> {
+    let host = |url: &str| {
+        let host = url.split_once("://").map_or(url, |(_, rest)| rest);
+        host.split('/').next().unwrap_or_default().to_owned()
+    };
+    credentials.iter().map(move |c| host(&c.url)).filter(|host| !host.is_empty())
+}
+
 fn workspace<'a>(
-    plan: &'a Plan,
+    plan: &'a Workload,
     volumes: impl Iterator<Item = (&'a str, PathBuf)>,
 ) -> Vec<Mapping> {
     let volumes = volumes.map(|(destination, host)| Mapping {

@@ -13,7 +13,9 @@ use bollard::models::{
 use crate::{
     config::{Device, DockerConfig, Resources, RunnerConfig},
     executor::docker::engine::ApiVersion,
-    workload::{NetworkPlan, Plan, mount::VolumePlan, names, policy, script, service::ServicePlan},
+    workload::{
+        NetworkPlan, Workload, mount::VolumePlan, names, policy, script, service::ServicePlan,
+    },
 };
 
 /// The first API in which an endpoint has its MAC address (Docker Engine API: version history).
@@ -35,7 +37,7 @@ pub struct SocketPlace {
 }
 
 impl SocketPlace {
-    fn put_into(&self, host: &mut HostConfig, plan: &Plan) {
+    fn put_into(&self, host: &mut HostConfig, plan: &Workload) {
         let paths = plan.access.guarded().map(|socket| socket.paths.as_slice());
         for path in paths.unwrap_or_default() {
             // A mount, not a bind: of a bind, the engine would make a directory where nothing is.
@@ -55,7 +57,7 @@ impl SocketPlace {
 /// The build container: a shell that waits for its script on stdin.
 #[must_use]
 pub fn build(
-    plan: &Plan,
+    plan: &Workload,
     runner: &RunnerConfig,
     image: &str,
     hosts: &[String],
@@ -73,7 +75,7 @@ pub fn build(
         if let Some(volume) = &plan.mounts.socket {
             host.mounts.get_or_insert_default().push(mount(volume, docker));
         }
-        if let Some(socket) = plan.access.sidecar().and_then(|sidecar| sidecar.socket.as_ref()) {
+        if let Some(socket) = plan.access.dind().and_then(|sidecar| sidecar.socket.as_ref()) {
             host.group_add.get_or_insert_default().push(socket.group.to_string());
         }
         if let Some(buildkit) = plan.access.buildkit() {
@@ -92,7 +94,7 @@ pub fn build(
 
 /// The job's place in its network. Of its containers at once only one can have the address.
 fn job_endpoint(
-    plan: &Plan,
+    plan: &Workload,
     docker: &DockerConfig,
     mut aliases: Vec<String>,
 ) -> Option<NetworkingConfig> {
@@ -117,7 +119,7 @@ fn join(body: &mut ContainerCreateBody, owner: &str) {
 /// the other services', and the daemon's own lead back to it.
 pub fn own_network(
     body: &mut ContainerCreateBody,
-    plan: &Plan,
+    plan: &Workload,
     docker: &DockerConfig,
     service: &ServicePlan,
     hosts: &[String],
@@ -146,7 +148,7 @@ pub struct HelperCommand {
 /// The helper container. Its output is a protocol, not text: the engine keeps no log of it.
 #[must_use]
 pub fn helper(
-    plan: &Plan,
+    plan: &Workload,
     runner: &RunnerConfig,
     command: &HelperCommand,
     hosts: &[String],
@@ -169,7 +171,7 @@ pub fn helper(
 /// A service's container.
 #[must_use]
 pub fn service(
-    plan: &Plan,
+    plan: &Workload,
     runner: &RunnerConfig,
     service: &ServicePlan,
     image: &str,
@@ -204,7 +206,7 @@ pub fn service(
     if let Some(socket) = socket {
         socket.put_into(&mut host, plan);
     }
-    if plan.access.sidecar_of(service).is_some() {
+    if plan.access.dind_of(service).is_some() {
         let own = plan.mounts.daemon.iter().chain(&plan.mounts.socket);
         host.mounts.get_or_insert_default().extend(own.map(|volume| mount(volume, docker)));
     }
@@ -222,7 +224,7 @@ pub fn service(
 
 /// The job's own network.
 #[must_use]
-pub fn network(plan: &Plan, name: &str, mtu: u32, ipv6: bool) -> NetworkCreateRequest {
+pub fn network(plan: &Workload, name: &str, mtu: u32, ipv6: bool) -> NetworkCreateRequest {
     let mut options = HashMap::new();
     if mtu != 0 {
         options.insert("com.docker.network.driver.mtu".to_owned(), mtu.to_string());
@@ -239,7 +241,7 @@ pub fn network(plan: &Plan, name: &str, mtu: u32, ipv6: bool) -> NetworkCreateRe
 
 /// What build and helper have in common.
 fn job_container(
-    plan: &Plan,
+    plan: &Workload,
     runner: &RunnerConfig,
     image: &str,
     hosts: &[String],
@@ -300,7 +302,7 @@ fn job_container(
 }
 
 /// What all containers of a job have in common.
-fn shared_host(plan: &Plan, docker: &DockerConfig) -> HostConfig {
+fn shared_host(plan: &Workload, docker: &DockerConfig) -> HostConfig {
     HostConfig {
         binds: some(&plan.mounts.binds),
         mounts: Some(mounts(plan, docker)).filter(|m| !m.is_empty()),
@@ -324,7 +326,7 @@ fn shared_host(plan: &Plan, docker: &DockerConfig) -> HostConfig {
 
 /// Volumes of longshore's: the engine makes those that do not exist, with their labels, when it
 /// makes a container that mounts them.
-fn mounts(plan: &Plan, docker: &DockerConfig) -> Vec<Mount> {
+fn mounts(plan: &Workload, docker: &DockerConfig) -> Vec<Mount> {
     plan.mounts.volumes.iter().map(|volume| mount(volume, docker)).collect()
 }
 
@@ -427,7 +429,7 @@ pub fn ignored_mac_address(docker: &DockerConfig, engine: ApiVersion) -> Option<
 }
 
 fn endpoint(
-    plan: &Plan,
+    plan: &Workload,
     mac_address: Option<String>,
     aliases: Vec<String>,
 ) -> Option<NetworkingConfig> {

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::base::{ids::JobId, secret::Secret};
+use crate::base::{
+    ids::{JobId, ProjectId},
+    secret::Secret,
+};
 
 /// Reads `null` as the type's default.
 fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
@@ -124,7 +127,7 @@ pub struct JobInfo {
     pub pipeline_id: i64,
     /// Project; used in names of containers and caches.
     #[serde(deserialize_with = "nullable")]
-    pub project_id: i64,
+    pub project_id: ProjectId,
     /// Last part of the project's path.
     #[serde(deserialize_with = "nullable")]
     pub project_name: String,

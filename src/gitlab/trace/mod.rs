@@ -11,6 +11,6 @@ mod server;
 pub use self::{
     delivery::Delivery,
     finish::{DEFAULT_PASSES, Failure, Final, FinishError, Limits, finish},
-    pump::{KeepAlive, Remote, pump},
+    pump::{KeepAlive, pump},
     server::JobServer,
 };

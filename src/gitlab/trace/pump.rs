@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     gitlab::api::{PatchOutcome, RemoteState, UpdateOutcome, wire::JobState},
+    runner::StopRequest,
     trace::Trace,
 };
 
@@ -48,18 +49,6 @@ impl KeepAlive {
     }
 }
 
-/// How the server wants a job to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Remote {
-    /// By itself.
-    #[default]
-    None,
-    /// Now, with what follows a failed script.
-    Cancel,
-    /// Now, with nothing more.
-    Abort,
-}
-
 /// Sends `trace` to `server` until `stop`, which is checked between requests, or until the server
 /// refuses the job. `remote` is sent each request to stop once, and never a weaker one later.
 ///
@@ -68,7 +57,7 @@ pub async fn pump(
     trace: Trace,
     server: &impl JobServer,
     delivery: Delivery,
-    remote: watch::Sender<Remote>,
+    remote: watch::Sender<StopRequest>,
     keep_alive: KeepAlive,
     stop: CancellationToken,
 ) {
@@ -105,7 +94,7 @@ struct Pump<'a, S> {
     trace: Trace,
     server: &'a S,
     delivery: Delivery,
-    remote: watch::Sender<Remote>,
+    remote: watch::Sender<StopRequest>,
     interval: Interval,
     keep_alive: KeepAlive,
     /// No request before this.
@@ -178,17 +167,17 @@ impl<S: JobServer> Pump<'_, S> {
     /// Passes on a request to stop; whether to go on.
     fn pass_on(&mut self, state: Option<RemoteState>, refused: bool) -> bool {
         let request = match state {
-            Some(RemoteState::Canceled) => Remote::Abort,
-            _ if refused => Remote::Abort,
-            Some(RemoteState::Canceling) => Remote::Cancel,
-            None => Remote::None,
+            Some(RemoteState::Canceled) => StopRequest::Abort,
+            _ if refused => StopRequest::Abort,
+            Some(RemoteState::Canceling) => StopRequest::Cancel,
+            None => StopRequest::None,
         };
         self.remote.send_if_modified(|known| {
             let more = *known < request;
             *known = request.max(*known);
             more
         });
-        request != Remote::Abort
+        request != StopRequest::Abort
     }
 }
 
@@ -210,7 +199,7 @@ mod tests {
         server: Fake,
         trace: Trace,
         delivery: Delivery,
-        remote: watch::Receiver<Remote>,
+        remote: watch::Receiver<StopRequest>,
     }
 
     async fn job<F: Future<Output = ()>>(
@@ -221,7 +210,7 @@ mod tests {
         let (_dir, trace) = plain(Masks::default());
         let server = Fake::new(patches, updates);
         let (delivery, stop) = (Delivery::default(), CancellationToken::new());
-        let (sender, remote) = watch::channel(Remote::None);
+        let (sender, remote) = watch::channel(StopRequest::None);
         let writer = trace.writer(Source::Job, Stream::Out);
         tokio::join!(
             pump(trace.clone(), &server, delivery.clone(), sender, KeepAlive::Fixed, stop.clone()),
@@ -254,7 +243,7 @@ mod tests {
         .await;
         assert_eq!(job.server.heard_at(), at([(2, "0-3"), (12, "4-4"), (22, "5-8")]));
         assert_eq!(job.delivery.offset(), 9);
-        assert_eq!(*job.remote.borrow(), Remote::None);
+        assert_eq!(*job.remote.borrow(), StopRequest::None);
     }
 
     #[test]
@@ -298,7 +287,7 @@ mod tests {
         .await;
         let all = [(2, "0-3"), (12, "0-3"), (22, "0-3"), (32, "0-3")];
         assert_eq!(job.server.heard_at(), at(all));
-        assert_eq!(*job.remote.borrow(), Remote::None);
+        assert_eq!(*job.remote.borrow(), StopRequest::None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -327,7 +316,7 @@ mod tests {
             })
             .await;
             assert_eq!(job.server.heard(), ["0-3"]);
-            assert_eq!(*job.remote.borrow(), Remote::Abort);
+            assert_eq!(*job.remote.borrow(), StopRequest::Abort);
         }
     }
 
@@ -335,7 +324,7 @@ mod tests {
     async fn a_keep_alive_that_is_refused_aborts_too() {
         let job = job([], [update(UpdateOutcome::Abort)], |_out| seconds(1000)).await;
         assert_eq!(job.server.heard(), ["Running"]);
-        assert_eq!(*job.remote.borrow(), Remote::Abort);
+        assert_eq!(*job.remote.borrow(), StopRequest::Abort);
     }
 
     #[tokio::test(start_paused = true)]
@@ -389,14 +378,14 @@ mod tests {
         let answers = [RemoteState::Canceling; 3].map(patch_with);
         let (_dir, trace) = plain(Masks::default());
         let (server, stop) = (Fake::new(answers, []), CancellationToken::new());
-        let (sender, mut remote) = watch::channel(Remote::None);
+        let (sender, mut remote) = watch::channel(StopRequest::None);
         let mut out = trace.writer(Source::Job, Stream::Out);
         tokio::join!(
             pump(trace, &server, Delivery::default(), sender, KeepAlive::Fixed, stop.clone()),
             async {
                 out.write(b"x");
                 remote.changed().await.unwrap();
-                assert_eq!(*remote.borrow_and_update(), Remote::Cancel);
+                assert_eq!(*remote.borrow_and_update(), StopRequest::Cancel);
                 for _ in 0..50 {
                     out.write(b"x");
                     seconds(1).await;
@@ -419,6 +408,6 @@ mod tests {
         })
         .await;
         assert_eq!(job.server.heard().len(), 2);
-        assert_eq!(*job.remote.borrow(), Remote::Abort);
+        assert_eq!(*job.remote.borrow(), StopRequest::Abort);
     }
 }

@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::archive::fingerprint::Metadata;
-use crate::helper::protocol::{Format, Level};
+use crate::workload::transfer::{Format, Level};
 
 struct Place(tempfile::TempDir);
 

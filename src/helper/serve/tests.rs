@@ -4,10 +4,9 @@ use std::path::Path;
 use tokio::io::{AsyncWriteExt as _, DuplexStream};
 
 use super::*;
-use crate::helper::protocol::{
-    Archive, ArchiveTo, CHUNK, CleanUp, Format, Level, Receive, Strategy,
-};
+use crate::helper::protocol::{Archive, ArchiveTo, CHUNK, Receive};
 use crate::helper::testing::{Host, TOKEN};
+use crate::workload::transfer::{CleanUp, Format, Level, Strategy};
 
 /// Longshore's end of a helper.
 struct Longshore(DuplexStream);

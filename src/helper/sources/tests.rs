@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::base::secret::Secret;
-use crate::helper::protocol::CleanUp;
 use crate::helper::testing::{Host, TOKEN, run, succeed};
+use crate::workload::transfer::{CleanUp, ObjectFormat};
 use crate::{base::error_chain, helper::cleanup::clean_up};
 
 fn project(task: &Sources) -> PathBuf {
@@ -509,7 +509,7 @@ async fn a_repository_of_the_other_object_format_is_made_again_and_again() {
     assert!(host.git(&repository.work, &[&template[..], &["--bare", bare]].concat()).0);
     assert!(host.git(&repository.work, &["remote", "add", "origin", bare]).0);
     let mut task = host.task(&repository, &host.commit(&repository, &[("a", "1")]));
-    task.object_format = "sha256".into();
+    task.object_format = ObjectFormat::Sha256;
     succeed(&task).await;
     task.sha = host.commit(&repository, &[("a", "2")]);
     succeed(&task).await;

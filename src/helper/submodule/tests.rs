@@ -61,7 +61,7 @@ async fn docker_141_normal_takes_the_first_level_and_recursive_all() {
 async fn docker_141_paths_depth_and_flags_are_handed_on() {
     let (host, app, sha) = nested();
     let mut task = host.task(&app, &sha);
-    task.strategy = crate::helper::protocol::Strategy::Clone;
+    task.strategy = crate::workload::transfer::Strategy::Clone;
     task.submodules.recursive = Some(false);
     task.submodules.paths = vec!["lib".into()];
     task.submodules.depth = 1;

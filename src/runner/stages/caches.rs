@@ -13,9 +13,9 @@ use crate::{
         store::{Store, Upload},
     },
     base::error_chain,
-    executor::curtain::Said,
+    executor::buffered_log::LogEvent,
     helper::protocol::{Archive, ArchiveTo, Extract, Task},
-    workload::{cache::CachePlan, job::outcome::Outcome},
+    workload::{cache::CachePlan, outcome::Outcome},
 };
 
 use super::{
@@ -27,15 +27,16 @@ impl Stages<'_> {
     pub(super) async fn restore_caches(&mut self) -> Ending {
         const NAME: &str = "restore_cache";
         let caches: Vec<CachePlan> =
-            self.plan.caches.iter().filter(|cache| cache.pull).cloned().collect();
+            self.workload.transfers.caches.iter().filter(|cache| cache.pull).cloned().collect();
         if caches.is_empty() {
             return Ok(Outcome::Success);
         }
-        let _section = self.curtain.section(NAME, "Restoring cache");
+        let _section = self.log.section(NAME, "Restoring cache");
         for entry in &caches {
             let Some(first) = self.key(&entry.key) else { continue };
-            let last = self.plan.variables.value("CACHE_FALLBACK_KEY").filter(|k| !k.is_empty());
-            let hash = self.plan.flags.on("FF_HASH_CACHE_KEYS");
+            let last =
+                self.workload.variables.value("CACHE_FALLBACK_KEY").filter(|k| !k.is_empty());
+            let hash = self.workload.flags.on("FF_HASH_CACHE_KEYS");
             let chain = cache::chain(first, &entry.fallback_keys, last, hash);
             for warning in &chain.warnings {
                 self.warn(warning);
@@ -43,7 +44,7 @@ impl Stages<'_> {
             for key in &chain.keys {
                 self.plain(format!("Checking cache for {}...", key.human));
                 if self.restore_cache(key, entry).await? {
-                    self.curtain.say(Said::Info("Successfully extracted cache".to_owned()));
+                    self.log.log(LogEvent::Info("Successfully extracted cache".to_owned()));
                     break;
                 }
                 self.warn("Failed to extract cache");
@@ -53,7 +54,7 @@ impl Stages<'_> {
     }
 
     fn key(&self, raw: &str) -> Option<cache::Key> {
-        match cache::key(raw, self.plan.flags.on("FF_HASH_CACHE_KEYS")) {
+        match cache::key(raw, self.workload.flags.on("FF_HASH_CACHE_KEYS")) {
             Ok(key) => {
                 if let Some(warning) = key.warning() {
                     self.warn(warning);
@@ -68,12 +69,12 @@ impl Stages<'_> {
     }
 
     fn local_archive(&self, key: &cache::Key) -> String {
-        cache::local_path(&self.plan.directories.project_cache, key)
+        cache::local_path(&self.workload.directories.project_cache, key)
     }
 
     fn store(&self) -> Option<Store> {
-        let s3 = self.runner.cache.s3.as_ref()?;
-        match Store::new(s3, self.job.timeout, self.plan.settings.cache_timeout) {
+        let s3 = self.config.cache.s3.as_ref()?;
+        match Store::new(s3, self.workload.job.timeout, self.workload.settings.cache_timeout) {
             Ok(store) => Some(store),
             Err(error) => {
                 self.warn(error_chain(&error));
@@ -83,8 +84,8 @@ impl Stages<'_> {
     }
 
     fn object(&self, key: &cache::Key) -> Option<String> {
-        let project = self.job.payload.job_info.project_id;
-        cache::object_name(&self.runner.cache, &self.runner.short_token(), project, key).ok()
+        let project = self.workload.job.project;
+        cache::object_name(&self.config.cache, &self.config.short_token(), project, key).ok()
     }
 
     /// Whether a cache was there and is in place now.
@@ -108,10 +109,10 @@ impl Stages<'_> {
         if self.ask(&Task::Stat { path: archive.clone() }).await?.file.is_none() {
             return Ok(false);
         }
-        let into = self.plan.directories.project.clone();
+        let into = self.workload.directories.project.clone();
         let task = Task::Extract(Extract { archive, into: into.clone(), remove: false });
         let done = self.ask(&task).await?;
-        if done.exit_code != 0 && self.plan.flags.on("FF_CLEAN_UP_FAILED_CACHE_EXTRACT") {
+        if done.exit_code != 0 && self.workload.flags.on("FF_CLEAN_UP_FAILED_CACHE_EXTRACT") {
             self.ask(&Task::RemovePaths { project_dir: into, paths: entry.paths.clone() }).await?;
         }
         Ok(done.exit_code == 0)
@@ -153,7 +154,8 @@ impl Stages<'_> {
     /// Saves caches after a script that ended so.
     pub(in crate::runner) async fn save_caches(&mut self, succeeded: bool) -> Ending {
         let caches: Vec<CachePlan> = self
-            .plan
+            .workload
+            .transfers
             .caches
             .iter()
             .filter(|cache| cache.push && cache.when.matches(succeeded))
@@ -167,12 +169,12 @@ impl Stages<'_> {
         } else {
             ("archive_cache_on_failure", "Saving cache for failed job")
         };
-        let _section = self.curtain.section(name, title);
+        let _section = self.log.section(name, title);
         for entry in &caches {
             let Some(key) = self.key(&entry.key) else { continue };
             self.plain(format!("Creating cache {}...", key.human));
             if self.save_cache(&key, entry).await? {
-                self.curtain.say(Said::Info("Created cache".to_owned()));
+                self.log.log(LogEvent::Info("Created cache".to_owned()));
             } else {
                 self.warn("Failed to create cache");
             }
@@ -190,8 +192,8 @@ impl Stages<'_> {
             name: key.human.clone(),
             paths: entry.paths.clone(),
             untracked: entry.untracked,
-            format: self.plan.settings.cache_format,
-            level: self.plan.settings.cache_level,
+            format: self.workload.settings.cache_format,
+            level: self.workload.settings.cache_level,
             to: ArchiveTo::File(archive.clone()),
             ..self.archive()
         }));
@@ -210,10 +212,10 @@ impl Stages<'_> {
             );
             return Ok(true);
         };
-        if cache::is_too_large(&self.runner.cache, file.size) {
+        if cache::is_too_large(&self.config.cache, file.size) {
             self.plain(format!(
                 "Cache archive size ({}) is larger than the limit ({}); it stays local",
-                file.size, self.runner.cache.max_uploaded_archive_size
+                file.size, self.config.cache.max_uploaded_archive_size
             ));
             return Ok(true);
         }

@@ -1,11 +1,14 @@
-//! The BuildKit that a job with a guarded socket may have beside it (docker-socket-guard.md §11.3):
-//! the engine's own is everybody's.
+//! The BuildKit that a job with a guarded socket may have beside it: the engine's own is shared by all
+//! jobs.
 
 use std::fmt::Write as _;
 
 use crate::config::SocketBuild;
 
-use super::{Asked, ROOTLESS, SOCKET_DIRECTORY, SOCKET_GROUP, is_rootless};
+use super::{
+    inputs::{Inputs, is_rootless},
+    shared_socket::{ROOTLESS, SOCKET_DIRECTORY, SOCKET_GROUP},
+};
 
 /// A BuildKit of the job's own. Its container is never privileged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +96,7 @@ impl BuildKit {
     }
 }
 
-impl Asked<'_> {
+impl Inputs<'_> {
     /// What the runner gives a job beside its guarded socket.
     pub(super) fn buildkit(&self) -> Option<BuildKit> {
         let socket = &self.docker.socket;

@@ -1,6 +1,6 @@
 //! What the container of a daemon runs, as far as flags can be added to it.
 
-use crate::workload::service::ServicePlan;
+use super::super::service::ServicePlan;
 
 /// The image's program that turns its environment into flags.
 const ENTRYPOINT: &str = "dockerd-entrypoint.sh";

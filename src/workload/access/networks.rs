@@ -1,7 +1,7 @@
 //! What a daemon is told of the networks that it makes: their MTU, as packets of an outer network
 //! with a smaller one are lost without a word, and IPv6.
 
-use super::{Command, NetworkPlan};
+use super::{super::network::NetworkPlan, command::Command};
 
 /// MTU of a network of which nothing is said (dockerd: `--mtu`).
 const USUAL_MTU: u32 = 1500;

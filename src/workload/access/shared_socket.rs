@@ -2,14 +2,14 @@
 
 use crate::config::volume::Volume;
 
-use super::{Address, ROOTLESS};
+use super::address::{Address, USUAL_SOCKET};
+
+/// User and group of rootless images.
+pub(super) const ROOTLESS: u32 = 1000;
 
 /// Where the daemon's unix socket is, in its container and in the job's: a volume of its own, as
 /// one at `/var/run` would hide what images have there.
 pub const SOCKET_DIRECTORY: &str = "/run/longshore";
-
-/// Where tools look for a socket when nothing says otherwise.
-pub(super) const USUAL_SOCKET: &str = "/var/run/docker.sock";
 
 /// Group of the official image's `docker`; it need not be known in the job's image.
 pub const SOCKET_GROUP: u32 = 2375;

@@ -1,11 +1,15 @@
 //! The engine's own socket in a job: where it is, and what the job's variables say of it.
 
-use crate::{
-    config::{SocketMode, volume::Volume},
-    workload::service::ServicePlan,
-};
+use std::fmt;
 
-use super::{Asked, BuildKit, NAME, shared_socket::USUAL_SOCKET};
+use crate::config::{SocketMode, volume::Volume};
+
+use super::{
+    super::service::ServicePlan,
+    address::USUAL_SOCKET,
+    buildkit::BuildKit,
+    inputs::{Inputs, NAME},
+};
 
 /// The engine's own socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +30,22 @@ pub struct Socket {
     pub notes: Vec<String>,
 }
 
-impl Asked<'_> {
+impl fmt::Display for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the engine's own socket at {}, ", self.paths.join(", "))?;
+        f.write_str(if self.guarded { "guarded" } else { "which makes it root on its host" })?;
+        match &self.in_place_of {
+            Some(service) => write!(f, ", in place of the service {service}")?,
+            None => f.write_str(", as the runner's configuration says")?,
+        }
+        match &self.buildkit {
+            Some(_) => write!(f, "; BuildKit of its own at {}", BuildKit::address()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Inputs<'_> {
     /// The engine's socket, where the runner mounts or offers it, or in the place of a service.
     pub(super) fn socket(&self, service: Option<&ServicePlan>) -> Option<Socket> {
         let mode = self.docker.socket.mode;
@@ -64,11 +83,12 @@ impl Asked<'_> {
             let build = if socket.buildkit.is_some() {
                 self.buildkit_variables()
             } else {
-                // The engine's BuildKit is everybody's (docker-socket-guard.md §11.2).
+                // The engine's BuildKit is shared by all jobs.
                 vec![("DOCKER_BUILDKIT", Some("0".to_owned()))]
             };
             let defaults = [
-                // Where Testcontainers finds published ports and the socket (§12.3).
+                // Where Testcontainers finds published ports and the socket (Testcontainers: "Custom
+                // configuration").
                 ("TESTCONTAINERS_HOST_OVERRIDE", socket.names.first().cloned()),
                 ("TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE", socket.paths.first().cloned()),
                 ("TESTCONTAINERS_RYUK_CONTAINER_PRIVILEGED", Some("false".to_owned())),

@@ -29,15 +29,15 @@ fn docker_103_a_cache_volume_is_the_same_for_the_next_job_of_the_slot() {
     assert_eq!(digest, "37dbef92ed772fc78efd6ea9e0f19daf");
 
     let mut next = case();
-    next.place.random = "ffffffffffffffff".to_owned();
+    next.placement.random = "ffffffffffffffff".to_owned();
     assert_eq!(volume(&next, "/dst").0, name);
     let mut other_slot = case();
-    other_slot.place.project_slot = 2;
+    other_slot.placement.project_slot = 2;
     assert_ne!(volume(&other_slot, "/dst").0, name);
     let other_project = case().with("job_info", json!({"project_id": 43}));
     assert_ne!(volume(&other_project, "/dst").0, name);
     let mut other_machine = case();
-    other_machine.place.system_id = "s_other".to_owned();
+    other_machine.placement.system_id = "s_other".to_owned();
     assert_ne!(volume(&other_machine, "/dst").0, name);
 }
 
@@ -151,7 +151,7 @@ fn docker_111_work_trees_on_a_host_path_are_kept_apart() {
         assert_eq!(plan.directories.project, format!("{builds}/ABCDEFGHI/1/acme/turbine"));
         assert_eq!(plan.directories.temp, format!("{}.tmp", plan.directories.project));
         assert_eq!(plan.mounts.volumes, [], "{volumes}");
-        assert!(plan.needs_helper, "what the job leaves there is taken away");
+        assert!(plan.transfers.needs_helper, "what the job leaves there is taken away");
     }
     let beside = Case::new().docker(r#"volumes = ["/srv:/builds-too", "/srv2:/builds/acme"]"#);
     assert_eq!(beside.plan().directories.project, "/builds/acme/turbine");
@@ -176,7 +176,7 @@ fn docker_112_a_clone_path_leads_nowhere_out_of_the_builds_directory() {
     let plan = slot.plan();
     assert_eq!(plan.variables.value("CI_PROJECT_DIR"), Some("/builds/3/x"));
     assert_eq!(plan.variables.value("RUNNER_TEMP_PROJECT_DIR"), Some("/builds/3/x.tmp"));
-    assert_eq!(plan.sources.unwrap().project_dir, "/builds/3/x");
+    assert_eq!(plan.transfers.sources.unwrap().project_dir, "/builds/3/x");
     let unused = slot.variable("GIT_STRATEGY", "empty").plan();
     assert_eq!(unused.directories.project, "/builds/3/x");
 
@@ -205,20 +205,20 @@ fn docker_132_an_empty_tree_has_a_directory_of_its_own() {
 #[test]
 fn a_builds_directory_that_outlives_the_job_is_cleaned_by_the_helper() {
     let without_sources = || Case::new().variable("GIT_STRATEGY", "none");
-    assert!(!without_sources().plan().needs_helper, "the whole volume goes");
+    assert!(!without_sources().plan().transfers.needs_helper, "the whole volume goes");
     let kept = without_sources().docker(r#"volumes = ["/builds"]"#);
-    assert!(kept.plan().needs_helper);
+    assert!(kept.plan().transfers.needs_helper);
     let below = without_sources().docker(r#"volumes = ["/srv:/builds/acme"]"#);
-    assert!(below.plan().needs_helper);
+    assert!(below.plan().transfers.needs_helper);
     let beside = without_sources().docker(r#"volumes = ["/srv:/builds/other", "/certs"]"#);
-    assert!(!beside.plan().needs_helper);
+    assert!(!beside.plan().transfers.needs_helper);
 }
 
 #[test]
 fn local_caches_are_for_all_slots_and_work_trees_for_one() {
     let names = |case: fn(Case) -> Case, slot: usize| {
         let mut case = case(with_cache(Case::new()));
-        case.place.project_slot = slot;
+        case.placement.project_slot = slot;
         case.plan().mounts.volumes.into_iter().map(|v| (v.destination, v.name)).collect::<Vec<_>>()
     };
     let same = |case: fn(Case) -> Case, expected: &[(&str, bool)]| {

@@ -10,9 +10,10 @@ use std::{
 
 use serde_json::json;
 
+use crate::base::secret::Secret;
 use crate::workload::{
-    Plan,
-    job::outcome::JobStatus,
+    Workload,
+    outcome::JobStatus,
     script::{EndMark, SHELL_DETECTION},
     testing::Case,
 };
@@ -54,7 +55,7 @@ impl Room {
         self.directory.path().join("builds/acme/turbine.tmp").join(name)
     }
 
-    fn shell(&self, text: &str, plan: &Plan) -> Ended {
+    fn shell(&self, text: &str, plan: &Workload) -> Ended {
         let mut child = Command::new(self.shell[0])
             .args(&self.shell[1..])
             .env_clear()
@@ -86,7 +87,7 @@ impl Room {
     fn run(&self, case: Case) -> Ended {
         let case = self.place(case);
         let plan = case.plan();
-        self.shell(&plan.step_script(&plan.steps[0], &case.config(), "nonce"), &plan)
+        self.shell(&plan.step_script(&plan.scripts.steps[0], "nonce"), &plan)
     }
 
     fn run_after(&self, case: Case, status: JobStatus) -> Ended {
@@ -156,9 +157,9 @@ fn docker_60_a_masked_value_is_shown_in_the_bytes_that_are_masked() {
         .variable_with("S", "pa'ss\"wo$rd\\", &json!({"masked": true, "raw": true}))
         .script(&["true pa'ss\"wo$rd\\' # \""]);
     let plan = case.plan();
-    assert_eq!(plan.masks, ["pa'ss\"wo$rd\\"]);
+    assert_eq!(plan.masks, [Secret::new("pa'ss\"wo$rd\\")]);
     let out = Room::bash().run(case).out;
-    assert!(out.contains(&plan.masks[0]), "the trace finds it: {out:?}");
+    assert!(out.contains(plan.masks[0].expose()), "the trace finds it: {out:?}");
 }
 
 #[test]
@@ -277,7 +278,7 @@ fn what_another_job_wrote_to_gitlab_env_is_not_read() {
     let case = room.place(case);
     let plan = case.plan();
     let run = |index: usize| {
-        room.shell(&plan.step_script(&plan.steps[index], &case.config(), "nonce"), &plan).out
+        room.shell(&plan.step_script(&plan.scripts.steps[index], "nonce"), &plan).out
     };
     assert!(run(0).contains("\n[]\n"));
     assert!(run(1).contains("\n[1]\n"), "steps of the job hear of each other");
@@ -343,7 +344,7 @@ fn docker_65_hooks_have_the_jobs_files_and_end_at_the_first_failure() {
         fs::create_dir_all(room.file("")).unwrap();
         let run = |case: &Case| {
             let plan = case.plan();
-            let script = plan.sources.as_ref().unwrap().pre_script.clone().unwrap();
+            let script = plan.transfers.sources.as_ref().unwrap().pre_script.clone().unwrap();
             let output = Command::new(room.shell[0])
                 .args(&room.shell[1..])
                 .args(["-c", &script])
@@ -360,7 +361,7 @@ fn docker_65_hooks_have_the_jobs_files_and_end_at_the_first_failure() {
         let mode = fs::metadata(room.file("gitlab_runner_env")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o666, "the job's user may be another");
         let plan = good.script(&["echo [$SAID]"]);
-        let text = plan.plan().step_script(&plan.plan().steps[0], &plan.config(), "nonce");
+        let text = plan.plan().step_script(&plan.plan().scripts.steps[0], "nonce");
         assert!(room.shell(&text, &plan.plan()).out.ends_with("\n[hook]\n"), "{:?}", room.shell);
         let bad = case(json!(["(exit 5)", "echo not reached"]));
         assert_eq!(run(&bad), (5, shown("(exit 5)")), "{:?}", room.shell);
@@ -409,9 +410,6 @@ fn the_text_of_a_step() {
             ]),
         );
     let plan = case.plan();
-    insta::assert_snapshot!(
-        "step_script",
-        plan.step_script(&plan.steps[0], &case.config(), "nonce")
-    );
+    insta::assert_snapshot!("step_script", plan.step_script(&plan.scripts.steps[0], "nonce"));
     insta::assert_snapshot!("after_script", plan.after_script(JobStatus::Canceled, "nonce"));
 }

@@ -1,12 +1,12 @@
 use serde_json::{Value, json};
 
-use crate::workload::{Plan, testing::Case};
+use crate::workload::{Workload, testing::Case};
 
 fn services(list: Value) -> Case {
     Case::new().with("services", list)
 }
 
-fn environment(plan: &Plan, index: usize) -> Vec<&str> {
+fn environment(plan: &Workload, index: usize) -> Vec<&str> {
     plan.services[index]
         .environment
         .iter()

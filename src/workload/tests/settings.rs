@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use crate::{
-    helper::protocol::{Format, Level},
     workload::testing::Case,
+    workload::transfer::{Format, Level},
 };
 
 #[test]
@@ -80,7 +80,7 @@ fn docker_139_flags_of_git_replace_the_default_ones_or_none() {
                 .variable("GIT_CLEAN_FLAGS", value)
                 .variable("GIT_CLONE_EXTRA_FLAGS", value)
         });
-        let sources = case.plan().sources.unwrap();
+        let sources = case.plan().transfers.sources.unwrap();
         (sources.fetch_flags, sources.clean_flags, sources.clone_flags)
     };
     let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();

@@ -1,8 +1,10 @@
 use serde_json::{Value, json};
 
-use crate::{
-    helper::protocol::{Format, Strategy},
-    workload::{PlanError, cache::When, testing::Case},
+use crate::workload::{
+    WorkloadError,
+    spec::When,
+    testing::Case,
+    transfer::{Format, Strategy},
 };
 
 #[test]
@@ -20,17 +22,21 @@ fn docker_2_what_has_nothing_to_do_is_not_in_the_plan() {
             ]),
         )
         .plan();
-    assert!(plan.sources.is_none() && plan.caches.is_empty() && plan.artifacts.is_empty());
-    assert!(plan.dependencies.is_empty() && plan.after_script.is_empty());
-    assert!(!plan.needs_helper);
-    assert_eq!(plan.steps.len(), 1);
+    assert!(
+        plan.transfers.sources.is_none()
+            && plan.transfers.caches.is_empty()
+            && plan.transfers.artifacts.is_empty()
+    );
+    assert!(plan.transfers.dependencies.is_empty() && plan.scripts.after_script.is_empty());
+    assert!(!plan.transfers.needs_helper);
+    assert_eq!(plan.scripts.steps.len(), 1);
     for one in [
         ("cache", json!([{"key": "k", "untracked": true}])),
         ("artifacts", json!([{"paths": ["a"]}])),
         ("dependencies", json!([{"id": 1, "token": "t", "artifacts_file": {"filename": "a.zip"}}])),
     ] {
         let case = Case::new().variable("GIT_STRATEGY", "none").with(one.0, one.1.clone());
-        assert!(case.plan().needs_helper, "{one:?}");
+        assert!(case.plan().transfers.needs_helper, "{one:?}");
     }
 }
 
@@ -48,7 +54,7 @@ fn docker_8_157_results_are_kept_after_the_end_they_name() {
             .with("cache", entries(when.clone()))
             .with("artifacts", entries(when.clone()))
             .plan();
-        for of in [plan.caches[0].when, plan.artifacts[0].when] {
+        for of in [plan.transfers.caches[0].when, plan.transfers.artifacts[0].when] {
             assert_eq!((of.matches(true), of.matches(false)), (succeeded, failed), "{when}");
         }
     }
@@ -70,7 +76,7 @@ fn docker_13_steps_are_named_and_a_release_is_expanded() {
         )
         .plan();
     let steps: Vec<_> =
-        plan.steps.iter().map(|s| (s.stage.as_str(), s.commands[0].as_str())).collect();
+        plan.scripts.steps.iter().map(|s| (s.stage.as_str(), s.commands[0].as_str())).collect();
     assert_eq!(
         steps,
         [
@@ -79,7 +85,7 @@ fn docker_13_steps_are_named_and_a_release_is_expanded() {
             ("step_after_care", "echo $TAG"),
         ]
     );
-    assert_eq!(plan.after_script, ["echo bye"]);
+    assert_eq!(plan.scripts.after_script, ["echo bye"]);
 }
 
 #[test]
@@ -95,10 +101,10 @@ fn docker_151_154_keys_are_expanded_and_none_is_job_and_ref() {
             ]),
         )
         .plan();
-    let keys: Vec<_> = plan.caches.iter().map(|c| c.key.as_str()).collect();
+    let keys: Vec<_> = plan.transfers.caches.iter().map(|c| c.key.as_str()).collect();
     assert_eq!(keys, ["x-1", "unit/main", "unit/main"]);
-    assert_eq!(plan.caches[0].fallback_keys, ["x-0", "last"]);
-    assert_eq!(plan.caches[2].paths, ["$X"], "the helper expands paths");
+    assert_eq!(plan.transfers.caches[0].fallback_keys, ["x-0", "last"]);
+    assert_eq!(plan.transfers.caches[2].paths, ["$X"], "the helper expands paths");
 }
 
 #[test]
@@ -115,7 +121,7 @@ fn docker_156_a_policy_says_which_way_a_cache_goes() {
         ("push", false, true),
         ("$HOW", false, true),
     ] {
-        let cache = &of(policy).plan().caches[0];
+        let cache = &of(policy).plan().transfers.caches[0];
         assert_eq!((cache.pull, cache.push), (pull, push), "{policy}");
     }
     let refusal = of("pus").refusal();
@@ -137,15 +143,11 @@ fn uploads_keep_the_format_they_were_asked_in() {
             ]),
         )
         .plan();
-    let seen: Vec<_> = plan
-        .artifacts
-        .iter()
-        .map(|a| (a.format, a.written_format.as_str(), a.kind.as_str()))
-        .collect();
-    assert_eq!(
-        seen,
-        [(Format::Zip, "zip", "archive"), (Format::Gzip, "gzip", "junit"), (Format::Zip, "", "")]
-    );
+    let artifacts = plan.transfers.artifacts.iter();
+    let seen: Vec<_> = artifacts.map(|a| (a.format, a.kind.as_str())).collect();
+    assert_eq!(seen, [(Some(Format::Zip), "archive"), (Some(Format::Gzip), "junit"), (None, "")]);
+    let names = [Format::Zip, Format::Gzip, Format::Raw, Format::ZipZstd, Format::TarZstd];
+    assert_eq!(names.map(Format::as_str), ["zip", "gzip", "raw", "zipzstd", "tarzstd"]);
 }
 
 #[test]
@@ -161,7 +163,7 @@ fn docker_65_hooks_stand_around_the_sources_the_runners_outside() {
                 ]),
             )
     };
-    let sources = case().plan().sources.unwrap();
+    let sources = case().plan().transfers.sources.unwrap();
     let order = |script: &str| {
         let mut found: Vec<_> = ["echo r1", "echo r2", "echo j1", "echo j2", "echo j3"]
             .into_iter()
@@ -175,11 +177,13 @@ fn docker_65_hooks_stand_around_the_sources_the_runners_outside() {
     for strategy in ["none", "empty"] {
         let plan = case().variable("GIT_STRATEGY", strategy).plan();
         assert!(
-            plan.sources.is_none_or(|s| matches!(s.strategy, Strategy::None | Strategy::Empty)),
+            plan.transfers
+                .sources
+                .is_none_or(|s| matches!(s.strategy, Strategy::None | Strategy::Empty)),
             "the helper runs no hooks for {strategy}"
         );
     }
-    let without = Case::new().plan().sources.unwrap();
+    let without = Case::new().plan().transfers.sources.unwrap();
     assert_eq!((without.pre_script, without.post_script), (None, None));
 }
 
@@ -187,7 +191,8 @@ fn docker_65_hooks_stand_around_the_sources_the_runners_outside() {
 fn docker_146_a_clone_url_replaces_the_servers() {
     let of = |clone_url: &str| {
         let case = Case::new().variable("CI_PROJECT_PATH", "acme/turbine");
-        let sources = case.runner(&format!("clone_url = \"{clone_url}\"")).plan().sources.unwrap();
+        let sources =
+            case.runner(&format!("clone_url = \"{clone_url}\"")).plan().transfers.sources.unwrap();
         (sources.url, sources.server)
     };
     let some = |text: &str| Some(text.to_owned());
@@ -199,7 +204,7 @@ fn docker_146_a_clone_url_replaces_the_servers() {
         of("ssh://git.example:2222"),
         ("ssh://git@git.example:2222/acme/turbine.git".into(), None)
     );
-    let plain = Case::new().plan().sources.unwrap();
+    let plain = Case::new().plan().transfers.sources.unwrap();
     assert_eq!(plain.url, "https://gitlab.example.net/acme/turbine.git");
     assert_eq!(plain.server, some("https://gitlab.example.net"));
 }
@@ -208,13 +213,13 @@ fn docker_146_a_clone_url_replaces_the_servers() {
 fn sources_from_anywhere_but_a_server_are_refused() {
     for url in ["/etc", "file:///srv/repo", "ext::sh -c id", "gitlab.example.net/a/b"] {
         let error = Case::new().git("repo_url", url).try_plan().expect_err(url);
-        assert!(matches!(error, PlanError::Setting { .. }), "{url}: {error}");
+        assert!(matches!(error, WorkloadError::Setting { .. }), "{url}: {error}");
     }
 }
 
 #[test]
 fn the_last_task_knows_what_the_job_must_not_leave() {
-    let clean_up = Case::new().plan().clean_up;
+    let clean_up = Case::new().plan().transfers.clean_up;
     assert_eq!(clean_up.worktree, None);
     assert!(clean_up.clean_config && !clean_up.submodules);
     let of = |flags: &str, strategy: &str| {
@@ -224,6 +229,7 @@ fn the_last_task_knows_what_the_job_must_not_leave() {
             .variable("GIT_STRATEGY", strategy)
             .variable("GIT_SUBMODULE_STRATEGY", "normal")
             .plan()
+            .transfers
             .clean_up
     };
     let fetch = of("-ffd -e keep", "fetch");

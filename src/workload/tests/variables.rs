@@ -7,8 +7,8 @@ use crate::{
 };
 
 fn with_tls(mut case: Case) -> Case {
-    case.place.server_ca = Some("ca pem".to_owned());
-    case.place.client_certificate = Some(("cert pem".to_owned(), Secret::new("key pem")));
+    case.placement.server_ca = Some("ca pem".to_owned());
+    case.placement.client_certificate = Some(("cert pem".to_owned(), Secret::new("key pem")));
     case
 }
 
@@ -148,11 +148,11 @@ fn docker_73_74_75_file_variables_are_paths_with_contents() {
     assert_eq!(plan.variables.value("REFERENCE"), Some(path));
     assert_eq!(plan.variables.content("KUBECONFIG"), Some("a: b\n"));
     assert_eq!(plan.variables.content("DOCKER_AUTH_CONFIG"), Some("{}"));
-    assert_eq!(plan.masks, ["{}"]);
+    assert_eq!(plan.masks, [Secret::new("{}")]);
     let exports = script::exports("/t", &plan.variables);
     assert!(exports.contains(&format!("printf '%s' 'a: b\n' > '{path}'\n")), "{exports}");
     assert_eq!(
-        plan.clean_up.file_variables,
+        plan.transfers.clean_up.file_variables,
         ["KUBECONFIG", "DOCKER_AUTH_CONFIG", "gitlab_runner_env", "masking.db"]
     );
 }
@@ -176,7 +176,7 @@ fn api_22_what_the_server_is_trusted_by_is_given_to_jobs() {
         .map(|v| v.key.as_str())
         .collect();
     assert_eq!(for_services, ["CI_SERVER_TLS_CA_FILE", "CI_SERVER_TLS_CERT_FILE"]);
-    let sources = plan.sources.unwrap();
+    let sources = plan.transfers.sources.unwrap();
     assert_eq!(sources.ca.as_deref(), Some("ca pem"));
     assert!(sources.client_certificate.is_some());
 }
@@ -185,5 +185,5 @@ fn api_22_what_the_server_is_trusted_by_is_given_to_jobs() {
 fn api_23_without_tls_there_is_nothing_to_trust() {
     let plan = Case::new().plan();
     assert!(plan.variables.iter().all(|v| !v.key.starts_with("CI_SERVER_TLS_")));
-    assert_eq!(plan.sources.unwrap().ca, None);
+    assert_eq!(plan.transfers.sources.unwrap().ca, None);
 }

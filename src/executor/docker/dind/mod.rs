@@ -24,7 +24,7 @@ use crate::{
     config::values,
     executor::docker::engine::{self, Engine, image::Image},
     trace::JobLog,
-    workload::access::{InnerNetworks, SOCKET_DIRECTORY, Sidecar, SocketPlan},
+    workload::access::{DindPlan, InnerNetworks, SOCKET_DIRECTORY, SocketPlan},
 };
 
 use self::{
@@ -35,7 +35,7 @@ pub use certificates::CertificateError;
 pub(super) use files::Files;
 pub use graft::GraftError;
 
-use super::{Docker, service::Started};
+use super::{DockerJob, service::Started};
 
 /// Pause between two questions. Short, as a refused connection costs microseconds.
 const ASK_AGAIN: Duration = Duration::from_millis(25);
@@ -179,7 +179,7 @@ fn rootless_hint(has: impl Fn(&[&str]) -> bool) -> Option<&'static str> {
 
 /// A daemon that is to be started: what it needs, and how it is asked.
 pub(super) struct Daemon<'a> {
-    plan: &'a Sidecar,
+    plan: &'a DindPlan,
     certificates: Option<Certificates>,
     tls: Option<Arc<ClientConfig>>,
     /// Since when it is the job's, where it was ready before.
@@ -187,7 +187,7 @@ pub(super) struct Daemon<'a> {
 }
 
 impl<'a> Daemon<'a> {
-    pub(super) fn new(plan: &'a Sidecar) -> Result<Self, DaemonError> {
+    pub(super) fn new(plan: &'a DindPlan) -> Result<Self, DaemonError> {
         let certificates =
             plan.certificates.as_ref().map(|c| Certificates::mint(&c.names)).transpose()?;
         let tls = certificates.as_ref().map(Certificates::client).transpose()?;
@@ -195,12 +195,12 @@ impl<'a> Daemon<'a> {
     }
 
     /// Flags that depend on the engine and on the image, after those of the plan.
-    pub(super) async fn flags(&self, docker: &Docker, image: &Image) -> Vec<String> {
+    pub(super) async fn flags(&self, docker: &DockerJob, image: &Image) -> Vec<String> {
         network_flags(&docker.engine, self.plan.networks.as_ref(), image).await
     }
 
     /// Gives the created container what must be in it when it starts.
-    pub(super) async fn furnish(&self, docker: &Docker) -> Result<(), DaemonError> {
+    pub(super) async fn furnish(&self, docker: &DockerJob) -> Result<(), DaemonError> {
         let mut files = Files::new();
         if let (Some(plan), Some(certificates)) = (&self.plan.certificates, &self.certificates) {
             certificates.add_to(&mut files, plan);
@@ -215,7 +215,7 @@ impl<'a> Daemon<'a> {
     /// Waits until the daemon answers as the job will ask it.
     pub(super) async fn ready(
         &self,
-        docker: &Docker,
+        docker: &DockerJob,
         started: &Started,
         job_log: &JobLog,
     ) -> Result<(), DaemonError> {
@@ -256,7 +256,12 @@ impl<'a> Daemon<'a> {
         Ok(())
     }
 
-    async fn answers(&self, docker: &Docker, addresses: &[SocketAddr], last: &mut String) -> About {
+    async fn answers(
+        &self,
+        docker: &DockerJob,
+        addresses: &[SocketAddr],
+        last: &mut String,
+    ) -> About {
         loop {
             let mut pause = ASK_AGAIN;
             for address in addresses {
@@ -339,8 +344,8 @@ pub(super) async fn put(
 /// Puts the daemon's socket where tools look for it into the job's container, whose own user may
 /// not; root's first script does it without asking the engine. A job that does not use the socket
 /// does well without.
-pub(super) async fn link_socket(docker: &Docker) {
-    let Some(socket) = docker.plan.access.sidecar().and_then(|s| s.socket.as_ref()) else {
+pub(super) async fn link_socket(docker: &DockerJob) {
+    let Some(socket) = docker.workload.access.dind().and_then(|s| s.socket.as_ref()) else {
         return;
     };
     let mut files = Files::new();
@@ -348,22 +353,22 @@ pub(super) async fn link_socket(docker: &Docker) {
     for link in &socket.links {
         files.link(link, &target);
     }
-    if let Err(error) = put(&docker.engine, &docker.plan.names.build, files).await {
+    if let Err(error) = put(&docker.engine, &docker.workload.names.build, files).await {
         tracing::warn!(error = %error_chain(&error), "the job has no socket at its usual place");
     }
 }
 
 /// What there is to say when a script has failed: that the daemon or the BuildKit it used had ended
 /// meanwhile.
-pub(super) async fn lost(docker: &Docker) -> Option<String> {
-    let access = &docker.plan.access;
-    let (what, container, key) = match (access.sidecar(), access.buildkit()) {
-        (Some(Sidecar { service, container, .. }), _) => {
+pub(super) async fn lost(docker: &DockerJob) -> Option<String> {
+    let access = &docker.workload.access;
+    let (what, container, key) = match (access.dind(), access.buildkit()) {
+        (Some(DindPlan { service, container, .. }), _) => {
             (format!("Docker daemon ({service})"), container, "[runners.docker] service_memory")
         }
         (None, Some(buildkit)) => {
             let what = format!("BuildKit ({})", buildkit.image);
-            (what, &docker.plan.names.buildkit, "[runners.docker.socket.limits] memory")
+            (what, &docker.workload.names.buildkit, "[runners.docker.socket.limits] memory")
         }
         (None, None) => return None,
     };

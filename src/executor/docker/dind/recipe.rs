@@ -12,12 +12,13 @@ use bollard::models::ContainerCreateBody;
 use crate::{
     base::ids::random_hex,
     config::RunnerConfig,
-    ledger::Thing,
+    ledger::Resource,
     workload::{
-        NetworkPlan, Plan,
-        access::{Access, CertificatePlan, InnerNetworks, SOCKET_DIRECTORY, Sidecar},
+        NetworkPlan, Workload,
+        access::{CertificatePlan, DindPlan, InnerNetworks, SOCKET_DIRECTORY},
         mount::VolumePlan,
         names::{INSTANCE_LABEL, LABEL_PREFIX},
+        placement::WarmDaemonLease,
         service::ServicePlan,
     },
 };
@@ -129,8 +130,8 @@ pub struct Names {
 
 /// What a daemon is made of, of the job that wants it.
 struct Wanted<'a> {
-    plan: &'a Plan,
-    sidecar: &'a Sidecar,
+    plan: &'a Workload,
+    sidecar: &'a DindPlan,
     service: &'a ServicePlan,
     runner: &'a RunnerConfig,
 }
@@ -140,8 +141,8 @@ impl Recipe {
     ///
     /// # Errors
     /// When only one that is started for the job will do.
-    pub fn of(plan: &Plan, runner: &RunnerConfig) -> Result<Self, Unfit> {
-        let sidecar = plan.access.sidecar().ok_or(Unfit::None)?;
+    pub fn of(plan: &Workload, runner: &RunnerConfig) -> Result<Self, Unfit> {
+        let sidecar = plan.access.dind().ok_or(Unfit::None)?;
         let service = plan.services.iter().find(|s| s.container == sidecar.container);
         let wanted = Wanted { plan, sidecar, service: service.ok_or(Unfit::None)?, runner };
         wanted.check()?;
@@ -224,36 +225,21 @@ impl Names {
 
     /// All of it, in the ledger's words.
     #[must_use]
-    pub fn things(&self) -> Vec<Thing> {
+    pub fn resources(&self) -> Vec<Resource> {
         let volumes = [&self.data, &self.socket].into_iter().chain(&self.certificates);
-        std::iter::once(Thing::Container(self.container.clone()))
-            .chain(volumes.cloned().map(Thing::Volume))
+        std::iter::once(Resource::Container(self.container.clone()))
+            .chain(volumes.cloned().map(Resource::Volume))
             .collect()
     }
 
-    /// Makes this the job's daemon: its plan, and so the ledger and the job's removal, name it.
-    pub fn lend_to(&self, plan: &mut Plan) {
-        let Access::Sidecar(sidecar) = &mut plan.access else { return };
-        let own = std::mem::replace(&mut sidecar.container, self.container.clone());
-        if let Some(service) = plan.services.iter_mut().find(|s| s.container == own) {
-            service.container.clone_from(&self.container);
-        }
-        if let Some(certificates) = &mut sidecar.certificates {
-            for name in certificates.names.iter_mut().filter(|name| **name == own) {
-                name.clone_from(&self.container);
-            }
-            let client = certificates.client();
-            let volume = plan.mounts.volumes.iter_mut().find(|v| v.destination == client);
-            if let (Some(volume), Some(name)) = (volume, &self.certificates) {
-                volume.name.clone_from(name);
-            }
-        }
-        for (volume, name) in
-            [(&mut plan.mounts.daemon, &self.data), (&mut plan.mounts.socket, &self.socket)]
-        {
-            if let Some(volume) = volume {
-                volume.name.clone_from(name);
-            }
+    /// Lends it to a job: what is planned with it, and so the ledger and the job's removal, name it.
+    #[must_use]
+    pub fn lease(&self) -> WarmDaemonLease {
+        WarmDaemonLease {
+            container: self.container.clone(),
+            data: self.data.clone(),
+            socket: self.socket.clone(),
+            certificates: self.certificates.clone(),
         }
     }
 }
@@ -279,7 +265,8 @@ impl Wanted<'_> {
         {
             return Err(Unfit::Network);
         }
-        if plan.mounts.slot.is_some() || !plan.mounts.daemon.as_ref().is_some_and(owns_volume) {
+        if plan.mounts.layer_slot.is_some() || !plan.mounts.daemon.as_ref().is_some_and(owns_volume)
+        {
             return Err(Unfit::Storage);
         }
         let driver = runner.docker.volume_driver.as_deref();
@@ -414,8 +401,8 @@ mod tests {
             json!({"name": "x", "stage": "s", "pipeline_id": 1, "project_id": 7,
                    "project_full_path": "other/one"}),
         );
-        other.place.random = "ffffffffffffffff".to_owned();
-        other.place.project_slot = 9;
+        other.placement.random = "ffffffffffffffff".to_owned();
+        other.placement.project_slot = 9;
         for (name, value) in [
             ("DEPLOY_KEY", "secret"),
             ("DOCKER_AUTH_CONFIG", "{}"),
@@ -491,17 +478,18 @@ mod tests {
 
     #[test]
     fn a_plan_that_has_one_names_it_in_all_that_is_removed() {
-        let case = case();
-        let mut plan = case.plan();
-        let names = recipe(&case).unwrap().new_names(&case.config());
-        names.lend_to(&mut plan);
-        let things = clean_up::things(&plan);
-        for thing in names.things() {
-            assert!(things.contains(&thing), "{thing:?}: {things:?}");
+        let usual = case();
+        let names = recipe(&usual).unwrap().new_names(&usual.config());
+        let mut lent = case();
+        lent.placement.leases.warm_daemon = Some(names.lease());
+        let plan = lent.plan();
+        let resources = clean_up::resources(&plan);
+        for resource in names.resources() {
+            assert!(resources.contains(&resource), "{resource:?}: {resources:?}");
         }
-        assert_eq!(things.len(), clean_up::things(&case.plan()).len());
-        let sidecar = plan.access.sidecar().unwrap();
-        assert!(plan.access.sidecar_of(&plan.services[0]).is_some());
+        assert_eq!(resources.len(), clean_up::resources(&usual.plan()).len());
+        let sidecar = plan.access.dind().unwrap();
+        assert!(plan.access.dind_of(&plan.services[0]).is_some());
         assert!(sidecar.certificates.as_ref().unwrap().names.contains(&names.container));
     }
 }

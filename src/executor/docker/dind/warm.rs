@@ -25,14 +25,14 @@ use crate::{
     executor::docker::engine::{self, Engine, image::Image},
     guard::peer::{self, Route},
     workload::{
-        access::{CertificatePlan, SOCKET_DIRECTORY, Sidecar},
+        access::{CertificatePlan, DindPlan, SOCKET_DIRECTORY},
         service::ServicePlan,
     },
 };
 
 use super::{
     super::{
-        Docker, ExecutorError,
+        DockerError, DockerJob,
         clean_up::{self, Anonymous},
         service::Started,
         spec,
@@ -97,7 +97,7 @@ enum Refusal {
     #[error("it does not answer: {0}")]
     Silent(String),
     #[error(transparent)]
-    Executor(#[from] ExecutorError),
+    Executor(#[from] DockerError),
 }
 
 impl From<engine::Error> for Refusal {
@@ -244,15 +244,15 @@ pub async fn watch(engine: &Engine, names: &Names) {
     drop(end.next().await);
 }
 
-impl Docker {
+impl DockerJob {
     /// Takes over the daemon that waited for this job, if one did and can be. If not, what is left of
     /// it is out of the way of the one that is started instead.
     pub(in crate::executor::docker) async fn take_warm<'a>(
         &self,
-        plan: &'a Sidecar,
+        plan: &'a DindPlan,
         service: &ServicePlan,
         image: &Image,
-    ) -> Result<Option<(Started, Daemon<'a>, Duration)>, ExecutorError> {
+    ) -> Result<Option<(Started, Daemon<'a>, Duration)>, DockerError> {
         let Some(warm) = self.warm.as_ref().filter(|w| w.names.container == plan.container) else {
             return Ok(None);
         };
@@ -271,9 +271,9 @@ impl Docker {
                     "warm Docker daemon is not used; the job gets another"
                 );
                 // Its socket and certificates may be mounted by now; another daemon makes them anew.
-                let things = warm.names.things().into_iter().take(2).collect::<Vec<_>>();
+                let resources = warm.names.resources().into_iter().take(2).collect::<Vec<_>>();
                 let anonymous = Anonymous { remove: true };
-                let errors = clean_up::remove(&self.engine, &things, anonymous).await;
+                let errors = clean_up::remove(&self.engine, &resources, anonymous).await;
                 errors.into_iter().next().map_or(Ok(None), |error| Err(error.into()))
             }
         }
@@ -282,7 +282,7 @@ impl Docker {
     async fn take_over(
         &self,
         warm: &Warm,
-        plan: &Sidecar,
+        plan: &DindPlan,
         service: &ServicePlan,
         image: &Image,
     ) -> Result<ContainerInspectResponse, Refusal> {
@@ -339,15 +339,15 @@ impl Docker {
             }),
         };
         client
-            .connect_network(self.plan.network.mode(), request)
+            .connect_network(self.workload.network.mode(), request)
             .await
             .map_err(engine::Error::of("connect to the job's network", container))?;
         Ok(())
     }
 
     /// The job's own places that a daemon started for it would have.
-    async fn grafts(&self, plan: &Sidecar) -> Result<Vec<Graft>, Refusal> {
-        let mounts = &self.plan.mounts;
+    async fn grafts(&self, plan: &DindPlan) -> Result<Vec<Graft>, Refusal> {
+        let mounts = &self.workload.mounts;
         let client = plan.certificates.as_ref().map(CertificatePlan::client);
         let volumes = mounts.volumes.iter().filter(|v| Some(&v.destination) != client.as_ref());
         let volumes = future::try_join_all(volumes.map(|v| self.mountpoint(v))).await?;

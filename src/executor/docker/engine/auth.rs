@@ -1,7 +1,7 @@
 //! Credentials of registries: where they come from, and which one an image gets.
 //!
 //! Sources in order: the job's `DOCKER_AUTH_CONFIG`, the configuration file of the user that
-//! longshore runs as, the payload. The first that knows a registry path wins; an image gets the
+//! longshore runs as, the job's server. The first that knows a registry path wins; an image gets the
 //! credentials of the longest path that leads to it.
 
 use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf};
@@ -14,7 +14,7 @@ use super::{
     credential_helper::{HELPER_DEADLINE, HelperError, Helpers},
     reference::registry_path,
 };
-use crate::{base::secret::Secret, gitlab::api::wire};
+use crate::{base::secret::Secret, workload::spec::RegistryCredentials};
 
 /// Everything credentials are taken from.
 #[derive(Debug, Clone, Default)]
@@ -25,8 +25,8 @@ pub struct AuthSources<'a> {
     pub docker_config: Option<PathBuf>,
     /// `HOME` of this process.
     pub home: Option<PathBuf>,
-    /// The payload's `credentials`.
-    pub payload: &'a [wire::Credentials],
+    /// Credentials that the job's server has given it.
+    pub server: &'a [RegistryCredentials],
     /// `PATH` of this process; helpers are found through it.
     pub path: Option<OsString>,
 }
@@ -51,8 +51,8 @@ pub enum Origin {
     Variable,
     /// A file.
     File(PathBuf),
-    /// The payload.
-    Payload,
+    /// The job's server.
+    Server,
 }
 
 impl fmt::Display for Origin {
@@ -60,7 +60,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Variable => f.write_str("$DOCKER_AUTH_CONFIG"),
             Self::File(path) => path.display().fmt(f),
-            Self::Payload => f.write_str("job payload (GitLab Registry)"),
+            Self::Server => f.write_str("job payload (GitLab Registry)"),
         }
     }
 }
@@ -143,13 +143,13 @@ impl Auths {
                 )),
             }
         }
-        for credentials in sources.payload.iter().filter(|c| c.kind == "registry") {
+        for credentials in sources.server {
             let credential = Credential {
                 username: credentials.username.clone(),
                 password: credentials.password.clone(),
                 ..Credential::default()
             };
-            auths.add(stored_path(&credentials.url), Origin::Payload, credential);
+            auths.add(stored_path(&credentials.url), Origin::Server, credential);
         }
         Ok((auths, warnings))
     }
@@ -350,9 +350,8 @@ mod tests {
         base64::engine::general_purpose::STANDARD.encode(text)
     }
 
-    fn registry(url: &str, username: &str, password: &str) -> wire::Credentials {
-        wire::Credentials {
-            kind: "registry".into(),
+    fn registry(url: &str, username: &str, password: &str) -> RegistryCredentials {
+        RegistryCredentials {
             url: url.into(),
             username: username.into(),
             password: Secret::new(password),
@@ -382,12 +381,11 @@ mod tests {
             registry("a.example", "payload", "x"),
             registry("b.example", "payload", "x"),
             registry("c.example:5050", "payload", "x"),
-            wire::Credentials { kind: "other".into(), ..registry("d.example", "payload", "x") },
         ];
         let sources = AuthSources {
             variable: Some(&variable),
             home: Some(home.path().to_owned()),
-            payload: &payload,
+            server: &payload,
             ..AuthSources::default()
         };
         let (auths, warnings) = Auths::load(&sources).await.unwrap();
@@ -486,7 +484,7 @@ esac"#,
         let sources = AuthSources {
             variable: Some("{\"auths\": \"s3cret\"}"),
             home: Some(home.path().to_owned()),
-            payload: &payload,
+            server: &payload,
             ..AuthSources::default()
         };
         let (auths, warnings) = Auths::load(&sources).await.unwrap();

@@ -37,15 +37,15 @@ use crate::{
             self, Engine,
             helper_image::{self, HelperImageError},
         },
-        helper::{Helper, HelperError},
         spec,
     },
+    executor::helper::{Helper, HelperError},
     guard::{
         AuditEvent, GuardSettings, Summary,
         sidecar::{Answer, Ask, BOUND, Host, Ready, Start, decode_json},
     },
     helper::protocol::Frame,
-    ledger::Thing,
+    ledger::Resource,
 };
 
 /// What our program does in the container.
@@ -364,7 +364,7 @@ async fn run(engine: &Engine, note: &Note) -> Result<Helper, SidecarError> {
         .start_container(name, None)
         .await
         .map_err(engine::Error::of("start the container", name))?;
-    Ok(Helper::new(attached))
+    Ok(Helper::new(attached.into_helper()))
 }
 
 async fn create(engine: &Engine, note: &Note) -> Result<(), SidecarError> {
@@ -446,8 +446,8 @@ fn container(note: &Note, command: spec::HelperCommand) -> ContainerCreateBody {
 }
 
 async fn remove_container(engine: &Engine, note: &Note) -> Result<(), engine::Error> {
-    let things = [Thing::Container(note.host.container.clone())];
-    match clean_up::remove_containers(engine, &things, Anonymous { remove: true }).await.pop() {
+    let resources = [Resource::Container(note.host.container.clone())];
+    match clean_up::remove_containers(engine, &resources, Anonymous { remove: true }).await.pop() {
         None => Ok(()),
         Some(error) => Err(error),
     }

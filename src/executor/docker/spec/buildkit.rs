@@ -6,7 +6,7 @@ use bollard::models::ContainerCreateBody;
 use crate::{
     config::RunnerConfig,
     guard::Limits,
-    workload::{Plan, access::BuildKit, names},
+    workload::{Workload, access::BuildKit, names},
 };
 
 use super::{SocketPlace, limit, mount, shared_host, some, unfilter};
@@ -19,7 +19,7 @@ const PROXIES: [&str; 6] =
 /// what each of these may have.
 #[must_use]
 pub fn buildkit(
-    plan: &Plan,
+    plan: &Workload,
     runner: &RunnerConfig,
     buildkit: &BuildKit,
     image: &str,
