@@ -1,6 +1,6 @@
-//! Holds `tests/conformance.md` to the sources. A test that shows numbered statements of a contract
-//! begins with them (`docker_130_134_…`, `api_60_config_5_…`); the table must name exactly those.
-//! With `UPDATE_CONFORMANCE=1` its last column is written anew, but for what stands there in words.
+//! Compares `tests/conformance.md` with the sources. The name of a test that shows numbered statements
+//! begins with them (`docker_130_134_…`, `api_60_config_5_…`); the table must name exactly those tests.
+//! `UPDATE_CONFORMANCE=1` rewrites its last column, except where it has a reason in words.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

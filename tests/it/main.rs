@@ -1,8 +1,8 @@
 //! The built program against a GitLab made for the purpose and a real Docker engine.
 //!
 //! Each test has a GitLab, a longshore and a project of its own, so they run side by side on one
-//! engine. A test that shows a numbered statement of a contract begins with it; `conformance.md`
-//! beside this directory lists them all.
+//! engine. A test that shows a numbered statement of `tests/conformance.md` has a name that begins with
+//! its number.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 #![allow(clippy::print_stdout, reason = "what a failed test has to say")]
