@@ -4,7 +4,7 @@ use crate::workload::outcome::FailureReason;
 
 /// The name under which a server understands `reason`. `announced` are the names that it listed in
 /// `features.failure_reasons`, beside the three that every server knows; others fall back to an
-/// older name (GitLab Runner: `common/failure_reason_mapper.go`).
+/// older name (docs/compatibility.md, "Failure reasons").
 pub(super) fn for_server(reason: FailureReason, announced: &[String]) -> &'static str {
     use FailureReason as R;
     if is_universal(reason) || announced.iter().any(|name| name == reason.as_str()) {

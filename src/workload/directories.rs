@@ -44,8 +44,8 @@ pub enum ClonePathError {
 }
 
 impl Directories {
-    /// The usual ones (GitLab Runner: `common/build.go`, `StartBuild`). `shared_builds` when the
-    /// builds directory is one for all jobs on the machine.
+    /// The usual ones (docs/compatibility.md, "Build and cache directories"). `shared_builds` when
+    /// the builds directory is one for all jobs on the machine.
     pub(super) fn new(
         job: &JobSpec,
         runner: &RunnerConfig,

@@ -34,8 +34,7 @@ pub(super) struct Environment<'a> {
 }
 
 impl Environment<'_> {
-    /// All variables (GitLab Runner: `common/build.go`, `getBaseVariablesBeforeJob` and
-    /// `getBaseVariablesAfterJob`). `image` is what the job asks for.
+    /// All variables (docs/compatibility.md, "Order of variables"). `image` is what the job asks for.
     pub(super) fn assemble(&self, image: &str, directories: &Directories) -> Variables {
         let mut all = Variables::default();
         self.add_before_job(&mut all, image, directories);

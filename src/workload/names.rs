@@ -82,8 +82,8 @@ fn host_name(text: &str) -> String {
         .collect()
 }
 
-/// Labels of all that a job makes (GitLab Runner: `executors/docker/internal/labels`), without `.type`,
-/// and the operator's own.
+/// Labels of all that a job makes (docs/compatibility.md, "Labels"), without `.type`, and the
+/// operator's own.
 pub(super) fn labels(
     job: &JobSpec,
     runner: &RunnerConfig,

@@ -19,8 +19,8 @@ use super::{
     variable::Expanded,
 };
 
-/// What runs a script: the first shell there is, bash before sh (GitLab Runner:
-/// `shells/bash.go`).
+/// What runs a script: the first shell there is, bash before sh
+/// (docs/compatibility.md, "The shell of a job").
 pub const SHELL_DETECTION: &str = "\
 for shell in /usr/local/bin/bash /usr/bin/bash /bin/bash /usr/local/bin/sh /usr/bin/sh /bin/sh \
 /busybox/sh; do if [ -x \"$shell\" ]; then exec \"$shell\"; fi; done; \
@@ -228,7 +228,7 @@ impl<'a> Script<'a> {
         self
     }
 
-    /// Shows a command and runs it (GitLab Runner: `shells/bash.go`).
+    /// Shows a command and runs it (docs/compatibility.md, "How commands are shown").
     fn command(&mut self, section: &str, index: usize, command: &str) {
         let command = command.trim();
         if command.contains('\n') && self.context.settings.script_sections {
@@ -263,8 +263,8 @@ impl<'a> Script<'a> {
     }
 }
 
-/// Options and traps around the body (GitLab Runner: `shells/bash.go`), which runs in a subshell with its
-/// exit code in `longshore_status`.
+/// Options and traps around the body (docs/compatibility.md, "The wrapper around a script"), which
+/// runs in a subshell with its exit code in `longshore_status`.
 fn wrap(body: &str) -> String {
     format!(
         "trap 'exit 1' TERM\n\

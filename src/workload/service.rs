@@ -228,8 +228,8 @@ fn environment(service: &ServiceSpec, variables: &Expanded) -> Vec<String> {
         .collect()
 }
 
-/// An image's reference, taken apart for aliases (GitLab Runner:
-/// `helpers/docker/services/services.go`).
+/// An image's reference, taken apart for aliases (docs/compatibility.md, "Image references and service
+/// aliases").
 struct Parsed {
     image: String,
     name: String,

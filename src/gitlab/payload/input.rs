@@ -1,5 +1,5 @@
 //! `inputs` of a job: `${{ job.inputs.… }}` in a payload is interpolated before anything else looks at
-//! it (GitLab Runner: `common/spec/inputs.go`).
+//! it (docs/compatibility.md, "Job inputs").
 //!
 //! An expression is a path, `job.inputs.<key>` with members
 //! (`.name`, `["name"]`) and elements (`[1]`), or `str(…)`, `num(…)` or `bool(…)` of an expression.
