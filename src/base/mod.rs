@@ -3,6 +3,7 @@
 
 mod error;
 pub mod ids;
+pub mod image_ref;
 pub mod secret;
 
 pub(crate) use error::chain as error_chain;

@@ -1,6 +1,9 @@
 //! Services: containers beside the job's.
 
-use crate::config::{DockerConfig, PullPolicy, ServiceConfig};
+use crate::{
+    base::image_ref::ImageRef,
+    config::{DockerConfig, PullPolicy, ServiceConfig},
+};
 
 use super::{
     image,
@@ -243,15 +246,12 @@ impl Parsed {
         if text.is_empty() || text.contains(char::is_whitespace) {
             return None;
         }
-        let (repository, version, image) = if let Some((repository, digest)) = text.split_once('@')
-        {
-            let bare = repository.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'));
-            (bare.map_or(repository, |(r, _)| r), format!("@{digest}"), text.to_owned())
-        } else {
-            match text.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
-                Some((repository, tag)) => (repository, tag.to_owned(), text.to_owned()),
-                None => (text, "latest".to_owned(), format!("{text}:latest")),
-            }
+        let parts = ImageRef::of(text);
+        let repository = parts.name;
+        let (version, image) = match (parts.digest, parts.tag) {
+            (Some(digest), _) => (format!("@{digest}"), text.to_owned()),
+            (None, Some(tag)) => (tag.to_owned(), text.to_owned()),
+            (None, None) => ("latest".to_owned(), format!("{text}:latest")),
         };
         if repository.is_empty() || version.is_empty() {
             return None;

@@ -9,7 +9,7 @@ use crate::gitlab::api::wire::PolicyOptions;
 
 use super::error::InvalidJob;
 
-/// Providers that GitLab knows (GitLab Runner: `common/spec/secrets.go`).
+/// Providers that GitLab knows (GitLab: `secrets` of a job payload).
 const PROVIDERS: [&str; 5] = [
     "vault",
     "gcp_secret_manager",

@@ -10,11 +10,11 @@ use base64::Engine as _;
 use bollard::auth::DockerCredentials;
 use serde::Deserialize;
 
-use super::{
-    credential_helper::{HELPER_DEADLINE, HelperError, Helpers},
-    reference::registry_path,
+use super::credential_helper::{HELPER_DEADLINE, HelperError, Helpers};
+use crate::{
+    base::{image_ref::ImageRef, secret::Secret},
+    workload::spec::RegistryCredentials,
 };
-use crate::{base::secret::Secret, workload::spec::RegistryCredentials};
 
 /// Everything credentials are taken from.
 #[derive(Debug, Clone, Default)]
@@ -157,7 +157,7 @@ impl Auths {
     /// The credentials for `image`, if there are any.
     #[must_use]
     pub fn for_image(&self, image: &str) -> Option<Found> {
-        let path = registry_path(image);
+        let path = ImageRef::of(image).registry_path();
         let mut path = path.as_str();
         loop {
             if let Some((origin, credential)) = self.by_path.get(path) {

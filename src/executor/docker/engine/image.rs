@@ -8,13 +8,15 @@ use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 use rand::Rng as _;
 
 pub use super::pulls::Progress;
-use crate::{base::error_chain, workload::policy};
+use crate::{
+    base::{error_chain, image_ref},
+    workload::policy,
+};
 
 use super::{
     ApiVersion, Engine, Error,
     auth::{Auths, Found},
     pulls::Platform,
-    reference,
 };
 use crate::config::PullPolicy;
 
@@ -370,7 +372,7 @@ async fn ensure_paced(
         let policy = policies[attempt];
         let source = match under(engine, request, policy, say, &pause).await {
             Ok(image) => {
-                if !reference::is_image_id(&request.name) {
+                if !image_ref::is_image_id(&request.name) {
                     say(PullNote::Using {
                         image: request.name.clone(),
                         id: image.id.clone(),
@@ -398,7 +400,7 @@ async fn under(
     pause: &RangeInclusive<Duration>,
 ) -> Result<Image, Failure> {
     // Names become part of addresses.
-    if !reference::is_reference(&request.name) {
+    if !image_ref::is_reference(&request.name) {
         return Err(Failure::Name);
     }
     let platform = request.platform.as_deref().filter(|p| !p.is_empty());
@@ -408,7 +410,7 @@ async fn under(
     };
     let platform = platform.map(read).transpose()?;
     // `always` needs a look beforehand only for an id: no registry can be asked for one.
-    if policy != PullPolicy::Always || reference::is_image_id(&request.name) {
+    if policy != PullPolicy::Always || image_ref::is_image_id(&request.name) {
         let present = inspect(engine, &request.name, platform.as_ref()).await?;
         match (present, policy) {
             (Some(image), PullPolicy::IfNotPresent) => {

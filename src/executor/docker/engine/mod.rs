@@ -16,7 +16,6 @@ pub mod image;
 pub mod network;
 mod program;
 mod pulls;
-pub mod reference;
 #[cfg(test)]
 pub(crate) mod testing;
 mod transport;

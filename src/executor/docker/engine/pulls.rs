@@ -15,7 +15,8 @@ use futures_util::{
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
-use super::{Engine, Error, auth::Found, reference};
+use super::{Engine, Error, auth::Found};
+use crate::base::image_ref::ImageRef;
 
 /// Where a pull stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -118,7 +119,7 @@ impl Pulls {
         found: Option<&Found>,
     ) -> Pull {
         let options = CreateImageOptions {
-            from_image: Some(reference::with_tag(name)),
+            from_image: Some(ImageRef::of(name).with_tag()),
             platform: platform.map(ToString::to_string).unwrap_or_default(),
             ..CreateImageOptions::default()
         };
