@@ -1,5 +1,5 @@
-//! `guard`: a guarded Docker socket before an engine, without the rest of the runner. It is what
-//! the contract's conformance profile starts, and serves any other program that hands out Docker.
+//! `guard`: a guarded Docker socket before an engine, without the rest of the runner. It
+//! serves any program that hands out Docker.
 
 use std::path::{Path, PathBuf};
 
@@ -89,7 +89,7 @@ fn settings(listen: &Path, namespace: &str) -> GuardSettings {
 
 async fn serve(
     engine: &str,
-    mut settings: GuardSettings,
+    settings: GuardSettings,
     audit_log: Option<PathBuf>,
     console: &mut Console,
 ) -> Result<Summary, Failure> {
@@ -97,14 +97,15 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut writers = JoinSet::new();
+    let mut events = None;
     if let Some(path) = audit_log {
-        let (events, log) = Log::open(&path).await.map_err(|error| {
+        let (sender, log) = Log::open(&path).await.map_err(|error| {
             Failure::from(error).context(format!("cannot write audit_log {}", path.display()))
         })?;
-        settings.audit = Some(events);
+        events = Some(sender);
         writers.spawn(log.write());
     }
-    let guard = Guard::start(engine, settings)
+    let guard = Guard::start(engine, settings, events)
         .await
         .map_err(|error| Failure::from(error).context(format!("cannot guard {engine}")))?;
     let (network, gateway) = guard.network();
@@ -115,7 +116,7 @@ async fn serve(
     let failed = tokio::select! {
         () = received(&mut terminate) => None,
         () = received(&mut interrupt) => None,
-        // Without a log that was asked for there is no guard (G-7).
+        // A guard does not go on without the log that was asked for (G-7).
         Some(Ok(Err(error))) = writers.join_next() => Some(error),
     };
     let summary = guard.stop().await;

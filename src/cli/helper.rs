@@ -5,7 +5,7 @@ use std::path::Path;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Exit, Failure, Outcome};
-use crate::{guard::sidecar, helper};
+use crate::{guard::container, helper};
 
 /// Subcommands of `helper`.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -30,7 +30,7 @@ pub(super) fn serve() -> Outcome {
 /// Guards until stdin ends.
 pub(super) fn guard() -> Outcome {
     // While this is the only thread.
-    helper::guard::enter(Path::new(sidecar::BOUND)).map_err(|error| {
+    helper::guard::enter(Path::new(container::ENGINE_SOCKET)).map_err(|error| {
         let hint = error.hint();
         Failure::from(error).hint(hint)
     })?;

@@ -1,10 +1,16 @@
-//! References to images in one canonical form, and the policy on them (G-60, G-61, G-65). Pure.
+//! References to images in one canonical form (G-61). Pure.
 
-use globset::GlobBuilder;
+use super::ids::{is_id, is_id_like};
 
-use super::{Refusal, settings::ImagePolicy};
+/// Repository of the images that longshore composes for its helper containers. Jobs cannot use the
+/// name.
+pub const HELPER_REPOSITORY: &str = "longshore-helper";
 
-/// The default registry.
+/// Repository of the image from which the helper's program is put into other images. Jobs cannot use
+/// the name.
+pub const PORTABLE_REPOSITORY: &str = "longshore-portable";
+
+/// The registry of references that name none: Docker Hub.
 pub(super) const HUB: &str = "docker.io";
 
 /// A reference by name, taken apart.
@@ -115,57 +121,6 @@ impl Reference {
         }
         name
     }
-
-    /// Whether policy shows this image to all jobs (G-60). A digest matches no glob on tags.
-    #[must_use]
-    pub fn is_shared(&self, policy: &ImagePolicy) -> bool {
-        let short = self.short();
-        policy.shared.iter().any(|glob| {
-            GlobBuilder::new(glob)
-                .literal_separator(true)
-                .build()
-                .is_ok_and(|glob| glob.compile_matcher().is_match(&short))
-        })
-    }
-
-    /// Whether its registry may be asked (G-65).
-    ///
-    /// # Errors
-    /// When it may not.
-    pub fn may_ask(&self, policy: &ImagePolicy) -> Result<(), Refusal> {
-        may_ask(&self.registry, policy)
-    }
-}
-
-/// Whether a registry may be asked (G-65).
-///
-/// # Errors
-/// When it may not.
-pub fn may_ask(registry: &str, policy: &ImagePolicy) -> Result<(), Refusal> {
-    if policy.registries.iter().any(|allowed| allowed == registry) {
-        return Ok(());
-    }
-    Err(Refusal::because(
-        &format!("the registry {registry} is not among those of this runner"),
-        "G-65",
-    ))
-}
-
-/// Whether `text` is an id in full.
-#[must_use]
-pub fn is_id(text: &str) -> bool {
-    text.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64 && is_hex(hex))
-}
-
-/// Whether `text` could be an id, or the beginning of one that clients shorten to (G-48, G-61).
-#[must_use]
-pub fn is_id_like(text: &str) -> bool {
-    let hex = text.strip_prefix("sha256:").unwrap_or(text);
-    (12..=64).contains(&hex.len()) && is_hex(hex) || text.starts_with("sha256:")
-}
-
-fn is_hex(text: &str) -> bool {
-    text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn is_tag(tag: &str) -> bool {
@@ -255,34 +210,6 @@ mod tests {
             "a.-/b",
         ] {
             assert_eq!(Reference::parse(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn g_60_shared_images_are_those_of_the_globs() {
-        let policy = ImagePolicy {
-            shared: vec!["ci/*:*".into(), "debian:*".into()],
-            ..ImagePolicy::default()
-        };
-        for (text, shared) in [
-            ("ci/base", true),
-            ("docker.io/ci/base:1", true),
-            ("debian", true),
-            ("ci/a/b", false),
-            ("evil/ci/base", false),
-            ("r.example/debian", false),
-            ("debian-x", false),
-        ] {
-            assert_eq!(Reference::parse(text).unwrap().is_shared(&policy), shared, "{text}");
-        }
-    }
-
-    #[test]
-    fn g_65_registries_are_exact() {
-        let policy = ImagePolicy::default();
-        assert!(Reference::parse("debian").unwrap().may_ask(&policy).is_ok());
-        for text in ["localhost/x", "127.0.0.1:5000/x", "169.254.169.254/x", "docker.io.evil/x"] {
-            assert!(Reference::parse(text).unwrap().may_ask(&policy).is_err(), "{text}");
         }
     }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
     names::Names,
+    parse::size::bytes,
     settings::{Build, GuardSettings, Mapping},
 };
 
@@ -335,7 +336,7 @@ impl Size {
     fn bytes(&self, key: &str) -> Result<i64, PolicyError> {
         let (found, shown) = match self {
             Self::Number(number) => (Some(*number), number.to_string()),
-            Self::Text(text) => (super::body::bytes(text), text.clone()),
+            Self::Text(text) => (bytes(text), text.clone()),
         };
         // The engine takes no container with less.
         found

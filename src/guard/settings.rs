@@ -5,10 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use globset::GlobBuilder;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 
-use super::{audit::AuditEvent, names::Names};
+use super::{ids::is_id_like, image::Reference, names::Names, refusal::Refusal};
 
 /// Everything about one job's guard.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,9 +50,6 @@ pub struct GuardSettings {
     pub widening: Widening,
     /// What builds images.
     pub build: Build,
-    /// Takes an event for each request.
-    #[serde(skip)]
-    pub audit: Option<mpsc::Sender<AuditEvent>>,
 }
 
 /// What builds images for a job (contract, section 11).
@@ -91,6 +88,30 @@ pub struct ImagePolicy {
 impl Default for ImagePolicy {
     fn default() -> Self {
         Self { shared: Vec::new(), registries: vec!["docker.io".to_owned()], remove: true }
+    }
+}
+
+impl ImagePolicy {
+    /// Whether all jobs see this image (G-60). A digest matches no glob on tags.
+    pub(crate) fn shares(&self, reference: &Reference) -> bool {
+        let short = reference.short();
+        self.shared.iter().any(|glob| {
+            GlobBuilder::new(glob)
+                .literal_separator(true)
+                .build()
+                .is_ok_and(|glob| glob.compile_matcher().is_match(&short))
+        })
+    }
+
+    /// Whether a registry may be asked (G-65).
+    pub(crate) fn may_ask(&self, registry: &str) -> Result<(), Refusal> {
+        if self.registries.iter().any(|allowed| allowed == registry) {
+            return Ok(());
+        }
+        Err(Refusal::because(
+            &format!("the registry {registry} is not among those of this runner"),
+            "G-65",
+        ))
     }
 }
 
@@ -191,7 +212,6 @@ impl GuardSettings {
                 ..Widening::default()
             },
             build: Build::Classic,
-            audit: None,
         }
     }
 
@@ -216,5 +236,81 @@ impl GuardSettings {
         let key = key.trim().to_ascii_lowercase();
         self.reserved_labels.iter().any(|prefix| key.starts_with(&prefix.to_ascii_lowercase()))
             || self.all_labels().keys().any(|own| own.to_ascii_lowercase() == key)
+    }
+
+    /// Whether a job may give this name to a container, volume or network (G-48).
+    pub(crate) fn may_name(&self, name: &str) -> Result<(), Refusal> {
+        let mut bytes = name.bytes();
+        let grammatical = name.len() <= 128
+            && bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
+            && name.len() > 1
+            && bytes.all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+        if !grammatical {
+            return Err(Refusal::malformed(
+                "a name must match [a-zA-Z0-9][a-zA-Z0-9_.-]+ and be no longer than 128",
+                "G-48",
+            ));
+        }
+        let taken = is_id_like(&name.to_ascii_lowercase())
+            || ["bridge", "host", "none", "default"].contains(&name)
+            || name == self.network
+            || self.names.are_in(name)
+            || self.reserved_names.iter().any(|prefix| name.starts_with(prefix));
+        if taken {
+            return Err(Refusal::denied(&format!("the name {name}"), "G-48"));
+        }
+        Ok(())
+    }
+
+    /// Whether the job's tags have other names on the engine.
+    pub(crate) fn scopes_tags(&self) -> bool {
+        matches!(self.names, Names::Scoped(_)) && self.images.remove
+    }
+
+    /// What a tag of the job's is called on the engine.
+    pub(crate) fn upstream_tag(&self, tag: &Reference) -> Reference {
+        if self.scopes_tags() { self.names.upstream_tag(tag) } else { tag.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g_60_shared_images_are_those_of_the_globs() {
+        let policy = ImagePolicy {
+            shared: vec!["ci/*:*".into(), "debian:*".into()],
+            ..ImagePolicy::default()
+        };
+        for (text, shared) in [
+            ("ci/base", true),
+            ("docker.io/ci/base:1", true),
+            ("debian", true),
+            ("ci/a/b", false),
+            ("evil/ci/base", false),
+            ("r.example/debian", false),
+            ("debian-x", false),
+        ] {
+            assert_eq!(policy.shares(&Reference::parse(text).unwrap()), shared, "{text}");
+        }
+    }
+
+    #[test]
+    fn g_65_registries_are_exact() {
+        let policy = ImagePolicy::default();
+        assert!(policy.may_ask(&Reference::parse("debian").unwrap().registry).is_ok());
+        for text in ["localhost/x", "127.0.0.1:5000/x", "169.254.169.254/x", "docker.io.evil/x"] {
+            assert!(policy.may_ask(&Reference::parse(text).unwrap().registry).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn tags_of_images_that_stay_keep_their_names() {
+        let identity = ("longshore.guard".to_owned(), "1".to_owned());
+        let mut settings = GuardSettings::new("1", identity, "n", Path::new("/x"));
+        settings.images.remove = false;
+        let tag = Reference::parse("app:1").unwrap();
+        assert_eq!(settings.upstream_tag(&tag), tag);
     }
 }

@@ -1,6 +1,5 @@
-//! The guard of a job's socket in a sidecar, `longshore helper guard`; the engine's mount namespace,
-//! which it must be in; and what it answers to the longshore that started it
-//! ([`crate::guard::sidecar`]).
+//! `longshore helper guard`, the program of a guard container: it enters the engine's mount namespace,
+//! and answers the longshore that started it ([`crate::guard::container`]).
 //!
 //! After [`enter`] all paths are those of the engine's host. The container's own file system is out
 //! of reach then: nothing of it may be opened any more, and nothing here is.
@@ -24,8 +23,9 @@ use tokio::{
 use crate::{
     base::error_chain,
     guard::{
-        AuditEvent, Guard, GuardSettings, peer,
-        sidecar::{Answer, Ask, Ready, Start, decode_json, encode_json},
+        AuditEvent, Guard, GuardSettings,
+        container::{Endpoint, Reply, Request, StartRequest, decode_json, encode_json},
+        peer,
     },
     helper::protocol::{self, Frame},
 };
@@ -39,23 +39,23 @@ pub enum EnterError {
     /// Nobody answers at the socket.
     #[error("cannot connect to the engine's socket, which is {} here", path.display())]
     Connect {
-        /// Where it is.
+        /// The socket in the guard container.
         path: PathBuf,
-        /// Why.
+        /// The error of the connection.
         source: io::Error,
     },
-    /// Who listens there cannot be seen.
+    /// The process that listens there is not visible from here.
     #[error(
         "the process that listens at the engine's socket is not to be seen from here: the socket is \
          of another host or container than the one that runs the engine's containers"
     )]
     Unseen,
-    /// Its namespace cannot be had.
+    /// Its namespace cannot be entered.
     #[error("cannot enter the engine's mount namespace, that of process {process}")]
     Refused {
-        /// The process.
+        /// The id of the engine's process.
         process: i32,
-        /// Why.
+        /// The error of the kernel.
         source: io::Error,
     },
 }
@@ -107,7 +107,7 @@ pub fn enter(socket: &Path) -> Result<(), EnterError> {
 /// services' unless their units say otherwise.
 fn listener(socket: &Path) -> Result<i32, EnterError> {
     let asked = || {
-        // Gone before the namespace is entered, and of this thread alone.
+        // The runtime has this thread alone, and ends before the namespace is entered.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         runtime.block_on(peer::listener(socket))
     };
@@ -126,27 +126,27 @@ pub async fn serve(
 ) -> io::Result<()> {
     let (mut output, terminated) = (pin!(output), pin!(terminated));
     let (frames, mut waiting) = mpsc::channel(WAITING);
-    let mut sidecar = Sidecar { frames, guarded: None };
+    let mut program = GuardProgram { frames, guarded: None };
     let answer = async {
         let asked = tokio::select! {
-            asked = sidecar.answer(input) => asked,
+            asked = program.answer(input) => asked,
             () = terminated => Ok(()),
         };
-        sidecar.stop().await;
-        drop(sidecar);
+        program.stop().await;
+        drop(program);
         asked
     };
     let deliver = async {
         let mut is_heard = true;
         while let Some(frame) = waiting.recv().await {
-            // The guard is stopped in order also when nobody hears of it.
+            // Writing goes on failing when longshore is gone; the guard is stopped in order all the same.
             is_heard = is_heard && protocol::write(&mut output, &frame).await.is_ok();
         }
     };
     tokio::join!(answer, deliver).0
 }
 
-struct Sidecar {
+struct GuardProgram {
     frames: mpsc::Sender<Frame>,
     guarded: Option<Guarded>,
 }
@@ -154,57 +154,57 @@ struct Sidecar {
 struct Guarded {
     guard: Guard,
     directory: PathBuf,
-    /// Sends the audit's events on, until the guard has ended.
+    /// Sends the events of the audit log on, until the guard has ended.
     events: JoinSet<()>,
 }
 
-impl Sidecar {
+impl GuardProgram {
     async fn answer(&mut self, input: impl AsyncRead) -> io::Result<()> {
         let mut input = pin!(input);
         while let Some(frame) = protocol::read(&mut input).await? {
             let Frame::Task(json) = frame else {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "not a question"));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "not a request"));
             };
             let answer = match decode_json(&json) {
                 Ok(ask) => self.answer_to(ask).await,
-                Err(error) => Answer::Failed(format!("not a question: {error}")),
+                Err(error) => Reply::Failed(format!("not a request: {error}")),
             };
-            // It is closed after this.
+            // A writer that has ended takes no more frames.
             drop(self.frames.send(Frame::Done(encode_json(&answer)?)).await);
         }
         Ok(())
     }
 
-    async fn answer_to(&mut self, ask: Ask) -> Answer {
+    async fn answer_to(&mut self, ask: Request) -> Reply {
         match ask {
-            Ask::Hello => Answer::Done,
-            Ask::Start(start) => match self.start(*start).await {
-                Ok(ready) => Answer::Ready(ready),
-                Err(error) => Answer::Failed(error_chain(&error)),
+            Request::Hello => Reply::Done,
+            Request::Start(start) => match self.start(*start).await {
+                Ok(endpoint) => Reply::Ready(endpoint),
+                Err(error) => Reply::Failed(error_chain(&error)),
             },
-            Ask::Adopt { id, name } => match &self.guarded {
+            Request::Adopt { id, name } => match &self.guarded {
                 Some(guarded) => {
                     guarded.guard.adopt(&id, &name);
-                    Answer::Done
+                    Reply::Done
                 }
-                None => Answer::Failed("no guard was started".to_owned()),
+                None => Reply::Failed("no guard was started".to_owned()),
             },
-            Ask::Summary => match &self.guarded {
-                Some(guarded) => Answer::Summary(guarded.guard.summary()),
-                None => Answer::Failed("no guard was started".to_owned()),
+            Request::Summary => match &self.guarded {
+                Some(guarded) => Reply::Summary(guarded.guard.summary()),
+                None => Reply::Failed("no guard was started".to_owned()),
             },
-            Ask::Stop => Answer::Left(self.stop().await),
-            Ask::Reap(host) => match host.directory().await {
+            Request::Stop => Reply::Left(self.stop().await),
+            Request::Reap(host) => match host.directory().await {
                 Ok(directory) => {
-                    Answer::Left(Guard::reap_directory(&host.address(), &directory).await)
+                    Reply::Left(Guard::reap_directory(&host.address(), &directory).await)
                 }
-                Err(error) => Answer::Failed(error.to_string()),
+                Err(error) => Reply::Failed(error.to_string()),
             },
         }
     }
 
-    async fn start(&mut self, start: Start) -> io::Result<Ready> {
-        let Start { host, mut settings } = start;
+    async fn start(&mut self, start: StartRequest) -> io::Result<Endpoint> {
+        let StartRequest { host, mut settings } = start;
         let directory = host.directory().await?;
         let places = GuardSettings::new("", Default::default(), "", &directory);
         (settings.socket, settings.private) = (places.socket, places.private);
@@ -213,23 +213,22 @@ impl Sidecar {
             settings.socket_group = Some(owner);
         }
         let (sender, events) = mpsc::channel(WAITING);
-        settings.audit = Some(sender);
-        let guard = Guard::start(&host.address(), settings).await?;
-        let ready = Ready::of(&guard);
+        let guard = Guard::start(&host.address(), settings, Some(sender)).await?;
+        let endpoint = Endpoint::of(&guard);
         let mut forward = JoinSet::new();
         forward.spawn(send_on(events, self.frames.clone()));
         self.guarded = Some(Guarded { guard, directory, events: forward });
-        Ok(ready)
+        Ok(endpoint)
     }
 
-    /// Ends the guard, and says what is left once all events are on their way.
+    /// Stops the guard, and says what is left once all events are on their way.
     async fn stop(&mut self) -> Vec<String> {
         let Some(guarded) = &self.guarded else { return Vec::new() };
-        // Not taken before it has ended: who is told to end meanwhile goes on with it.
+        // Keep the guard until `stop` returns, so that a later `stop` can finish it.
         let left = guarded.guard.stop().await.left;
         let Some(Guarded { directory, events, .. }) = self.guarded.take() else { return left };
         events.join_all().await;
-        // With something left, the journal is of use yet.
+        // The directory stays while the journal in it names something that is left.
         drop(fs::remove_dir(&directory));
         left
     }
@@ -246,9 +245,9 @@ async fn send_on(mut events: mpsc::Receiver<AuditEvent>, frames: mpsc::Sender<Fr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::sidecar::Host;
+    use crate::guard::container::EngineHost;
 
-    async fn answers(asked: &[u8]) -> (io::Result<()>, Vec<Answer>) {
+    async fn answers(asked: &[u8]) -> (io::Result<()>, Vec<Reply>) {
         let mut said = Vec::new();
         let served = serve(asked, &mut said, std::future::pending()).await;
         let mut said = said.as_slice();
@@ -260,20 +259,20 @@ mod tests {
         (served, answers)
     }
 
-    fn asked(asks: &[Ask]) -> Vec<u8> {
+    fn asked(asks: &[Request]) -> Vec<u8> {
         asks.iter().flat_map(|ask| ask.frame().unwrap().encode()).collect()
     }
 
     #[tokio::test]
-    async fn each_question_has_one_answer_in_order_and_the_end_of_them_is_the_end() {
+    async fn each_request_has_one_reply_in_order_and_their_end_ends_it() {
         let mut bytes = asked(&[
-            Ask::Hello,
-            Ask::Summary,
-            Ask::Adopt { id: "1".into(), name: "build".into() },
-            Ask::Stop,
+            Request::Hello,
+            Request::Summary,
+            Request::Adopt { id: "1".into(), name: "build".into() },
+            Request::Stop,
         ]);
         bytes.extend(Frame::Task("\"dance\"".into()).encode());
-        bytes.extend(asked(&[Ask::Hello]));
+        bytes.extend(asked(&[Request::Hello]));
         let (served, answers) = answers(&bytes).await;
         served.unwrap();
         let words: Vec<String> = answers.iter().map(|answer| format!("{answer:?}")).collect();
@@ -286,21 +285,24 @@ mod tests {
                 "Left([])"
             ]
         );
-        assert!(words[4].starts_with("Failed(\"not a question"), "{words:?}");
+        assert!(words[4].starts_with("Failed(\"not a request"), "{words:?}");
         assert_eq!(words[5..], ["Done"]);
     }
 
     #[tokio::test]
     async fn an_engine_that_is_not_there_is_said_with_its_path() {
-        let host =
-            Host { engine: "/no/such.sock".into(), container: "c".into(), unique: "u".into() };
+        let host = EngineHost {
+            engine: "/no/such.sock".into(),
+            container: "c".into(),
+            unique: "u".into(),
+        };
         let identity = ("l".to_owned(), "1".to_owned());
         let settings = GuardSettings::new("1", identity, "n", Path::new("/x"));
-        let start = Ask::Start(Box::new(Start { host: host.clone(), settings }));
-        let (served, answers) = answers(&asked(&[start, Ask::Reap(host)])).await;
+        let start = Request::Start(Box::new(StartRequest { host: host.clone(), settings }));
+        let (served, answers) = answers(&asked(&[start, Request::Reap(host)])).await;
         served.unwrap();
         for answer in answers {
-            let Answer::Failed(why) = answer else { panic!("{answer:?}") };
+            let Reply::Failed(why) = answer else { panic!("{answer:?}") };
             assert!(why.contains("the engine at /no/such.sock does not answer"), "{why}");
         }
     }

@@ -1,21 +1,21 @@
 //! What each fuzz target does with its bytes. Beside that nothing panics, what is let through is
-//! held against the list of `tests/it/proxy/allowed.rs`.
+//! held against the list of `tests/it/guard/allowed.rs`.
 //!
 //! `tests/fuzz/run NAME SECONDS` builds and runs one with libFuzzer.
 
-#[path = "../it/proxy/allowed.rs"]
+#[path = "../it/guard/allowed.rs"]
 #[allow(dead_code)]
 mod allowed;
 
 use std::collections::BTreeMap;
 
 use longshore::guard::{
-    archive as archives, body, dockerfile as dockerfiles,
-    head::Lexer,
     image::Reference,
-    json as strict,
-    policy::{self, Call, Sent, Verdict},
-    target as targets,
+    parse::{
+        archive as archives, dockerfile as dockerfiles, head::Lexer, json as strict,
+        target as targets,
+    },
+    policy::{self, Call, SentBody, Verdict},
 };
 use serde_json::{Map, Value};
 
@@ -37,10 +37,10 @@ pub fn target(data: &[u8]) {
 
 /// Judges a request, and checks what would be sent.
 fn judged(method: &str, target: &targets::Target, body: &Map<String, Value>) {
-    let world = allowed::world();
+    let context = allowed::context();
     let method = longshore_method(method);
     let call = Call { method: &method, target, body, auth: None, registries: None };
-    let Verdict::Forward(forward) = policy::judge(&call, &world) else { return };
+    let Verdict::Forward(forward) = policy::judge(&call, &context) else { return };
     let plain = |b: u8| b.is_ascii_graphic() && !b"?#\\".contains(&b);
     // Names of images are put in later; they are checked where they are read.
     assert!(forward.path.bytes().all(plain) && !forward.path.contains("/../"), "{}", forward.path);
@@ -61,18 +61,18 @@ fn judged(method: &str, target: &targets::Target, body: &Map<String, Value>) {
         "networks",
     ];
     assert!(known.contains(&route), "{}", forward.path);
-    let Sent::Json(sent) = &forward.body else {
+    let SentBody::Json(sent) = &forward.body else {
         if forward.path == "/build" {
-            allowed::build(&forward.query, &world);
+            allowed::build(&forward.query, &context);
         }
         return;
     };
     match &*forward.path {
-        "/containers/create" => allowed::container(sent, &forward.needs, &world),
+        "/containers/create" => allowed::container(sent, &forward.needs, &context),
         "/networks/create" => allowed::network(sent, &forward.needs),
-        "/volumes/create" => allowed::volume(sent, &world),
+        "/volumes/create" => allowed::volume(sent, &context),
         "/commit" => allowed::commit(sent),
-        path if path.ends_with("/update") => allowed::update(sent, &world),
+        path if path.ends_with("/update") => allowed::update(sent, &context),
         path if path.ends_with("/connect") => allowed::connect(sent),
         path if path.starts_with("/containers/") => allowed::exec(sent),
         path if path.starts_with("/exec/") => allowed::exec_start(sent),
@@ -123,14 +123,14 @@ fn object(data: &[u8]) -> Option<Map<String, Value>> {
 /// `POST /containers/create`, `/update` and `/commit`.
 pub fn container(data: &[u8]) {
     let Some(map) = object(data) else { return };
-    let world = allowed::world();
-    if let Ok(judged) = body::container_create(&map, &world) {
-        allowed::container(&judged.body, &judged.needs, &world);
+    let context = allowed::context();
+    if let Ok(judged) = policy::container_create(&map, &context) {
+        allowed::container(&judged.body, &judged.needs, &context);
     }
-    if let Ok(sent) = body::container_update(&map, &world) {
-        allowed::update(&sent, &world);
+    if let Ok(sent) = policy::container_update(&map, &context) {
+        allowed::update(&sent, &context);
     }
-    if let Ok(sent) = body::commit(&map, &world) {
+    if let Ok(sent) = policy::commit(&map, &context) {
         allowed::commit(&sent);
     }
 }
@@ -138,11 +138,11 @@ pub fn container(data: &[u8]) {
 /// Both bodies of exec.
 pub fn exec(data: &[u8]) {
     let Some(map) = object(data) else { return };
-    let world = allowed::world();
-    if let Ok(sent) = body::exec_create(&map, &world) {
+    let context = allowed::context();
+    if let Ok(sent) = policy::exec_create(&map, &context) {
         allowed::exec(&sent);
     }
-    if let Ok(sent) = body::exec_start(&map, &world) {
+    if let Ok(sent) = policy::exec_start(&map, &context) {
         allowed::exec_start(&sent);
     }
 }
@@ -150,22 +150,22 @@ pub fn exec(data: &[u8]) {
 /// Networks: create, connect, disconnect.
 pub fn network(data: &[u8]) {
     let Some(map) = object(data) else { return };
-    let world = allowed::world();
-    if let Ok(judged) = body::network_create(&map, &world) {
+    let context = allowed::context();
+    if let Ok(judged) = policy::network_create(&map, &context) {
         allowed::network(&judged.body, &judged.needs);
     }
-    if let Ok(sent) = body::network_connect(&map, &world) {
+    if let Ok(sent) = policy::network_connect(&map, &context) {
         allowed::connect(&sent);
     }
-    let _ = body::network_disconnect(&map, &world);
+    let _ = policy::network_disconnect(&map, &context);
 }
 
 /// `POST /volumes/create`.
 pub fn volume(data: &[u8]) {
     let Some(map) = object(data) else { return };
-    let world = allowed::world();
-    if let Ok(sent) = body::volume_create(&map, &world) {
-        allowed::volume(&sent, &world);
+    let context = allowed::context();
+    if let Ok(sent) = policy::volume_create(&map, &context) {
+        allowed::volume(&sent, &context);
     }
 }
 
@@ -193,7 +193,7 @@ pub fn dockerfile(data: &[u8]) {
     let lines: Vec<String> = String::from_utf8_lossy(source).lines().map(str::to_owned).collect();
     let _ = dockerfiles::triggers(&lines);
     for line in &lines {
-        let _ = dockerfiles::change(line, &allowed::world().settings);
+        let _ = dockerfiles::change(line, &allowed::context().settings);
     }
 }
 

@@ -1,14 +1,14 @@
-//! A job's guarded socket: its settings made of the plan (what the guard allows is `proxy`'s), where
-//! its guard runs, and its place in the job's containers.
+//! A job's guarded socket: the guard's settings made of the plan (what they allow is decided in
+//! [`crate::guard`]), where the guard runs, and the socket's place in the job's containers.
 //!
 //! | engine | guard |
 //! |---|---|
 //! | sees what is mounted here: reached by a unix socket, in one mount namespace | in this process |
-//! | anything else: by TCP, longshore in a container, no right to look | `sidecar`, in the engine's |
+//! | anything else: by TCP, longshore in a container, no right to look | in a [`container`] beside the engine, in its mount namespace |
 //!
 //! Either way binds of the workspace are pinned where the engine sees the pins.
 
-mod sidecar;
+mod container;
 
 use std::{
     collections::BTreeMap,
@@ -19,6 +19,7 @@ use std::{
 
 use bollard::models::{EndpointSettings, NetworkConnectRequest, VolumeCreateRequest};
 use futures_util::{FutureExt as _, future};
+use parking_lot::Mutex;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use crate::{
@@ -28,8 +29,8 @@ use crate::{
     guard::{
         self, AuditEvent, Guard, GuardSettings, Mapping, Summary,
         audit::Log,
+        container::{Endpoint, EngineHost},
         image::Reference,
-        sidecar::{Host, Ready},
     },
     workload::{
         NetworkPlan, Workload,
@@ -46,41 +47,41 @@ use super::{
     spec,
 };
 
-use sidecar::Sidecar;
-pub use sidecar::SidecarError;
+use container::GuardContainer;
+pub use container::GuardContainerError;
 
-/// Names this guard's objects, its job's and nobody else's.
+/// The label that marks the objects of one job's guard, and no others.
 const IDENTITY: &str = "longshore.guard";
 
-/// A job whose guarded socket could not be made.
+/// Why a job has no guarded socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// The engine is elsewhere.
+    /// The engine is on another host, and the guard may not follow it there.
     #[error(
         "the engine at {host} is not on this host: a guarded socket is a file here, which its \
          containers cannot have"
     )]
     Elsewhere {
-        /// Its address.
+        /// The address of the engine.
         host: String,
     },
-    /// What it does could not be noted.
+    /// The audit log cannot be opened.
     #[error("cannot write the audit log {}", path.display())]
     AuditLog {
-        /// The file.
+        /// The file of the audit log.
         path: PathBuf,
-        /// Why.
+        /// The error of the file system.
         source: io::Error,
     },
-    /// The control group of what the job makes with it could not be made or limited.
+    /// The control group of what the job makes with the socket cannot be made or limited.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
-    /// It could not be made.
+    /// The guard in this process did not start.
     #[error("cannot make the job's guarded socket")]
     Start(#[source] io::Error),
-    /// The sidecar beside the engine did not do its work.
-    #[error("the sidecar of the job's guarded socket failed")]
-    Sidecar(#[from] SidecarError),
+    /// The guard container did not do its work.
+    #[error("the guard container of the job's guarded socket failed")]
+    Container(#[from] GuardContainerError),
 }
 
 impl SocketError {
@@ -89,20 +90,20 @@ impl SocketError {
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::Elsewhere { .. } => true,
-            Self::Sidecar(error) => error.is_configuration(),
+            Self::Container(error) => error.is_configuration(),
             Self::Cgroup(error) => error.is_configuration(),
             Self::AuditLog { .. } | Self::Start(_) => false,
         }
     }
 
-    /// What the reader can do now.
+    /// What the operator can do.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Elsewhere { .. } => Some(
                 "set guard = \"auto\" in [runners.docker.socket], or use a daemon of the job's own",
             ),
-            Self::Sidecar(error) => error.hint(),
+            Self::Container(error) => error.hint(),
             Self::Cgroup(error) if error.is_configuration() => {
                 Some("run longshore as root on the engine's host, or leave the totals out")
             }
@@ -111,25 +112,23 @@ impl SocketError {
     }
 }
 
-/// A guard at work.
+/// A job's guard, and what its containers need of it.
 pub(super) struct Guarded {
-    guard: Place,
+    guard: RunningGuard,
     /// Writes the audit log until the guard has ended.
-    audit: parking_lot::Mutex<JoinSet<io::Result<()>>>,
+    audit: Mutex<JoinSet<io::Result<()>>>,
     /// How containers get it.
     pub(super) place: spec::SocketPlace,
 }
 
-/// Where a guard is.
-enum Place {
-    /// In this process.
+/// A guard, by where it runs.
+enum RunningGuard {
     Here(Guard),
-    /// In a container beside the engine.
-    Sidecar(Sidecar),
+    Container(GuardContainer),
 }
 
 impl DockerJob {
-    /// The job's guarded socket; the first who asks makes it. `None` for a job that has none.
+    /// The job's guarded socket; the first call makes it. `None` for a job that has none.
     pub(super) async fn guarded(&self) -> Result<Option<&Guarded>, DockerError> {
         let Some(socket) = self.workload.access.guarded() else { return Ok(None) };
         self.guarded.get_or_try_init(|| self.start_guard(socket).boxed()).await.map(Some)
@@ -146,32 +145,32 @@ impl DockerJob {
         let mut audit = JoinSet::new();
         audit.spawn(log.write());
         let is_apart =
-            sidecar::is_wanted(config.guard, async || guard::shares_mounts(host).await).await;
+            container::is_wanted(config.guard, async || guard::shares_mounts(host).await).await;
         let cgroup_parent;
-        let (guard, ready) = if is_apart {
-            let launch = self.launch_sidecar(events);
-            let (mut sidecar, settings) = future::try_join(launch, self.settings(socket)).await?;
+        let (guard, endpoint) = if is_apart {
+            let launch = self.launch_container(events);
+            let (mut container, settings) = future::try_join(launch, self.settings(socket)).await?;
             cgroup_parent = settings.cgroup_parent.clone();
-            let ready = sidecar.start(settings).await.map_err(SocketError::Sidecar)?;
-            (Place::Sidecar(sidecar), ready)
+            let endpoint = container.start(settings).await.map_err(SocketError::Container)?;
+            (RunningGuard::Container(container), endpoint)
         } else {
             let Some(own) = host.strip_prefix("unix://") else {
                 return Err(SocketError::Elsewhere { host: host.to_owned() }.into());
             };
             let mut settings = self.settings(socket).await?;
             settings.socket_group = group(Path::new(own));
-            settings.audit = Some(events);
             cgroup_parent = settings.cgroup_parent.clone();
-            let guard = Guard::start(host, settings).await.map_err(SocketError::Start)?;
-            let ready = Ready::of(&guard);
-            (Place::Here(guard), ready)
+            let guard = Guard::start(host, settings, Some(events)).await;
+            let guard = guard.map_err(SocketError::Start)?;
+            let endpoint = Endpoint::of(&guard);
+            (RunningGuard::Here(guard), endpoint)
         };
         tracing::debug!(
-            is_sidecar = is_apart,
+            is_container = is_apart,
             milliseconds = begun.elapsed().as_millis(),
-            "guarded socket answers"
+            "guarded socket is ready"
         );
-        let Ready { socket: file, group, network, gateway } = ready;
+        let Endpoint { socket: file, group, network, gateway } = endpoint;
         let place = spec::SocketPlace {
             source: file.display().to_string(),
             group,
@@ -199,15 +198,15 @@ impl DockerJob {
         Ok(settings)
     }
 
-    async fn launch_sidecar(
+    async fn launch_container(
         &self,
         events: mpsc::Sender<AuditEvent>,
-    ) -> Result<Sidecar, DockerError> {
+    ) -> Result<GuardContainer, DockerError> {
         let docker = &self.runner.docker;
         let unique = &self.workload.names.unique;
-        let note = sidecar::Note {
-            host: Host {
-                engine: sidecar::engine_socket(
+        let record = container::LaunchRecord {
+            host: EngineHost {
+                engine: container::engine_socket(
                     docker.socket.engine_socket.as_deref(),
                     self.engine.host(),
                 ),
@@ -218,8 +217,9 @@ impl DockerJob {
             labels: names::typed(&self.workload.labels, "guard"),
             is_begun: false,
         };
-        let launched = Sidecar::launch(&self.engine, note, &self.directories.guard, events).await;
-        Ok(launched.map_err(SocketError::Sidecar)?)
+        let launched =
+            GuardContainer::launch(&self.engine, record, &self.directories.guard, events).await;
+        Ok(launched.map_err(SocketError::Container)?)
     }
 
     /// A volume of the job's and where it is on this host. The engine would make it with the first
@@ -254,9 +254,9 @@ impl DockerJob {
         let Some(guarded) = self.guarded.get() else { return Ok(()) };
         let name = &self.workload.names.build;
         match &guarded.guard {
-            Place::Here(guard) => guard.adopt(id, name),
-            Place::Sidecar(sidecar) => {
-                sidecar.adopt(id, name).await.map_err(SocketError::Sidecar)?;
+            RunningGuard::Here(guard) => guard.adopt(id, name),
+            RunningGuard::Container(container) => {
+                container.adopt(id, name).await.map_err(SocketError::Container)?;
             }
         }
         let NetworkPlan::Given(mode) = &self.workload.network else { return Ok(()) };
@@ -278,34 +278,38 @@ impl DockerJob {
     /// What the guard has done so far; `None` where there is none.
     pub(super) async fn guard_summary(&self) -> Option<Result<Summary, SocketError>> {
         Some(match &self.guarded.get()?.guard {
-            Place::Here(guard) => Ok(guard.summary()),
-            Place::Sidecar(sidecar) => sidecar.summary().await.map_err(SocketError::Sidecar),
+            RunningGuard::Here(guard) => Ok(guard.summary()),
+            RunningGuard::Container(container) => {
+                container.summary().await.map_err(SocketError::Container)
+            }
         })
     }
 
-    /// Ends the guard, if there is one: what the job made with it goes. Says what is left; called
-    /// again, it tries again.
+    /// Stops the guard, if there is one, and removes what the job made with it. Returns what could not
+    /// be removed; called again, it tries again.
     pub(super) async fn close_guard(&self) -> Vec<String> {
         if let Some(guarded) = self.guarded.get() {
             let left = match &guarded.guard {
-                Place::Here(guard) => guard.stop().await.left,
-                Place::Sidecar(sidecar) => sidecar.stop().await.unwrap_or_else(|error| {
-                    // What it could not do is done below.
-                    tracing::warn!(
-                        error = error_chain(&error),
-                        "sidecar of the job's socket did not end in order"
-                    );
-                    Vec::new()
-                }),
+                RunningGuard::Here(guard) => guard.stop().await.left,
+                RunningGuard::Container(container) => {
+                    container.stop().await.unwrap_or_else(|error| {
+                        // `reap` removes what is left.
+                        tracing::warn!(
+                            error = error_chain(&error),
+                            "guard container of the job's socket did not end in order"
+                        );
+                        Vec::new()
+                    })
+                }
             };
             let mut audit = std::mem::take(&mut *guarded.audit.lock());
             while let Some(written) = audit.join_next().await {
                 if let Ok(Err(error)) = written {
-                    tracing::warn!(%error, "audit log of the job's socket could not be written");
+                    tracing::warn!(%error, "cannot write the audit log of the job's socket");
                 }
             }
             if !left.is_empty() {
-                // Its directory is needed yet.
+                // Another attempt needs its directory.
                 return left;
             }
         }
@@ -317,15 +321,15 @@ impl DockerJob {
 }
 
 /// Removes what a job's guard left in its directory, on the engine and on the engine's host, if it
-/// had one. Says what is still there.
+/// had one. Returns what could not be removed.
 pub async fn reap(engine: &Engine, directory: &Path) -> Vec<String> {
-    let mut left = match sidecar::reap(engine, directory).await {
+    let mut left = match container::reap(engine, directory).await {
         Some(left) => left,
         None => Guard::reap_directory(engine.host(), directory).await,
     };
     if left.is_empty() {
         left.extend(cgroup::remove(directory).await);
-        // What is not empty is of use yet.
+        // A directory that is not empty is still needed.
         drop(std::fs::remove_dir(directory));
     }
     left
@@ -388,7 +392,7 @@ fn labels(plan: &Workload) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Limits of the operator's; a container has no more than the job's own, nor than all together.
+/// The operator's limits; no container has more than the job's own, nor than all together.
 pub(super) fn limits(runner: &RunnerConfig) -> guard::Limits {
     let mut limits = guard::Limits::default();
     let config = &runner.docker.socket;
@@ -412,16 +416,7 @@ pub(super) fn limits(runner: &RunnerConfig) -> guard::Limits {
     limits
 }
 
-/// What of the job's own file system lies on this host, the deepest first.
-/// Registries that the CI engine has given the job credentials for.
-fn registries(credentials: &[RegistryCredentials]) -> impl Iterator<Item = String> {
-    let host = |url: &str| {
-        let host = url.split_once("://").map_or(url, |(_, rest)| rest);
-        host.split('/').next().unwrap_or_default().to_owned()
-    };
-    credentials.iter().map(move |c| host(&c.url)).filter(|host| !host.is_empty())
-}
-
+/// The directories of the job's own file system that lie on this host, the deepest first.
 fn workspace<'a>(
     plan: &'a Workload,
     volumes: impl Iterator<Item = (&'a str, PathBuf)>,
@@ -444,8 +439,8 @@ fn workspace<'a>(
     all
 }
 
-/// The group of the engine's socket, to which jobs are used, or another; none where this process
-/// cannot give a file away.
+/// The group of the engine's socket where it is not root's, as jobs expect it; `None` where this process
+/// cannot change the group of a file.
 fn group(engine: &Path) -> Option<u32> {
     if !rustix::process::geteuid().is_root() {
         return None;

@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::guard::{Refusal, body::World, fields, image, json as strict};
+use crate::guard::{parse::json as strict, refusal::Refusal};
+
+use super::body::fields;
 
 /// What a parameter may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,98 +102,4 @@ pub(super) fn filters(text: &str, known: &[&str]) -> Result<Map<String, Value>, 
         }
     }
     Ok(out)
-}
-
-/// What the guard sets for a build, and the parameters that are JSON (G-70, G-71).
-pub(super) fn build<'a>(
-    query: &mut Vec<(String, String)>,
-    world: &World,
-    raw: impl Fn(&str) -> &'a str,
-) -> Result<(), Refusal> {
-    let (settings, ground) = (&world.settings, &world.ground);
-    query.retain(|(name, _)| {
-        ![
-            "labels",
-            "buildargs",
-            "cachefrom",
-            "networkmode",
-            "memory",
-            "memswap",
-            "cpuquota",
-            "cpuperiod",
-        ]
-        .contains(&&**name)
-    });
-    let object = |name: &str| strict::object(raw(name).as_bytes());
-    let mut labels = Map::new();
-    for (key, value) in object("labels")? {
-        if settings.is_reserved_label(&key) {
-            return Err(Refusal::denied(&format!("the label {key}"), "G-46"));
-        }
-        labels.insert(key, json!(fields::text(&value, "labels")?));
-    }
-    labels.extend(settings.image_labels().into_iter().map(|(key, value)| (key, json!(value))));
-    query.push(("labels".to_owned(), Value::Object(labels).to_string()));
-    let mut arguments = Map::new();
-    for (key, value) in object("buildargs")? {
-        if !value.is_null() {
-            fields::text(&value, "buildargs")?;
-        }
-        arguments.insert(key, value);
-    }
-    if !arguments.is_empty() {
-        query.push(("buildargs".to_owned(), Value::Object(arguments).to_string()));
-    }
-    // The engine's own cache holds other jobs' layers: only what this job built is looked at.
-    let own: Vec<&str> = world.owned.images().filter(|id| image::is_id(id)).collect();
-    if own.is_empty() {
-        query.retain(|(name, _)| name != "nocache");
-        query.push(("nocache".to_owned(), "1".to_owned()));
-    } else {
-        query.push(("cachefrom".to_owned(), json!(own).to_string()));
-    }
-    let network = match raw("networkmode") {
-        "" | "default" | "bridge" => ground.network_id.clone(),
-        "none" => "none".to_owned(),
-        "host" => return Err(Refusal::denied("networkmode=host", "G-71")),
-        name => world.owned.network(name)?.0.to_owned(),
-    };
-    query.push(("networkmode".to_owned(), network));
-    let number = |name: &str| raw(name).parse::<i64>().unwrap_or(0);
-    let memory = match number("memory") {
-        0 => settings.limits.memory,
-        n if (1..=settings.limits.memory).contains(&n) => n,
-        _ => return Err(Refusal::denied("the parameter memory (above the limit)", "G-80")),
-    };
-    query.push(("memory".to_owned(), memory.to_string()));
-    let swap = match number("memswap") {
-        0 => memory,
-        n if (memory..=settings.limits.memory).contains(&n) => n,
-        _ => return Err(Refusal::denied("the parameter memswap (above the limit)", "G-80")),
-    };
-    query.push(("memswap".to_owned(), swap.to_string()));
-    let most = match ground.nano_cpus {
-        0 => settings.limits.nano_cpus,
-        all => all.min(settings.limits.nano_cpus),
-    };
-    let period = match number("cpuperiod") {
-        0 => 100_000,
-        n if (1000..=1_000_000).contains(&n) => n,
-        _ => return Err(Refusal::denied("the parameter cpuperiod", "G-80")),
-    };
-    let full =
-        i64::try_from(i128::from(most) * i128::from(period) / 1_000_000_000).unwrap_or(i64::MAX);
-    let quota = match number("cpuquota") {
-        0 => full,
-        n if (1..=full).contains(&n) => n,
-        _ => return Err(Refusal::denied("the parameter cpuquota (above the limit)", "G-80")),
-    };
-    query.push(("cpuperiod".to_owned(), period.to_string()));
-    query.push(("cpuquota".to_owned(), quota.to_string()));
-    if let Some(parent) = &settings.cgroup_parent {
-        query.push(("cgroupparent".to_owned(), parent.clone()));
-    }
-    query.push(("rm".to_owned(), "1".to_owned()));
-    query.push(("forcerm".to_owned(), "1".to_owned()));
-    Ok(())
 }

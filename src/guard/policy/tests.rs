@@ -2,24 +2,32 @@ use std::{path::Path, sync::Arc};
 
 use proptest::prelude::*;
 
-use super::*;
+use hyper::Method;
+use serde_json::{Map, Value};
+
 use crate::guard::{
-    body::Ground,
-    ownership::{Container, Owned},
+    ownership::{Owned, OwnedContainer},
+    parse::target,
     settings::GuardSettings,
-    target,
 };
 
-fn world() -> World {
+use super::{
+    context::{EngineFacts, PolicyContext},
+    decide::judge,
+    forward::{Call, Forward, Verdict},
+};
+
+fn context() -> PolicyContext {
     let identity = ("longshore.guard".to_owned(), "1".to_owned());
     let settings = GuardSettings::new("1", identity, "net", Path::new("/private"));
     let mut owned = Owned::default();
-    owned.add_container(
+    owned.containers.add(
         "a".repeat(64),
-        Container { name: "own".to_owned(), ..Container::default() },
+        OwnedContainer { name: "own".to_owned(), ..OwnedContainer::default() },
     );
-    let ground = Ground { version: (1, 41), network_id: "c".repeat(64), ..Ground::default() };
-    World { settings: Arc::new(settings), ground: Arc::new(ground), owned: Arc::new(owned) }
+    let facts =
+        EngineFacts { version: (1, 41), network_id: "c".repeat(64), ..EngineFacts::default() };
+    PolicyContext { settings: Arc::new(settings), facts: Arc::new(facts), owned: Arc::new(owned) }
 }
 
 fn judged(method: &str, path: &str) -> Verdict {
@@ -30,7 +38,7 @@ fn judged(method: &str, path: &str) -> Verdict {
     let method = Method::from_bytes(method.as_bytes()).unwrap();
     let call =
         Call { method: &method, target: &target, body: &Map::new(), auth: None, registries: None };
-    judge(&call, &world())
+    judge(&call, &context())
 }
 
 fn sent(method: &str, path: &str) -> Forward {
