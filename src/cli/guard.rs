@@ -39,7 +39,7 @@ pub(super) fn guard(args: &GuardArgs, console: &mut Console) -> Outcome {
     let audit_log = policy.audit_log().map(Path::to_owned);
     let mut settings = settings(&listen, policy.label_namespace().unwrap_or("longshore"));
     policy.apply(&mut settings).map_err(bad)?;
-    // What holds the pins and the socket must not be what a job can bind.
+    // A job must not be able to bind the directories of the pins and the socket.
     let mapped = |entry: &Path| settings.private.starts_with(entry) || listen.starts_with(entry);
     if let Some(entry) = settings.workspace.iter().find(|entry| mapped(&entry.host)) {
         return Err(Failure::new(format!(
@@ -68,8 +68,8 @@ pub(super) fn guard(args: &GuardArgs, console: &mut Console) -> Outcome {
     Ok(Exit::Failure)
 }
 
-/// Settings of a guard at this socket. Each start has a mark of its own, so that nothing is taken
-/// for the guard's that is not.
+/// Settings of a guard at this socket. Each start has an identity of its own, so that no object of
+/// another guard is taken for this one's.
 fn settings(listen: &Path, namespace: &str) -> GuardSettings {
     let mark = uuid::Uuid::new_v4().simple().to_string();
     let (directory, name) = (listen.parent(), listen.file_name());
@@ -93,7 +93,7 @@ async fn serve(
     audit_log: Option<PathBuf>,
     console: &mut Console,
 ) -> Result<Summary, Failure> {
-    // From here on a signal ends the guard in order, one that comes while it starts as well.
+    // From here on a signal stops the guard in order, even while it starts.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut writers = JoinSet::new();

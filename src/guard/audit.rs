@@ -1,4 +1,4 @@
-//! One event per request, for whoever asked for them (section 14). Never bodies, environment,
+//! The audit log: one event per request, for whoever wants them. Never bodies, environment,
 //! credentials or query strings.
 
 use std::{borrow::Cow, io, path::Path};
@@ -10,46 +10,37 @@ use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
 };
 
-/// What became of a request.
+/// What the audit log says about one request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEvent {
-    /// When it was done, in UTC.
-    pub time: String,
-    /// The job.
-    pub job: String,
-    /// The connection's number.
-    pub connection: u64,
-    /// The method.
-    pub method: String,
-    /// The route's template.
-    pub route: String,
-    /// What was decided.
-    pub decision: Decision,
+    /// The end of the request, in UTC.
+    pub(crate) time: String,
+    pub(crate) job: String,
+    pub(crate) connection: u64,
+    pub(crate) method: String,
+    pub(crate) route: String,
+    pub(crate) decision: Decision,
     /// The rule that refused it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rule: Option<Cow<'static, str>>,
-    /// What the client was told, of a refusal.
+    pub(crate) rule: Option<Cow<'static, str>>,
+    /// The message of a refusal.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
-    /// The answer's status.
-    pub status: u16,
-    /// How long it took to the answer's head.
-    pub milliseconds: u64,
+    pub(crate) message: Option<String>,
+    pub(crate) status: u16,
+    /// The time until the head of the answer was sent.
+    pub(crate) milliseconds: u64,
 }
 
 /// What was decided about a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Decision {
-    /// It was sent on.
+pub(crate) enum Decision {
     Forwarded,
-    /// The guard answered it.
     Answered,
-    /// It was refused.
     Refused,
 }
 
-/// Events that may wait for the disk.
+/// How many events may wait for the disk.
 const WAITING: usize = 256;
 
 /// A file of events, one a line.
@@ -60,7 +51,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the file, and gives where events for it go.
+    /// Opens the file, and returns the sender of events for it.
     ///
     /// # Errors
     /// When it cannot be opened for appending.
@@ -70,7 +61,7 @@ impl Log {
         Ok((sender, Self { file, events }))
     }
 
-    /// Appends events until nobody is left to send any.
+    /// Appends events until all senders are gone.
     ///
     /// # Errors
     /// When the file cannot be written.

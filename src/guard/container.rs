@@ -60,7 +60,7 @@ pub(crate) struct EngineHost {
     pub(crate) engine: PathBuf,
     /// The guard container, by name: an engine that does not know it is another one.
     pub(crate) container: String,
-    /// A name that is nobody else's.
+    /// A name that is unique among all jobs.
     pub(crate) unique: String,
 }
 
@@ -95,7 +95,6 @@ pub(crate) struct Endpoint {
     pub(crate) socket: PathBuf,
     /// The group of that file.
     pub(crate) group: Option<u32>,
-    /// The job's network.
     pub(crate) network: String,
     /// The address of that network where ports are published.
     pub(crate) gateway: String,

@@ -4,11 +4,11 @@ use super::ids::{is_id, is_id_like};
 
 /// Repository of the images that longshore composes for its helper containers. Jobs cannot use the
 /// name.
-pub const HELPER_REPOSITORY: &str = "longshore-helper";
+pub(crate) const HELPER_REPOSITORY: &str = "longshore-helper";
 
 /// Repository of the image from which the helper's program is put into other images. Jobs cannot use
 /// the name.
-pub const PORTABLE_REPOSITORY: &str = "longshore-portable";
+pub(crate) const PORTABLE_REPOSITORY: &str = "longshore-portable";
 
 /// The registry of references that name none: Docker Hub.
 pub(super) const HUB: &str = "docker.io";
@@ -17,11 +17,11 @@ pub(super) const HUB: &str = "docker.io";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
     /// `docker.io`, or `HOST[:PORT]`.
-    pub registry: String,
+    pub(crate) registry: String,
     /// With `library/` where the hub means it.
-    pub path: String,
+    pub(crate) path: String,
     /// The tag; `latest` when there is neither tag nor digest.
-    pub tag: Option<String>,
+    pub(crate) tag: Option<String>,
     /// `sha256:…`.
     pub digest: Option<String>,
 }
@@ -74,7 +74,7 @@ impl Reference {
     /// Parses `repo` with a tag given apart, as `POST /images/create` and `…/tag` have it. A tag
     /// that is a digest is one.
     #[must_use]
-    pub fn of_parts(repository: &str, tag: &str) -> Option<Self> {
+    pub(crate) fn of_parts(repository: &str, tag: &str) -> Option<Self> {
         if tag.is_empty() {
             return Self::parse(repository);
         }
@@ -89,7 +89,7 @@ impl Reference {
 
     /// The repository in full, `docker.io/library/debian`.
     #[must_use]
-    pub fn repository(&self) -> String {
+    pub(crate) fn repository(&self) -> String {
         format!("{}/{}", self.registry, self.path)
     }
 
@@ -101,7 +101,7 @@ impl Reference {
 
     /// The short spelling, `debian:latest`, that globs and people use.
     #[must_use]
-    pub fn short(&self) -> String {
+    pub(crate) fn short(&self) -> String {
         let name = if self.registry == HUB {
             self.path.strip_prefix("library/").unwrap_or(&self.path).to_owned()
         } else {

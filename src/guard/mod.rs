@@ -2,8 +2,8 @@
 //!
 //! One [`Guard`] per job is an HTTP server on a unix socket. It reads each request into types of its
 //! own ([`parse`]), decides about it without doing anything ([`policy`], over what the job owns:
-//! [`ownership`]), and then sends the engine a request that it built itself ([`server`]). Answers lose
-//! what is not the job's. Binds of the workspace are pinned ([`pin`]); archives are read before the
+//! [`ownership`]), and then sends the engine a request that it built itself (`server`). Answers lose
+//! what is not the job's. Binds of the workspace are pinned (`pin`); archives are read before the
 //! engine sees them.
 //!
 //! Rule numbers (G-…) are those of `docs/guard.md`. Whether a job gets a guard at all is not decided
@@ -27,10 +27,11 @@ mod server;
 mod settings;
 
 pub(crate) use audit::AuditEvent;
-pub use image::{HELPER_REPOSITORY, PORTABLE_REPOSITORY};
+pub(crate) use image::{HELPER_REPOSITORY, PORTABLE_REPOSITORY};
 pub use names::Names;
 pub(crate) use policy_file::{PolicyError, PolicyFile};
 pub use refusal::Refusal;
 pub(crate) use server::engine::shares_mounts;
 pub use server::{guard::Guard, report::Summary};
-pub use settings::{Build, GuardSettings, ImagePolicy, Limits, Mapping, Widening};
+pub(crate) use settings::Build;
+pub use settings::{GuardSettings, ImagePolicy, Limits, Mapping};

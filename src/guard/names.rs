@@ -36,13 +36,13 @@ impl Names {
     #[must_use]
     pub fn of(identity: &(String, String)) -> Self {
         let digest = Sha256::digest(format!("{}={}", identity.0, identity.1));
-        // Not hexadecimal, so that it is nowhere taken for an id.
+        // The letter keeps it from being taken for an id.
         Self::Scoped(format!("g{}", hex(&digest[..8])))
     }
 
     /// What the engine calls it.
     #[must_use]
-    pub fn upstream(&self, name: &str) -> String {
+    pub(crate) fn upstream(&self, name: &str) -> String {
         match self {
             Self::Scoped(prefix) if !is_id_like(name) => format!("{prefix}-{name}"),
             _ => name.to_owned(),
@@ -63,12 +63,12 @@ impl Names {
 
     /// Whether the prefix is in this name, which a job may not give: it would come back as another.
     #[must_use]
-    pub fn are_in(&self, name: &str) -> bool {
+    pub(crate) fn are_in(&self, name: &str) -> bool {
         matches!(self, Self::Scoped(prefix) if name.contains(prefix))
     }
 
     /// Takes the prefix out of an answer.
-    pub fn strip(&self, value: &mut Value) {
+    pub(crate) fn strip(&self, value: &mut Value) {
         if let Self::Scoped(prefix) = self {
             strip(value, prefix);
         }

@@ -13,9 +13,13 @@ const REMEMBERED: usize = 1024;
 /// The objects of one job.
 #[derive(Debug, Clone, Default)]
 pub struct Owned {
+    /// Containers, and what is executed in them.
     pub containers: OwnedContainers,
+    /// Networks but for the default one, which is the guard's.
     pub networks: OwnedNetworks,
+    /// Named and anonymous volumes.
     pub volumes: OwnedVolumes,
+    /// Images that the job made or pulled.
     pub images: OwnedImages,
 }
 
@@ -63,25 +67,34 @@ pub struct OwnedContainers {
 /// A container of the job.
 #[derive(Debug, Clone, Default)]
 pub struct OwnedContainer {
-    /// Without a slash.
+    /// The container's name, without a slash.
     pub name: String,
     /// The image as the client spelled it.
-    pub image: String,
-    /// Whether it is one of the runner's, with restricted rights (G-51).
-    pub is_self: bool,
+    pub(crate) image: String,
+    /// Whether it is one of the runner's own, which the job has few rights on (G-51).
+    pub(crate) is_self: bool,
     /// What it mounts of the workspace: where it is pinned, and how the job calls it.
-    pub binds: Vec<Bind>,
+    pub(crate) binds: Vec<Bind>,
 }
 
-/// A bind of the workspace, or of the socket.
+/// A bind of the workspace or of the socket.
 #[derive(Debug, Clone)]
-pub struct Bind {
-    /// As the engine was told.
-    pub source: String,
-    /// As the job said.
-    pub job: String,
-    /// Keeps it mounted; none for the socket.
-    pub pin: Option<Arc<Pin>>,
+pub(crate) struct Bind {
+    /// The source that the engine was given.
+    pub(crate) source: String,
+    /// The path that the job named.
+    pub(crate) job: String,
+    /// Keeps the source mounted; none for the socket.
+    #[expect(dead_code, reason = "it is mounted as long as this lives")]
+    pub(crate) pin: Option<Arc<Pin>>,
+}
+
+impl OwnedContainer {
+    /// A container of this name that the job made, without binds.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), ..Self::default() }
+    }
 }
 
 impl OwnedContainers {
@@ -90,7 +103,7 @@ impl OwnedContainers {
     ///
     /// # Errors
     /// In the engine's words, when it is none or several.
-    pub fn find(&self, reference: &str) -> Result<(&str, &OwnedContainer), Refusal> {
+    pub(crate) fn find(&self, reference: &str) -> Result<(&str, &OwnedContainer), Refusal> {
         let name = reference.strip_prefix('/').unwrap_or(reference);
         if let Some((id, found)) = self.by_id.get_key_value(reference) {
             return Ok((id, found));
@@ -106,7 +119,7 @@ impl OwnedContainers {
     ///
     /// # Errors
     /// When there is none, or it is (G-51).
-    pub fn find_own(&self, reference: &str) -> Result<(&str, &OwnedContainer), Refusal> {
+    pub(crate) fn find_own(&self, reference: &str) -> Result<(&str, &OwnedContainer), Refusal> {
         let (id, found) = self.find(reference)?;
         if found.is_self {
             return Err(Refusal::denied("this operation on the job's own container", "G-51"));
@@ -118,31 +131,29 @@ impl OwnedContainers {
     ///
     /// # Errors
     /// In the engine's words, when there is no such exec.
-    pub fn exec(&self, id: &str) -> Result<&str, Refusal> {
+    pub(crate) fn exec(&self, id: &str) -> Result<&str, Refusal> {
         match self.execs.get_key_value(id) {
             Some((id, _)) => Ok(id),
             None => Err(Refusal::missing(format!("No such exec instance: {id}"))),
         }
     }
 
-    /// All containers.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &OwnedContainer)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &OwnedContainer)> {
         self.by_id.iter().map(|(id, container)| (&**id, container))
     }
 
     /// How many containers there are or soon will be, the runner's own not counted.
     #[must_use]
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.creating + self.by_id.values().filter(|c| !c.is_self).count()
     }
 
-    /// A container is about to be created; answered by [`Self::end_creating`].
-    pub fn begin_creating(&mut self) {
+    /// A container is about to be created; [`Self::end_creating`] follows in any case.
+    pub(crate) fn begin_creating(&mut self) {
         self.creating += 1;
     }
 
-    /// A creation came to its end, whichever.
-    pub fn end_creating(&mut self) {
+    pub(crate) fn end_creating(&mut self) {
         self.creating = self.creating.saturating_sub(1);
     }
 
@@ -151,21 +162,21 @@ impl OwnedContainers {
         self.by_id.insert(id, container);
     }
 
-    /// One of the runner's own containers.
+    /// Enters one of the runner's own containers.
     pub fn adopt(&mut self, id: String, name: String) {
         let container = OwnedContainer { name, is_self: true, ..OwnedContainer::default() };
         self.by_id.insert(id, container);
     }
 
     /// The container has a new name.
-    pub fn rename(&mut self, id: &str, name: &str) {
+    pub(crate) fn rename(&mut self, id: &str, name: &str) {
         if let Some(container) = self.by_id.get_mut(id) {
             name.clone_into(&mut container.name);
         }
     }
 
-    /// The container is gone, with its execs. Its pins are given back, to be let go elsewhere.
-    pub fn forget(&mut self, id: &str) -> Vec<Bind> {
+    /// The container is gone, with its execs. Returns its binds, so that the caller drops their pins.
+    pub(crate) fn forget(&mut self, id: &str) -> Vec<Bind> {
         self.execs.retain(|_, container| container != id);
         let gone = self.by_id.remove(id);
         if gone.is_some() {
@@ -175,7 +186,7 @@ impl OwnedContainers {
     }
 
     /// An exec was created.
-    pub fn add_exec(&mut self, id: String, container: &str) {
+    pub(crate) fn add_exec(&mut self, id: String, container: &str) {
         self.execs.insert(id, container.to_owned());
     }
 }
@@ -183,7 +194,6 @@ impl OwnedContainers {
 /// The job's networks.
 #[derive(Debug, Clone, Default)]
 pub struct OwnedNetworks {
-    /// Their names.
     by_id: BTreeMap<String, String>,
     /// The names of those that are being created.
     pending: BTreeSet<String>,
@@ -195,7 +205,7 @@ impl OwnedNetworks {
     ///
     /// # Errors
     /// In the engine's words, when there is none.
-    pub fn find(&self, reference: &str) -> Result<(&str, &str), Refusal> {
+    pub(crate) fn find(&self, reference: &str) -> Result<(&str, &str), Refusal> {
         if let Some((id, name)) = self.by_id.get_key_value(reference) {
             return Ok((id, name));
         }
@@ -208,29 +218,28 @@ impl OwnedNetworks {
     }
 
     /// All networks: id and name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.by_id.iter().map(|(id, name)| (&**id, &**name))
     }
 
     /// Whether a network of that name is being created.
     #[must_use]
-    pub fn is_creating(&self, name: &str) -> bool {
+    pub(crate) fn is_creating(&self, name: &str) -> bool {
         self.pending.contains(name)
     }
 
     /// How many networks there are or soon will be.
     #[must_use]
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.by_id.len() + self.pending.len()
     }
 
-    /// A network is about to be created; answered by [`Self::end_creating`].
-    pub fn begin_creating(&mut self, name: &str) {
+    /// A network is about to be created; [`Self::end_creating`] follows in any case.
+    pub(crate) fn begin_creating(&mut self, name: &str) {
         self.pending.insert(name.to_owned());
     }
 
-    /// A network's creation came to its end, whichever.
-    pub fn end_creating(&mut self, name: &str) {
+    pub(crate) fn end_creating(&mut self, name: &str) {
         self.pending.remove(name);
     }
 
@@ -240,7 +249,7 @@ impl OwnedNetworks {
     }
 
     /// The network is gone, by id or name.
-    pub fn forget(&mut self, reference: &str) {
+    pub(crate) fn forget(&mut self, reference: &str) {
         let id = self.find(reference).ok().map(|(id, _)| id.to_owned());
         if let Some(id) = id {
             self.by_id.remove(&id);
@@ -261,7 +270,7 @@ pub struct OwnedVolumes {
 impl OwnedVolumes {
     /// Whether the volume is the job's.
     #[must_use]
-    pub fn contains(&self, name: &str) -> bool {
+    pub(crate) fn contains(&self, name: &str) -> bool {
         self.names.contains(name)
     }
 
@@ -269,37 +278,35 @@ impl OwnedVolumes {
     ///
     /// # Errors
     /// In the engine's words, when it is not the job's.
-    pub fn find(&self, name: &str) -> Result<(), Refusal> {
+    pub(crate) fn find(&self, name: &str) -> Result<(), Refusal> {
         if self.contains(name) {
             return Ok(());
         }
         Err(Refusal::missing(format!("get {name}: no such volume")))
     }
 
-    /// All volumes.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.names.iter().map(String::as_str)
     }
 
     /// Whether a volume of that name is being created.
     #[must_use]
-    pub fn is_creating(&self, name: &str) -> bool {
+    pub(crate) fn is_creating(&self, name: &str) -> bool {
         self.pending.contains(name)
     }
 
     /// How many volumes there are.
     #[must_use]
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.names.len()
     }
 
-    /// A volume is about to be created; answered by [`Self::end_creating`].
-    pub fn begin_creating(&mut self, name: &str) {
+    /// A volume is about to be created; [`Self::end_creating`] follows in any case.
+    pub(crate) fn begin_creating(&mut self, name: &str) {
         self.pending.insert(name.to_owned());
     }
 
-    /// A volume's creation came to its end, whichever.
-    pub fn end_creating(&mut self, name: &str) {
+    pub(crate) fn end_creating(&mut self, name: &str) {
         self.pending.remove(name);
     }
 
@@ -309,7 +316,7 @@ impl OwnedVolumes {
     }
 
     /// The volume is gone.
-    pub fn forget(&mut self, name: &str) {
+    pub(crate) fn forget(&mut self, name: &str) {
         if self.names.remove(name) {
             self.gone.add(name);
         }
@@ -328,28 +335,27 @@ pub struct OwnedImages {
 
 /// A tag of the job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OwnedTag {
-    /// The image's id.
-    pub id: String,
+pub(crate) struct OwnedTag {
+    pub(crate) id: String,
     /// Whether the job made it, and did not just pull it.
-    pub made: bool,
+    pub(crate) made: bool,
 }
 
 impl OwnedImages {
     /// Whether the image is the job's, by its id in full.
     #[must_use]
-    pub fn contains(&self, id: &str) -> bool {
+    pub(crate) fn contains(&self, id: &str) -> bool {
         self.ids.contains(id)
     }
 
     /// All images by id.
-    pub fn ids(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &str> {
         self.ids.iter().map(String::as_str)
     }
 
     /// How many images there are.
     #[must_use]
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.ids.len()
     }
 
@@ -361,7 +367,7 @@ impl OwnedImages {
     }
 
     /// The image is gone.
-    pub fn forget(&mut self, id: &str) {
+    pub(crate) fn forget(&mut self, id: &str) {
         self.ids.remove(id);
         self.digests.retain(|(_, image)| image != id);
         self.tags.retain(|_, tag| tag.id != id);
@@ -369,17 +375,16 @@ impl OwnedImages {
 
     /// The job's tag, by its canonical name.
     #[must_use]
-    pub fn tag(&self, canonical: &str) -> Option<&OwnedTag> {
+    pub(crate) fn tag(&self, canonical: &str) -> Option<&OwnedTag> {
         self.tags.get(canonical)
     }
 
-    /// All tags.
-    pub fn tags(&self) -> impl Iterator<Item = (&str, &OwnedTag)> {
+    pub(crate) fn tags(&self) -> impl Iterator<Item = (&str, &OwnedTag)> {
         self.tags.iter().map(|(name, tag)| (&**name, tag))
     }
 
     /// The job has this tag.
-    pub fn add_tag(&mut self, canonical: String, id: &str, made: bool) {
+    pub(crate) fn add_tag(&mut self, canonical: String, id: &str, made: bool) {
         self.add(id);
         // A pull does not make a tag that the job made somebody else's.
         let made = made || self.tags.get(&canonical).is_some_and(|tag| tag.made);
@@ -387,25 +392,25 @@ impl OwnedImages {
     }
 
     /// The tag is gone.
-    pub fn forget_tag(&mut self, canonical: &str) {
+    pub(crate) fn forget_tag(&mut self, canonical: &str) {
         self.tags.remove(canonical);
     }
 
-    /// A build says that a step of it made this image, by the beginning of its id. What a step prints
-    /// could be the same words: the job sees no image by them, and in the end only one goes that
-    /// nobody else can mean.
-    pub fn add_step(&mut self, id: String) {
+    /// A build's output says that a step made this image, by the beginning of its id. A step can print
+    /// the same words itself, so they give the job no right to see an image, and clean-up removes only
+    /// images that nothing else refers to.
+    pub(crate) fn add_step(&mut self, id: String) {
         self.steps.push(id);
     }
 
     /// What steps of builds made, the oldest first.
     #[must_use]
-    pub fn steps(&self) -> &[String] {
+    pub(crate) fn steps(&self) -> &[String] {
         &self.steps
     }
 
     /// A push gave the image this digest.
-    pub fn add_digest(&mut self, digest: Reference, id: &str) {
+    pub(crate) fn add_digest(&mut self, digest: Reference, id: &str) {
         let pushed = (digest, id.to_owned());
         if !self.digests.contains(&pushed) {
             self.digests.push(pushed);
@@ -413,7 +418,7 @@ impl OwnedImages {
     }
 
     /// The digests that pushes gave the image.
-    pub fn digests<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Reference> {
+    pub(crate) fn digests<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Reference> {
         self.digests.iter().filter(move |(_, image)| image == id).map(|(digest, _)| digest)
     }
 }
@@ -436,7 +441,7 @@ mod tests {
     fn owned() -> Owned {
         let mut owned = Owned::default();
         for (id, name) in [("aa11", "one"), ("aa22", "two"), ("bb33", "aa11x")] {
-            let container = OwnedContainer { name: name.to_owned(), ..OwnedContainer::default() };
+            let container = OwnedContainer::new(name);
             owned.containers.add(id.to_owned(), container);
         }
         owned

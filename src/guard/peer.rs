@@ -9,15 +9,15 @@ use tokio::net::UnixStream;
 /// systemd made the socket, it is systemd.
 ///
 /// # Errors
-/// When nobody answers there.
-pub async fn listener(socket: &Path) -> io::Result<Option<i32>> {
+/// When the connection fails.
+pub(crate) async fn listener(socket: &Path) -> io::Result<Option<i32>> {
     let peer = UnixStream::connect(socket).await?.peer_cred()?;
     Ok(peer.pid().filter(|process| *process > 0))
 }
 
-/// Whether who listens at `socket` is in this process's namespace of a kind, such as `mnt` (Linux:
-/// `/proc/PID/ns`). Not known is no.
-pub async fn shares(socket: &Path, kind: &str) -> bool {
+/// Whether the process that listens at `socket` is in this process's namespace of a kind, such as `mnt`
+/// (Linux: `/proc/PID/ns`). False where that cannot be known.
+pub(crate) async fn shares(socket: &Path, kind: &str) -> bool {
     let Ok(Some(peer)) = listener(socket).await else { return false };
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/{kind}")).ok();
     let own = namespace("self");
@@ -26,19 +26,19 @@ pub async fn shares(socket: &Path, kind: &str) -> bool {
 
 /// A route of IPv4.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
+pub(crate) struct Route {
     /// The device it leads through.
-    pub device: String,
+    pub(crate) device: String,
     /// The network's address, its first byte the highest.
-    pub address: u32,
+    pub(crate) address: u32,
     /// The network's mask; zero for the default route, which overlaps all and says nothing.
-    pub mask: u32,
+    pub(crate) mask: u32,
 }
 
 impl Route {
     /// Whether some address is in both networks.
     #[must_use]
-    pub fn overlaps(&self, address: u32, mask: u32) -> bool {
+    pub(crate) fn overlaps(&self, address: u32, mask: u32) -> bool {
         let common = self.mask & mask;
         self.mask != 0 && self.address & common == address & common
     }
@@ -47,13 +47,13 @@ impl Route {
 /// The routes of the network that a process is in (Linux: `/proc/PID/net/route`); `None` when they
 /// cannot be seen, or one cannot be read.
 #[must_use]
-pub fn routes(process: i64) -> Option<Vec<Route>> {
+pub(crate) fn routes(process: i64) -> Option<Vec<Route>> {
     parse_routes(&fs::read_to_string(format!("/proc/{process}/net/route")).ok()?)
 }
 
 /// The routes of a table as Linux prints it; `None` when one cannot be read.
 #[must_use]
-pub fn parse_routes(table: &str) -> Option<Vec<Route>> {
+pub(crate) fn parse_routes(table: &str) -> Option<Vec<Route>> {
     let route = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let number = |at: usize| {

@@ -21,14 +21,13 @@ use super::refusal::Refusal;
 
 /// A handle mounted at a private place, until it is dropped.
 #[derive(Debug)]
-pub struct Pin {
+pub(crate) struct Pin {
     path: PathBuf,
 }
 
 impl Pin {
-    /// The private place.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -37,7 +36,7 @@ impl Pin {
     ///
     /// # Errors
     /// When it is not there, leads over a link, or is neither directory nor regular file.
-    pub fn new(root: &Path, rest: &Path, make: bool, at: &Path) -> Result<Self, PinError> {
+    pub(crate) fn new(root: &Path, rest: &Path, make: bool, at: &Path) -> Result<Self, PinError> {
         let handle = open(root, rest, make)?;
         let is_directory = match FileType::from_raw_mode(rustix::fs::fstat(&handle)?.st_mode) {
             FileType::Directory => true,
@@ -87,7 +86,7 @@ fn remove(at: &Path) {
 }
 
 /// Unmounts and removes what an earlier guard left in its directory of pins.
-pub fn clear(pins: &Path) {
+pub(crate) fn clear(pins: &Path) {
     let Ok(entries) = fs::read_dir(pins) else { return };
     for entry in entries.flatten() {
         let _ = rustix::mount::unmount(entry.path(), UnmountFlags::DETACH);
@@ -97,7 +96,7 @@ pub fn clear(pins: &Path) {
 
 /// Why a source cannot be pinned.
 #[derive(Debug, thiserror::Error)]
-pub enum PinError {
+pub(crate) enum PinError {
     /// It is not there.
     #[error("it does not exist")]
     Missing,
@@ -107,7 +106,6 @@ pub enum PinError {
     /// It is a device, a socket or a pipe.
     #[error("it is neither a directory nor a regular file")]
     Kind,
-    /// Mounting failed.
     #[error("it cannot be mounted")]
     Mount(#[source] io::Error),
     /// Something else failed.
@@ -130,7 +128,7 @@ impl From<rustix::io::Errno> for PinError {
 impl PinError {
     /// The same for the client. `is_mount` tells the two forms of binds apart, as the engine does.
     #[must_use]
-    pub fn refusal(&self, job: &str, is_mount: bool) -> Refusal {
+    pub(crate) fn refusal(&self, job: &str, is_mount: bool) -> Refusal {
         match self {
             Self::Missing if is_mount => Refusal {
                 status: 400,

@@ -1,6 +1,5 @@
-//! A guard's policy as a file (contract, section 16): TOML or JSON, with the contract's own names
-//! for the keys. What this guard does not do is refused by name: a key that is passed over in
-//! silence looks like protection.
+//! A guard's policy as a file, in TOML or JSON (`docs/guard.md`, "The policy file"). What this guard
+//! does not do is refused by name: a key that is ignored silently looks like protection.
 
 use std::{
     fs, io,
@@ -19,7 +18,7 @@ use super::{
 /// The keys of the file. All may be left out.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct PolicyFile {
+pub(crate) struct PolicyFile {
     label_namespace: Option<String>,
     reserved_name_prefixes: Option<Vec<String>>,
     names: Option<String>,
@@ -53,7 +52,7 @@ struct MappingEntry {
     read_only: bool,
 }
 
-/// `limits`, by the names of the contract's section 13.
+/// The table `limits`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct LimitsEntry {
@@ -80,28 +79,20 @@ enum Size {
 
 /// Why a policy cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum PolicyError {
+pub(crate) enum PolicyError {
     /// The file cannot be read.
     #[error("cannot read the policy `{}`", .0.display())]
     Read(PathBuf, #[source] io::Error),
     /// It is not a policy: bad syntax, an unknown key, or a value of the wrong type.
     #[error("the policy is wrong at `{key}`: {what}")]
     Form {
-        /// Where.
         key: String,
         /// The parser's words.
         what: String,
     },
     /// A value cannot be used.
     #[error("the policy's {key} = {value} cannot be used: {what}")]
-    Value {
-        /// Which.
-        key: String,
-        /// What it says.
-        value: String,
-        /// What to do.
-        what: &'static str,
-    },
+    Value { key: String, value: String, what: &'static str },
     /// This guard does not do what the key asks for.
     #[error("the policy's {0} is not implemented by this guard; leave it out")]
     NotImplemented(&'static str),
@@ -116,7 +107,7 @@ impl PolicyFile {
     ///
     /// # Errors
     /// When it cannot be read, or is no policy.
-    pub fn read(path: &Path) -> Result<Self, PolicyError> {
+    pub(crate) fn read(path: &Path) -> Result<Self, PolicyError> {
         let text =
             fs::read_to_string(path).map_err(|error| PolicyError::Read(path.to_owned(), error))?;
         Self::parse(&text)
@@ -126,7 +117,7 @@ impl PolicyFile {
     ///
     /// # Errors
     /// When it is no policy.
-    pub fn parse(text: &str) -> Result<Self, PolicyError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, PolicyError> {
         let form = |key: String, what: String| PolicyError::Form {
             key,
             what: what.trim_end().replace('\n', " "),
@@ -144,15 +135,14 @@ impl PolicyFile {
             .map_err(|error| form(error.path().to_string(), error.inner().message().to_owned()))
     }
 
-    /// Where events go.
     #[must_use]
-    pub fn audit_log(&self) -> Option<&Path> {
+    pub(crate) fn audit_log(&self) -> Option<&Path> {
         self.audit_log.as_deref()
     }
 
     /// The namespace of labels, where it is said.
     #[must_use]
-    pub fn label_namespace(&self) -> Option<&str> {
+    pub(crate) fn label_namespace(&self) -> Option<&str> {
         self.label_namespace.as_deref()
     }
 
@@ -160,7 +150,7 @@ impl PolicyFile {
     ///
     /// # Errors
     /// When a value cannot be used, or asks for what this guard does not do.
-    pub fn apply(self, settings: &mut GuardSettings) -> Result<(), PolicyError> {
+    pub(crate) fn apply(self, settings: &mut GuardSettings) -> Result<(), PolicyError> {
         self.implemented()?;
         if let Some(namespace) = self.label_namespace {
             let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
@@ -257,7 +247,7 @@ fn mapping(entry: MappingEntry) -> Result<Mapping, PolicyError> {
     if !clean {
         return Err(wrong("path_map.job", entry.job, "write an absolute, clean path but `/`"));
     }
-    // A link is a directory of its own choosing.
+    // Not a link: it could be turned to another directory later.
     let is_directory = fs::symlink_metadata(&entry.host).is_ok_and(|found| found.is_dir());
     if !entry.host.is_absolute() || !is_directory {
         return Err(wrong("path_map.host", entry.host, "it must be a directory of this host"));
@@ -338,7 +328,7 @@ impl Size {
             Self::Number(number) => (Some(*number), number.to_string()),
             Self::Text(text) => (bytes(text), text.clone()),
         };
-        // The engine takes no container with less.
+        // The engine creates no container with less.
         found
             .filter(|bytes| *bytes >= 1 << 20)
             .ok_or_else(|| wrong(key, shown, "write bytes, 1 MiB or more: 268435456 or \"256m\""))

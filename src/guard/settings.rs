@@ -1,4 +1,4 @@
-//! What a guard is told by the one who starts it. Widening settings are the operator's alone.
+//! The settings of a guard. Only the operator can widen what a job may do.
 
 use std::{
     collections::BTreeMap,
@@ -13,60 +13,59 @@ use super::{ids::is_id_like, image::Reference, names::Names, refusal::Refusal};
 /// Everything about one job's guard.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GuardSettings {
-    /// The job, for the audit log.
-    pub job: String,
+    /// The name of the job in the audit log.
+    pub(crate) job: String,
     /// The label that all of this guard's objects carry, and nobody else's: lists and clean-up go
     /// by it. Its value must be the job's alone.
-    pub identity: (String, String),
+    pub(crate) identity: (String, String),
     /// Further labels for all that is created.
     pub labels: BTreeMap<String, String>,
     /// Beginnings of label keys that the job may not write (G-46). The keys of `identity` and
     /// `labels` are reserved as well.
-    pub reserved_labels: Vec<String>,
+    pub(crate) reserved_labels: Vec<String>,
     /// Beginnings of names that the job may not give (G-48).
-    pub reserved_names: Vec<String>,
-    /// How what the job names is called on the engine (G-49).
+    pub(crate) reserved_names: Vec<String>,
+    /// How the job's names are translated for the engine (G-49).
     pub names: Names,
-    /// The job's network. It is created, and removed in the end, when it does not exist.
-    pub network: String,
+    /// The name of the job's default network. The guard creates it where it does not exist, and then
+    /// removes it in the end.
+    pub(crate) network: String,
     /// The cgroup that everything runs below (G-85), in the form of the engine's driver.
     pub cgroup_parent: Option<String>,
-    /// Sizes and counts.
+    /// How much the job may have.
     pub limits: Limits,
     /// What can be bound, first match first: the workspace, then caches.
     pub workspace: Vec<Mapping>,
     /// Which images and registries there are.
     pub images: ImagePolicy,
     /// The guarded socket's file. Its directory must be closed to the host's users.
-    pub socket: PathBuf,
+    pub(crate) socket: PathBuf,
     /// The group of the socket's file, where it is not the guard's own.
-    pub socket_group: Option<u32>,
+    pub(crate) socket_group: Option<u32>,
     /// A directory for this guard alone (mode 0700): pins and spooled archives. It must not lie
     /// below a mapping.
-    pub private: PathBuf,
+    pub(crate) private: PathBuf,
     /// Where the job sees the socket; binds of these become binds of the guarded one.
-    pub socket_paths: Vec<String>,
+    pub(crate) socket_paths: Vec<String>,
     /// What the operator allows beyond the defaults.
-    pub widening: Widening,
-    /// What builds images.
-    pub build: Build,
+    pub(crate) widening: Widening,
+    pub(crate) build: Build,
 }
 
-/// What builds images for a job (contract, section 11).
+/// What builds images for a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Build {
-    /// Nothing.
+pub(crate) enum Build {
     Off,
-    /// The engine's classic builder.
+    /// With the engine's classic builder.
     Classic,
     /// The same, and a BuildKit that the job has beside this socket.
     Sidecar,
 }
 
-/// A directory of the job and where it really is.
+/// A directory of the job that can be bound.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mapping {
-    /// As the job names it: absolute and clean.
+    /// The path in the job's container: absolute and clean.
     pub job: String,
     /// The directory on the engine's host.
     pub host: PathBuf,
@@ -82,7 +81,7 @@ pub struct ImagePolicy {
     /// Registries that may be asked, `docker.io` or `HOST[:PORT]`.
     pub registries: Vec<String>,
     /// Whether images that the job made are removed with it.
-    pub remove: bool,
+    pub(crate) remove: bool,
 }
 
 impl Default for ImagePolicy {
@@ -115,27 +114,25 @@ impl ImagePolicy {
     }
 }
 
-/// What the operator's configuration opens.
+/// What the operator allows beyond the defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Widening {
-    /// Beyond the engine's default set, upper case, without `CAP_`.
-    pub capabilities: Vec<String>,
-    /// Names of runtimes.
-    pub runtimes: Vec<String>,
+pub(crate) struct Widening {
+    /// Capabilities beyond the engine's default set, in upper case, without `CAP_`.
+    pub(crate) capabilities: Vec<String>,
+    pub(crate) runtimes: Vec<String>,
     /// Host paths of devices, with all permissions.
-    pub devices: Vec<String>,
-    /// Keys of annotations.
-    pub annotations: Vec<String>,
-    /// Dropped from all containers that do not add them.
-    pub drop_capabilities: Vec<String>,
+    pub(crate) devices: Vec<String>,
+    pub(crate) annotations: Vec<String>,
+    /// Capabilities that containers lose unless they add them.
+    pub(crate) drop_capabilities: Vec<String>,
     /// Whether all containers get `no-new-privileges`.
-    pub no_new_privileges: bool,
+    pub(crate) no_new_privileges: bool,
 }
 
-/// Sizes in bytes, and counts (contract, section 13).
+/// Limits of one job (G-80, G-81, G-86): sizes in bytes, and counts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Memory of a container: the default and the most.
+    /// Memory of a container: both the default and the maximum.
     pub memory: i64,
     /// Processes of a container.
     pub pids: i64,
@@ -143,27 +140,24 @@ pub struct Limits {
     pub nano_cpus: i64,
     /// Memory of all containers together, where the cgroup that they run below has a limit; jobs are
     /// shown it.
-    pub total_memory: Option<i64>,
-    /// CPU of all together, likewise.
-    pub total_nano_cpus: Option<i64>,
+    pub(crate) total_memory: Option<i64>,
+    /// CPU of all containers together in billionths, likewise.
+    pub(crate) total_nano_cpus: Option<i64>,
     /// `/dev/shm` of a container.
     pub shm: i64,
     /// One tmpfs.
     pub tmpfs: i64,
     /// Containers of the job at a time.
     pub containers: usize,
-    /// Networks.
-    pub networks: usize,
-    /// Volumes.
-    pub volumes: usize,
+    pub(crate) networks: usize,
+    pub(crate) volumes: usize,
     /// Images that the job made or pulled.
-    pub images: usize,
-    /// Connections.
-    pub connections: usize,
-    /// One archive that is sent.
-    pub upload: u64,
-    /// One JSON body.
-    pub json: usize,
+    pub(crate) images: usize,
+    pub(crate) connections: usize,
+    /// The largest archive that a job may send.
+    pub(crate) upload: u64,
+    /// The largest JSON body.
+    pub(crate) json: usize,
 }
 
 impl Default for Limits {
@@ -188,7 +182,7 @@ impl Default for Limits {
 }
 
 impl GuardSettings {
-    /// Settings with the contract's defaults, no workspace and no images.
+    /// Settings with the defaults that `docs/guard.md` names, without a workspace and shared images.
     #[must_use]
     pub fn new(job: &str, identity: (String, String), network: &str, directory: &Path) -> Self {
         Self {
@@ -217,7 +211,7 @@ impl GuardSettings {
 
     /// All labels of an object: the further ones, then the identity.
     #[must_use]
-    pub fn all_labels(&self) -> BTreeMap<String, String> {
+    pub(crate) fn all_labels(&self) -> BTreeMap<String, String> {
         let mut labels = self.labels.clone();
         labels.insert(self.identity.0.clone(), self.identity.1.clone());
         labels
@@ -226,13 +220,13 @@ impl GuardSettings {
     /// The labels of an image: a container that somebody else makes of it later inherits them, and
     /// must not be taken for one of the job's.
     #[must_use]
-    pub fn image_labels(&self) -> BTreeMap<String, String> {
+    pub(crate) fn image_labels(&self) -> BTreeMap<String, String> {
         BTreeMap::from([self.identity.clone()])
     }
 
     /// Whether a job may not write a label with this key (G-46). Case does not help.
     #[must_use]
-    pub fn is_reserved_label(&self, key: &str) -> bool {
+    pub(crate) fn is_reserved_label(&self, key: &str) -> bool {
         let key = key.trim().to_ascii_lowercase();
         self.reserved_labels.iter().any(|prefix| key.starts_with(&prefix.to_ascii_lowercase()))
             || self.all_labels().keys().any(|own| own.to_ascii_lowercase() == key)

@@ -1,5 +1,5 @@
 //! `longshore helper guard`, the program of a guard container: it enters the engine's mount namespace,
-//! and answers the longshore that started it ([`crate::guard::container`]).
+//! and replies to the longshore that started it (`guard::container`).
 //!
 //! After [`enter`] all paths are those of the engine's host. The container's own file system is out
 //! of reach then: nothing of it may be opened any more, and nothing here is.
@@ -30,13 +30,13 @@ use crate::{
     helper::protocol::{self, Frame},
 };
 
-/// Frames that may wait to be written.
+/// How many frames may wait to be written.
 const WAITING: usize = 64;
 
 /// Why the engine's mount namespace cannot be entered.
 #[derive(Debug, thiserror::Error)]
 pub enum EnterError {
-    /// Nobody answers at the socket.
+    /// The connection to the socket fails.
     #[error("cannot connect to the engine's socket, which is {} here", path.display())]
     Connect {
         /// The socket in the guard container.
@@ -103,8 +103,8 @@ pub fn enter(socket: &Path) -> Result<(), EnterError> {
     entered().map_err(|error: rustix::io::Errno| refused(error.into()))
 }
 
-/// The process that listens at a unix socket. Where that is systemd, its mount namespace is its
-/// services' unless their units say otherwise.
+/// The process that listens at a unix socket. Where that is systemd, its mount namespace is
+/// that of its services, unless their units say otherwise.
 fn listener(socket: &Path) -> Result<i32, EnterError> {
     let asked = || {
         // The runtime has this thread alone, and ends before the namespace is entered.
@@ -115,10 +115,10 @@ fn listener(socket: &Path) -> Result<i32, EnterError> {
     peer.ok_or(EnterError::Unseen)
 }
 
-/// Answers until `input` ends or `terminated` is ready; then a guard that runs is stopped in order.
+/// Replies to requests until `input` ends or `terminated` is ready; then a guard that runs is stopped.
 ///
 /// # Errors
-/// When reading fails, or what is read is no protocol.
+/// When reading fails, or what is read is not a frame of the protocol.
 pub async fn serve(
     input: impl AsyncRead,
     output: impl AsyncWrite,
@@ -139,7 +139,7 @@ pub async fn serve(
     let deliver = async {
         let mut is_heard = true;
         while let Some(frame) = waiting.recv().await {
-            // Writing goes on failing when longshore is gone; the guard is stopped in order all the same.
+            // The guard is stopped in order even when longshore is gone and no frame arrives.
             is_heard = is_heard && protocol::write(&mut output, &frame).await.is_ok();
         }
     };
@@ -169,7 +169,6 @@ impl GuardProgram {
                 Ok(ask) => self.answer_to(ask).await,
                 Err(error) => Reply::Failed(format!("not a request: {error}")),
             };
-            // A writer that has ended takes no more frames.
             drop(self.frames.send(Frame::Done(encode_json(&answer)?)).await);
         }
         Ok(())
@@ -221,7 +220,7 @@ impl GuardProgram {
         Ok(endpoint)
     }
 
-    /// Stops the guard, and says what is left once all events are on their way.
+    /// Stops the guard. Returns what could not be removed, once all events are on their way.
     async fn stop(&mut self) -> Vec<String> {
         let Some(guarded) = &self.guarded else { return Vec::new() };
         // Keep the guard until `stop` returns, so that a later `stop` can finish it.

@@ -4,7 +4,7 @@
 //! | engine | guard |
 //! |---|---|
 //! | sees what is mounted here: reached by a unix socket, in one mount namespace | in this process |
-//! | anything else: by TCP, longshore in a container, no right to look | in a [`container`] beside the engine, in its mount namespace |
+//! | anything else: by TCP, longshore in a container, no right to look | in a [`container`] beside the engine |
 //!
 //! Either way binds of the workspace are pinned where the engine sees the pins.
 
@@ -117,7 +117,7 @@ pub(super) struct Guarded {
     guard: RunningGuard,
     /// Writes the audit log until the guard has ended.
     audit: Mutex<JoinSet<io::Result<()>>>,
-    /// How containers get it.
+    /// How containers get the socket.
     pub(super) place: spec::SocketPlace,
 }
 
@@ -181,7 +181,7 @@ impl DockerJob {
         Ok(Guarded { guard, audit: audit.into(), place })
     }
 
-    /// The guard's settings, once the engine has what they are about.
+    /// The guard's settings, once the job's network and volumes exist.
     async fn settings(&self, socket: &Socket) -> Result<GuardSettings, DockerError> {
         self.network_ready().await?;
         let volumes = self.workload.mounts.volumes.iter().map(|volume| self.mountpoint(volume));
@@ -222,8 +222,8 @@ impl DockerJob {
         Ok(launched.map_err(SocketError::Container)?)
     }
 
-    /// A volume of the job's and where it is on this host. The engine would make it with the first
-    /// container that mounts it, but then it is too late to ask.
+    /// A volume of the job's and where it is on this host. It is created here, because with the first
+    /// container that mounts it, it would be too late to ask where it is.
     pub(super) async fn mountpoint<'a>(
         &self,
         volume: &'a VolumePlan,
@@ -248,7 +248,7 @@ impl DockerJob {
         Ok(Some((volume.destination.as_str(), made.mountpoint.into())))
     }
 
-    /// Shows the job its own container, and takes that into the network of the job's containers
+    /// Shows the job its own container, and connects that to the network of the job's containers
     /// where it is in another.
     pub(super) async fn show_to_guard(&self, id: &str) -> Result<(), DockerError> {
         let Some(guarded) = self.guarded.get() else { return Ok(()) };
@@ -379,7 +379,7 @@ fn label(plan: &Workload, name: &str) -> String {
     plan.labels.get(name).cloned().unwrap_or_default()
 }
 
-/// Those labels of the job by which its things are found again after a crash.
+/// The labels of the job by which its objects are found again after a crash.
 fn labels(plan: &Workload) -> BTreeMap<String, String> {
     let kept = ["job.id", "project.id", "runner.id", "managed"];
     let kept = kept.into_iter().map(|name| format!("{LABEL_PREFIX}.{name}"));
@@ -407,7 +407,7 @@ pub(super) fn limits(runner: &RunnerConfig) -> guard::Limits {
     count(&mut limits.volumes, config.volumes);
     limits.total_memory = config.total_memory;
     limits.total_nano_cpus = config.total_nano_cpus;
-    // No container has more than all together; of processors, some kernels do not take it.
+    // No container has more than all together: some kernels refuse that for processors.
     let cap =
         |limit: &mut i64, total: Option<i64>| *limit = total.map_or(*limit, |t| t.min(*limit));
     cap(&mut limits.memory, config.total_memory);

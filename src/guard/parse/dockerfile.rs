@@ -167,7 +167,7 @@ impl Scan<'_> {
                         .and_then(|d| d.strip_suffix('"'))
                         .or_else(|| default.strip_prefix('\'').and_then(|d| d.strip_suffix('\'')))
                         .unwrap_or(default);
-                    // What cannot be known counts once it is used.
+                    // A default that cannot be resolved is refused only where it is used.
                     self.expand(inner).ok()
                 }
                 (None, None) => None,

@@ -3,11 +3,9 @@
 //! [`Lexer`] goes along with the bytes of a connection: heads, and bodies by their length or
 //! chunks, as far as to know where the next head begins. It is pure.
 
-/// The largest head.
 const HEAD: usize = 64 << 10;
 /// The longest request line.
 const LINE: usize = 16 << 10;
-/// The most headers.
 const HEADERS: usize = 100;
 
 /// What the next bytes of a connection belong to.
@@ -19,7 +17,6 @@ enum LexerState {
     /// In the line that says how long a chunk is: how many digits, their value, and whether they
     /// are over.
     Size(u8, u64, bool),
-    /// In a chunk.
     Chunk(u64),
     /// In the end of a chunk's line or content; what must come, and what is after it.
     End(&'static [u8], After),
@@ -40,7 +37,7 @@ enum After {
     Head,
 }
 
-/// Reads along.
+/// Reads one connection from its beginning on; see the module.
 #[derive(Debug)]
 pub struct Lexer {
     state: LexerState,

@@ -21,7 +21,7 @@ pub fn object(bytes: &[u8]) -> Result<Map<String, Value>, Refusal> {
     }
     match value(bytes)? {
         Value::Object(map) => Ok(map),
-        // What the CLI sends where it has nothing to say.
+        // The CLI sends null where it has no body.
         Value::Null => Ok(Map::new()),
         _ => Err(Refusal::malformed("the body must be a JSON object", "G-35")),
     }
@@ -61,7 +61,7 @@ fn is_shallow(bytes: &[u8]) -> bool {
 
 /// Whether a field with this value might as well not be there (G-37).
 #[must_use]
-pub fn is_empty(value: &Value) -> bool {
+pub(crate) fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::Bool(true) => false,

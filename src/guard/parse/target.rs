@@ -7,11 +7,11 @@ use crate::guard::refusal::Refusal;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Target {
     /// The API version in the path.
-    pub version: Option<(u32, u32)>,
+    pub(crate) version: Option<(u32, u32)>,
     /// The path's parts, decoded.
     pub segments: Vec<String>,
     /// The parameters in their order, decoded.
-    pub query: Vec<(String, String)>,
+    pub(crate) query: Vec<(String, String)>,
 }
 
 /// Takes a request's target apart.
@@ -81,7 +81,7 @@ fn version(first: &str, path: &str) -> Result<Option<(u32, u32)>, Refusal> {
     };
     let parsed =
         digits.split_once('.').and_then(|(major, minor)| Some((number(major)?, number(minor)?)));
-    // An encoded version is none.
+    // A version with encoded characters is not one.
     match parsed {
         Some(found) if path.starts_with(&format!("/{first}/")) => Ok(Some(found)),
         _ => Err(Refusal { status: 404, message: "page not found".to_owned(), rule: "G-40" }),
@@ -130,7 +130,7 @@ fn decode(text: &str, plus_is_blank: bool) -> Option<String> {
 
 /// `text` as one part of a path.
 #[must_use]
-pub fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~:@".contains(&byte) {

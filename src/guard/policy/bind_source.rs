@@ -7,7 +7,7 @@ use crate::guard::{refusal::Refusal, settings::GuardSettings};
 /// Where a path of the job leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BindSource {
-    /// The guarded socket.
+    /// To the guarded socket itself.
     Socket,
     /// Below a mapping.
     Mapped {

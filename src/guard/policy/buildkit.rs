@@ -1,6 +1,6 @@
-//! BuildKit, which this socket does not offer (11.2): the engine's own is every job's, and a builder
+//! BuildKit, which this socket does not offer: the engine's own is every job's, and a builder
 //! that buildx makes is a privileged container. Refusals say what there is instead. Where a job has a
-//! BuildKit beside the socket (11.3), it is not reached through here.
+//! BuildKit beside the socket, it is not reached through here.
 
 use crate::guard::{refusal::Refusal, settings::Build};
 

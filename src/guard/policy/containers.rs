@@ -76,7 +76,7 @@ pub(super) fn decide(judge: &Judge<'_>, segments: &[&str]) -> Judgement {
                 _ => {}
             }
             let follow_up = match *action {
-                "json" => FollowUp::AnswerFilter(AnswerFilter::Container),
+                "json" => FollowUp::Filter(AnswerFilter::Container),
                 "stats" => FollowUp::Stats,
                 _ => FollowUp::Pass,
             };
@@ -195,17 +195,13 @@ fn list(judge: &Judge<'_>) -> Judgement {
     }
     let mut names = names_of(&mut filters);
     if !names.patterns.is_empty() {
-        // The engine would count those that do not match.
+        // The engine would count entries that do not match, so the guard applies the limit.
         names.limit = judge.raw("limit").parse().ok().filter(|limit| *limit > 0);
         query.retain(|(name, _)| name != "limit");
     }
     query.push(("filters".to_owned(), judge.own_only(filters)));
     let forward = judge.forward("/containers/json".to_owned(), query);
-    Ok(send(Forward {
-        names,
-        follow_up: FollowUp::AnswerFilter(AnswerFilter::Containers),
-        ..forward
-    }))
+    Ok(send(Forward { names, follow_up: FollowUp::Filter(AnswerFilter::Containers), ..forward }))
 }
 
 fn create(judge: &Judge<'_>) -> Judgement {

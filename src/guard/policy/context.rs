@@ -24,9 +24,9 @@ pub struct EngineFacts {
 /// All that a decision is made from.
 #[derive(Debug, Clone)]
 pub struct PolicyContext {
-    /// The settings.
+    /// What the operator allows.
     pub settings: Arc<GuardSettings>,
-    /// The engine.
+    /// The engine that requests go to.
     pub facts: Arc<EngineFacts>,
     /// What the job owns.
     pub owned: Arc<Owned>,

@@ -13,7 +13,7 @@ use super::body::fields::{
 ///
 /// # Errors
 /// When there are others, or they are no strings.
-pub fn credentials(map: &Map<String, Value>) -> Result<Map<String, Value>, Refusal> {
+pub(crate) fn credentials(map: &Map<String, Value>) -> Result<Map<String, Value>, Refusal> {
     const KNOWN: &[(&str, Rule<()>)] = &[
         ("username", Text),
         ("password", Text),
@@ -28,7 +28,7 @@ pub fn credentials(map: &Map<String, Value>) -> Result<Map<String, Value>, Refus
 
 /// The registry that a server's address means.
 #[must_use]
-pub fn registry_host(address: &str) -> &str {
+pub(crate) fn registry_host(address: &str) -> &str {
     let rest = address.strip_prefix("https://").or_else(|| address.strip_prefix("http://"));
     let host = rest.unwrap_or(address).split('/').next().unwrap_or_default();
     match host {

@@ -20,7 +20,7 @@ fn pick(value: &Value, names: &[&str]) -> Map<String, Value> {
 
 /// `GET /version`.
 #[must_use]
-pub fn version(value: &Value, context: &PolicyContext) -> Value {
+pub(crate) fn version(value: &Value, context: &PolicyContext) -> Value {
     let mut out = pick(
         value,
         &[
@@ -60,7 +60,7 @@ pub fn version(value: &Value, context: &PolicyContext) -> Value {
 
 /// `GET /info`: counts are the job's; what describes the host stays out.
 #[must_use]
-pub fn info(value: &Value, context: &PolicyContext) -> Value {
+pub(crate) fn info(value: &Value, context: &PolicyContext) -> Value {
     let mut out = pick(
         value,
         &[
@@ -174,7 +174,7 @@ fn mounts_of(value: &mut Value, id: &str, context: &PolicyContext) {
 
 /// `GET /containers/{id}/json`.
 #[must_use]
-pub fn container(mut value: Value, context: &PolicyContext) -> Value {
+pub(crate) fn container(mut value: Value, context: &PolicyContext) -> Value {
     let id = text(&value, "Id").to_owned();
     let Ok((_, own)) = context.owned.containers.find(&id) else { return json!({}) };
     let (image, is_self) = (own.image.clone(), own.is_self);
@@ -197,7 +197,7 @@ pub fn container(mut value: Value, context: &PolicyContext) -> Value {
     host.insert("CgroupParent".to_owned(), json!(""));
     host.insert("ContainerIDFile".to_owned(), json!(""));
     if is_self {
-        // The runner's own mounts and options are nobody's business.
+        // The job does not see what the runner mounts into its container.
         for name in ["Binds", "Mounts", "Devices", "VolumesFrom"] {
             host.remove(name);
         }
@@ -224,7 +224,7 @@ pub fn container(mut value: Value, context: &PolicyContext) -> Value {
 
 /// `GET /containers/json`.
 #[must_use]
-pub fn containers(value: Value, context: &PolicyContext) -> Value {
+pub(crate) fn containers(value: Value, context: &PolicyContext) -> Value {
     let Value::Array(list) = value else { return json!([]) };
     let own = list.into_iter().filter_map(|mut entry| {
         let id = text(&entry, "Id").to_owned();
@@ -253,7 +253,7 @@ fn sees_tag(tag: &str, id: &str, context: &PolicyContext) -> bool {
 
 /// An image as the job sees it; `None` when it does not (G-60).
 #[must_use]
-pub fn image(mut value: Value, context: &PolicyContext) -> Option<Value> {
+pub(crate) fn image(mut value: Value, context: &PolicyContext) -> Option<Value> {
     let id = text(&value, "Id").to_owned();
     let own = context.owned.images.contains(&id);
     let mut repositories = Vec::new();
@@ -296,14 +296,14 @@ pub fn image(mut value: Value, context: &PolicyContext) -> Option<Value> {
 
 /// `GET /images/json`.
 #[must_use]
-pub fn images(value: Value, context: &PolicyContext) -> Value {
+pub(crate) fn images(value: Value, context: &PolicyContext) -> Value {
     let Value::Array(list) = value else { return json!([]) };
     Value::Array(list.into_iter().filter_map(|entry| image(entry, context)).collect())
 }
 
 /// `GET /images/{name}/history`: layers of others have no names here.
 #[must_use]
-pub fn history(value: Value, context: &PolicyContext) -> Value {
+pub(crate) fn history(value: Value, context: &PolicyContext) -> Value {
     let Value::Array(mut list) = value else { return json!([]) };
     for (number, layer) in list.iter_mut().enumerate() {
         let id = text(layer, "Id").to_owned();
@@ -319,7 +319,7 @@ pub fn history(value: Value, context: &PolicyContext) -> Value {
 
 /// A network as the job sees it; `None` when it does not.
 #[must_use]
-pub fn network(mut value: Value, context: &PolicyContext) -> Option<Value> {
+pub(crate) fn network(mut value: Value, context: &PolicyContext) -> Option<Value> {
     let id = text(&value, "Id").to_owned();
     if id == context.facts.network_id {
         value["Name"] = json!("bridge");
@@ -329,7 +329,7 @@ pub fn network(mut value: Value, context: &PolicyContext) -> Option<Value> {
         return None;
     }
     without_own_labels(&mut value, context);
-    // The guard's own: compose compares options with its file's, and would make the network anew.
+    // The guard's own option: compose compares options with its file's, and would recreate the network.
     if let Some(Value::Object(options)) = value.get_mut("Options") {
         options.remove("com.docker.network.bridge.host_binding_ipv4");
     }
@@ -342,14 +342,14 @@ pub fn network(mut value: Value, context: &PolicyContext) -> Option<Value> {
 
 /// `GET /networks`.
 #[must_use]
-pub fn networks(value: Value, context: &PolicyContext) -> Value {
+pub(crate) fn networks(value: Value, context: &PolicyContext) -> Value {
     let Value::Array(list) = value else { return json!([]) };
     Value::Array(list.into_iter().filter_map(|entry| network(entry, context)).collect())
 }
 
 /// Leaves of a list what the filter `name` wants. The engine takes a pattern for the name itself
 /// or for a regular expression.
-pub fn named(list: &mut Value, filter: &NameFilter) {
+pub(crate) fn named(list: &mut Value, filter: &NameFilter) {
     if !filter.references.is_empty() {
         referenced(list, &filter.references);
     }
@@ -420,7 +420,7 @@ fn without_own_labels(value: &mut Value, context: &PolicyContext) {
 
 /// A volume as the job sees it.
 #[must_use]
-pub fn volume(mut value: Value, context: &PolicyContext) -> Value {
+pub(crate) fn volume(mut value: Value, context: &PolicyContext) -> Value {
     value["Mountpoint"] = json!("");
     without_own_labels(&mut value, context);
     value
@@ -428,7 +428,7 @@ pub fn volume(mut value: Value, context: &PolicyContext) -> Value {
 
 /// `GET /volumes`.
 #[must_use]
-pub fn volumes(mut value: Value, context: &PolicyContext) -> Value {
+pub(crate) fn volumes(mut value: Value, context: &PolicyContext) -> Value {
     let list = match value.get_mut("Volumes").map(Value::take) {
         Some(Value::Array(list)) => list,
         _ => Vec::new(),
@@ -443,7 +443,7 @@ pub fn volumes(mut value: Value, context: &PolicyContext) -> Value {
 
 /// `GET /system/df`.
 #[must_use]
-pub fn usage(mut value: Value, context: &PolicyContext) -> Value {
+pub(crate) fn usage(mut value: Value, context: &PolicyContext) -> Value {
     let mut take = |name: &str| value.get_mut(name).map_or(Value::Null, Value::take);
     let list = volumes(json!({ "Volumes": take("Volumes") }), context);
     let images = images(take("Images"), context);
@@ -461,7 +461,7 @@ pub fn usage(mut value: Value, context: &PolicyContext) -> Value {
 
 /// One event, when it is the job's.
 #[must_use]
-pub fn event(mut value: Value, context: &PolicyContext) -> Option<Value> {
+pub(crate) fn event(mut value: Value, context: &PolicyContext) -> Option<Value> {
     let id = value["Actor"]["ID"].as_str().unwrap_or_default().to_owned();
     let attributes = &value["Actor"]["Attributes"];
     let marks = context.settings.all_labels();
@@ -502,7 +502,7 @@ pub fn event(mut value: Value, context: &PolicyContext) -> Option<Value> {
 
 /// An error text of the engine, without paths of the host, and ids that are not the job's.
 #[must_use]
-pub fn message(text: &str, context: &PolicyContext) -> String {
+pub(crate) fn message(text: &str, context: &PolicyContext) -> String {
     let mut out = text.to_owned();
     for (_, container) in context.owned.containers.iter() {
         for bind in &container.binds {

@@ -10,9 +10,9 @@ use super::body::needs::Needs;
 /// A request as far as it is judged.
 #[derive(Debug, Clone)]
 pub struct Call<'a> {
-    /// The method.
+    /// `GET`, `POST` and so on, as the client wrote it.
     pub method: &'a Method,
-    /// Path and query.
+    /// Path and query, decoded.
     pub target: &'a Target,
     /// The body, where it is JSON.
     pub body: &'a Map<String, Value>,
@@ -25,82 +25,80 @@ pub struct Call<'a> {
 /// What becomes of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
-    /// This is sent, and its answer handled so.
+    /// A request that the guard built is sent to the engine.
     Forward(Box<Forward>),
-    /// Nothing is sent.
+    /// Nothing is sent; the client reads the refusal.
     Refuse(Refusal),
-    /// Nothing is sent, and all is well.
+    /// Nothing is sent: the guard knows the answer.
     Answer(Reply),
 }
 
-/// The guard's own answer.
+/// An answer of the guard's own.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
     /// `OK`, to a ping.
     Ping,
-    /// A JSON value.
+    /// With the status 200.
     Json(Value),
 }
 
-/// A request of the guard's own.
+/// A request that the guard built, and what comes before and after it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forward {
-    /// The method.
-    pub method: Method,
+    pub(crate) method: Method,
     /// The path without a version. `{image}` stands for what `image` is resolved to.
     pub path: String,
-    /// The parameters.
+    /// The parameters, not encoded.
     pub query: Vec<(String, String)>,
-    /// The body.
+    /// What follows the head.
     pub body: SentBody,
-    /// Credentials for one registry.
-    pub auth: Option<String>,
-    /// Credentials for several.
-    pub registries: Option<String>,
+    /// Credentials for one registry, as the header `X-Registry-Auth` has them.
+    pub(crate) auth: Option<String>,
+    /// Credentials for several, as `X-Registry-Config` has them.
+    pub(crate) registries: Option<String>,
     /// An image that must be resolved first.
-    pub image: Option<(String, ImageUse)>,
+    pub(crate) image: Option<(String, ImageUse)>,
     /// Tags that the job is about to make.
-    pub new_tags: Vec<Reference>,
+    pub(crate) new_tags: Vec<Reference>,
     /// Tags of the job's by which the engine must find an image.
-    pub held: Vec<Reference>,
+    pub(crate) held: Vec<Reference>,
     /// What must be done first.
     pub needs: Needs,
     /// What names in the answer must match.
-    pub names: NameFilter,
+    pub(crate) names: NameFilter,
     /// What is done with the answer.
-    pub follow_up: FollowUp,
+    pub(crate) follow_up: FollowUp,
 }
 
 /// The filter `name` of a list, which is the guard's to apply: the engine has other names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NameFilter {
+pub(crate) struct NameFilter {
     /// Of these patterns one must match, where there are any.
-    pub patterns: Vec<String>,
+    pub(crate) patterns: Vec<String>,
     /// Of these patterns one must match a tag of an image, where there are any.
-    pub references: Vec<String>,
+    pub(crate) references: Vec<String>,
     /// How many entries there may be then.
-    pub limit: Option<usize>,
+    pub(crate) limit: Option<usize>,
 }
 
-/// The body of a request of the guard's own.
+/// The body of a request that the guard built.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SentBody {
-    /// None.
+    /// The request has no body.
     Nothing,
-    /// JSON.
+    /// A document of the guard's own writing.
     Json(Map<String, Value>),
     /// The client's archive, as it comes.
     Archive,
-    /// The client's archive, once it was read to its end and judged.
+    /// The client's archive, a build's context, once it was read to its end and judged.
     Context,
-    /// The same, of images.
+    /// The client's archive of images, once it was read to its end and judged.
     Images,
 }
 
 /// What an image is resolved for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ImageUse {
-    /// By id.
+pub(crate) enum ImageUse {
     Id,
     /// By name where it was named.
     Name,
@@ -112,13 +110,13 @@ pub enum ImageUse {
 
 /// What is done with the engine's answer.
 #[derive(Debug, Clone, PartialEq)]
-pub enum FollowUp {
+pub(crate) enum FollowUp {
     /// It is passed on as it comes.
     Pass,
     /// The connection becomes a stream.
     Hijack,
-    /// It is cut down.
-    AnswerFilter(AnswerFilter),
+    /// It is cut down to what is the job's.
+    Filter(AnswerFilter),
     /// Each event is judged.
     Events,
     /// Each piece of statistics loses its names.
@@ -128,7 +126,6 @@ pub enum FollowUp {
         /// The image as the client spelled it.
         image: String,
     },
-    /// A container was removed.
     Removed(String),
     /// A container has a new name.
     Renamed(String, String),
@@ -136,11 +133,9 @@ pub enum FollowUp {
     Exec(String),
     /// A volume was created.
     Volume,
-    /// A volume was removed.
     VolumeRemoved(String),
     /// A network of this name was created.
     Network(String),
-    /// A network was removed.
     NetworkRemoved(String),
     /// An image was pulled.
     Pulled(Reference),
@@ -152,7 +147,6 @@ pub enum FollowUp {
     Built(Vec<Reference>),
     /// A tag was pushed.
     Pushed(Reference),
-    /// Images were loaded.
     Loaded,
     /// Something was pruned; the answer's list of it.
     Pruned(&'static str),
@@ -160,29 +154,18 @@ pub enum FollowUp {
 
 /// How an answer is cut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AnswerFilter {
-    /// `GET /version`.
+pub(crate) enum AnswerFilter {
     Version,
-    /// `GET /info`.
     Info,
-    /// `GET /system/df`.
+    /// The answer to `GET /system/df`.
     Usage,
-    /// One container.
     Container,
-    /// Containers.
     Containers,
-    /// One image.
     Image,
-    /// Images.
     Images,
-    /// An image's history.
     History,
-    /// One network.
     Network,
-    /// Networks.
     Networks,
-    /// One volume.
     Volume,
-    /// Volumes.
     Volumes,
 }

@@ -44,8 +44,8 @@ pub(super) fn decide(judge: &Judge<'_>, segments: &[&str]) -> Judgement {
             let how = if *action == "get" { ImageUse::Name } else { ImageUse::Id };
             forward.image = Some((name.join("/"), how));
             forward.follow_up = match *action {
-                "json" => FollowUp::AnswerFilter(AnswerFilter::Image),
-                "history" => FollowUp::AnswerFilter(AnswerFilter::History),
+                "json" => FollowUp::Filter(AnswerFilter::Image),
+                "history" => FollowUp::Filter(AnswerFilter::History),
                 _ => FollowUp::Pass,
             };
             Ok(send(forward))
@@ -62,8 +62,8 @@ pub(super) fn decide(judge: &Judge<'_>, segments: &[&str]) -> Judgement {
         }
         (&Method::POST, [name @ .., "push"]) if !name.is_empty() => push(judge, &name.join("/")),
         (&Method::DELETE, name) if !name.is_empty() => {
-            // With `noprune`, which compose sets, layers without a name or a label would be left,
-            // and nothing of the job leads to them any more.
+            // `noprune`, which compose sets, would leave layers without a name and a label, which no
+            // clean-up could find.
             let query = judge.query(&[("force", Flag), ("noprune", Ignored)])?;
             let mut forward = judge.forward("/images/{image}".to_owned(), query);
             forward.image = Some((name.join("/"), ImageUse::Remove));
@@ -102,7 +102,7 @@ fn list(judge: &Judge<'_>) -> Judgement {
         query.push(("filters".to_owned(), Value::Object(filters).to_string()));
     }
     let forward = judge.forward("/images/json".to_owned(), query);
-    Ok(send(Forward { names, follow_up: FollowUp::AnswerFilter(AnswerFilter::Images), ..forward }))
+    Ok(send(Forward { names, follow_up: FollowUp::Filter(AnswerFilter::Images), ..forward }))
 }
 
 fn create(judge: &Judge<'_>) -> Judgement {

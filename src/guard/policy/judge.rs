@@ -15,7 +15,6 @@ use super::{
     route::route,
 };
 
-/// See the module.
 pub(super) struct Judge<'a> {
     pub(super) call: &'a Call<'a>,
     pub(super) context: &'a PolicyContext,
@@ -61,7 +60,7 @@ impl Judge<'_> {
 
     /// Filters with the job's label added.
     pub(super) fn own_only(&self, mut filters: Map<String, Value>) -> String {
-        // All of them: a container that somebody else made of this job's image has the identity.
+        // All labels: a container that another job made of this job's image has the identity, too.
         let own = self.context.settings.all_labels();
         let labels = filters.entry("label").or_insert_with(|| json!([]));
         if let Value::Array(labels) = labels {

@@ -1,9 +1,9 @@
 //! What becomes of a request: sent on rebuilt, refused, or answered. Pure: a decision over the
 //! request, the settings and what the job owns. What is not in these tables is refused.
 //!
-//! [`decide`] asks the tables of [`containers`], [`images`], [`networks`] and the others; the JSON of
-//! a request is judged field by field in [`body`]. What is sent is a [`forward`]; [`translate`] puts
-//! the engine's names into it. [`filter`] cuts the engine's answers down to what is the job's.
+//! `decide` asks the tables of `containers`, `images`, `networks` and the others; the JSON of
+//! a request is judged field by field in `body`. What is sent is a `forward`; `translate` puts
+//! the engine's names into it. `filter` cuts the engine's answers down to what is the job's.
 
 pub(super) mod bind_source;
 pub(super) mod body;

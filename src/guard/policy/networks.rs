@@ -25,7 +25,7 @@ pub(super) fn decide(judge: &Judge<'_>, segments: &[&str]) -> Judgement {
             let forward = judge.forward("/networks".to_owned(), query);
             Ok(send(Forward {
                 names,
-                follow_up: FollowUp::AnswerFilter(AnswerFilter::Networks),
+                follow_up: FollowUp::Filter(AnswerFilter::Networks),
                 ..forward
             }))
         }
@@ -51,10 +51,7 @@ pub(super) fn decide(judge: &Judge<'_>, segments: &[&str]) -> Judgement {
             };
             judge.query(&[("verbose", Ignored), ("scope", Ignored)])?;
             let forward = judge.forward(format!("/networks/{id}"), Vec::new());
-            Ok(send(Forward {
-                follow_up: FollowUp::AnswerFilter(AnswerFilter::Network),
-                ..forward
-            }))
+            Ok(send(Forward { follow_up: FollowUp::Filter(AnswerFilter::Network), ..forward }))
         }
         (&Method::DELETE, [reference]) => {
             let (id, _) = owned.networks.find(reference)?;

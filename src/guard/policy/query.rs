@@ -9,11 +9,9 @@ use super::body::fields;
 /// What a parameter may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Param {
-    /// True or false.
     Flag,
     /// An integer.
     Number,
-    /// Text.
     Word,
     /// Text, several times.
     Many,
@@ -23,7 +21,6 @@ pub(super) enum Param {
     Empty,
 }
 
-/// The longest parameter.
 const LONGEST: usize = 8192;
 
 /// The parameters that are sent on.

@@ -6,18 +6,16 @@ use crate::guard::parse::target::Target;
 
 /// What kind of body a request has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyKind {
-    /// None that counts.
+pub(crate) enum BodyKind {
     Ignored,
     /// JSON, or nothing.
     Json,
-    /// An archive.
     Archive,
 }
 
 /// Which body belongs to a request.
 #[must_use]
-pub fn body_kind(method: &Method, target: &Target) -> BodyKind {
+pub(crate) fn body_kind(method: &Method, target: &Target) -> BodyKind {
     let segments: Vec<&str> = target.segments.iter().map(String::as_str).collect();
     match (method, &segments[..]) {
         (&Method::POST, ["build"] | ["images", "load" | "create"])
@@ -29,7 +27,7 @@ pub fn body_kind(method: &Method, target: &Target) -> BodyKind {
 
 /// The route's template, for the audit log.
 #[must_use]
-pub fn route(target: &Target) -> String {
+pub(crate) fn route(target: &Target) -> String {
     let segments: Vec<&str> = target.segments.iter().map(String::as_str).collect();
     match &segments[..] {
         [

@@ -22,7 +22,7 @@ use super::{
 pub(super) fn decide(judge: &Judge<'_>, segments: &[&str]) -> Judgement {
     let filtered = |path: &str, filter, query| {
         let forward = Forward {
-            follow_up: FollowUp::AnswerFilter(filter),
+            follow_up: FollowUp::Filter(filter),
             ..judge.forward(path.to_owned(), query)
         };
         Ok(send(forward))
@@ -35,7 +35,7 @@ pub(super) fn decide(judge: &Judge<'_>, segments: &[&str]) -> Judgement {
             judge.query(&[("type", Many), ("verbose", Ignored)])?;
             filtered("/system/df", AnswerFilter::Usage, Vec::new())
         }
-        // Where the CLI looks last for a name that is nothing else.
+        // `docker inspect` asks for a plugin last, when the name is nothing else.
         (&Method::GET, ["plugins", name, "json"]) => {
             let name = fields::join("", name);
             Err(Refusal::missing(format!("plugin \"{name}\" not found")))

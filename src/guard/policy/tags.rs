@@ -17,7 +17,7 @@ pub(in crate::guard) fn new_tag(
     if reference.digest.is_some() {
         return Err(Refusal::malformed("a tag cannot have a digest", "G-61"));
     }
-    // What longshore finds under these names it runs, with more rights than any job's.
+    // longshore runs the images of these names with more rights than any job has.
     let short = reference.short();
     let own = [HELPER_REPOSITORY, PORTABLE_REPOSITORY];
     if own.iter().any(|own| short.strip_prefix(own).is_some_and(|rest| rest.starts_with(':'))) {

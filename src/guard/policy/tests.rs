@@ -3,7 +3,7 @@ use std::{path::Path, sync::Arc};
 use proptest::prelude::*;
 
 use hyper::Method;
-use serde_json::{Map, Value};
+use serde_json::Map;
 
 use crate::guard::{
     ownership::{Owned, OwnedContainer},
@@ -21,10 +21,7 @@ fn context() -> PolicyContext {
     let identity = ("longshore.guard".to_owned(), "1".to_owned());
     let settings = GuardSettings::new("1", identity, "net", Path::new("/private"));
     let mut owned = Owned::default();
-    owned.containers.add(
-        "a".repeat(64),
-        OwnedContainer { name: "own".to_owned(), ..OwnedContainer::default() },
-    );
+    owned.containers.add("a".repeat(64), OwnedContainer::new("own"));
     let facts =
         EngineFacts { version: (1, 41), network_id: "c".repeat(64), ..EngineFacts::default() };
     PolicyContext { settings: Arc::new(settings), facts: Arc::new(facts), owned: Arc::new(owned) }

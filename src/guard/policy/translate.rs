@@ -53,13 +53,11 @@ pub(in crate::guard) fn to_engine(forward: &mut Forward, context: &PolicyContext
         FollowUp::VolumeRemoved(name) => {
             forward.path = format!("/volumes/{}", names.upstream(name))
         }
-        FollowUp::AnswerFilter(AnswerFilter::Volume) => {
+        FollowUp::Filter(AnswerFilter::Volume) => {
             let name = forward.path.strip_prefix("/volumes/").unwrap_or_default();
             forward.path = format!("/volumes/{}", names.upstream(name));
         }
-        FollowUp::AnswerFilter(AnswerFilter::Containers) | FollowUp::Events => {
-            filters(forward, context)
-        }
+        FollowUp::Filter(AnswerFilter::Containers) | FollowUp::Events => filters(forward, context),
         FollowUp::Pass if forward.path.ends_with("/connect") => {
             if let SentBody::Json(body) = &mut forward.body {
                 let id = body.get("Container").and_then(Value::as_str).unwrap_or_default();
@@ -143,7 +141,7 @@ fn filters(forward: &mut Forward, context: &PolicyContext) {
                     context.owned.containers.find(name).ok().map(|(id, _)| id.to_owned())
                 }
                 "network" => context.owned.networks.find(name).ok().map(|(id, _)| id.to_owned()),
-                // A path is where a volume is mounted.
+                // A path in this filter is the place where a volume is mounted.
                 "volume" if name.starts_with('/') => Some(name.to_owned()),
                 "volume" => None,
                 _ => continue,
@@ -159,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn g_49_volumes_in_binds_go_out_with_the_prefix() {
+    fn volumes_in_binds_go_out_with_the_prefix() {
         let names = Names::Scoped("g1".to_owned());
         assert_eq!(upstream_of_bind(&names, "data:/x:ro"), "g1-data:/x:ro");
     }

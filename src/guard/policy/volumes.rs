@@ -25,7 +25,7 @@ pub(super) fn decide(judge: &Judge<'_>, segments: &[&str]) -> Judgement {
             let forward = judge.forward("/volumes".to_owned(), query);
             Ok(send(Forward {
                 names,
-                follow_up: FollowUp::AnswerFilter(AnswerFilter::Volumes),
+                follow_up: FollowUp::Filter(AnswerFilter::Volumes),
                 ..forward
             }))
         }
@@ -35,7 +35,7 @@ pub(super) fn decide(judge: &Judge<'_>, segments: &[&str]) -> Judgement {
             let name = body.get("Name").and_then(Value::as_str).filter(|name| !name.is_empty());
             let mut forward = judge.forward("/volumes/create".to_owned(), Vec::new());
             if let Some(name) = name {
-                // Whether it exists must be known: the engine gives a foreign one as if created.
+                // The guard must know whether it exists: the engine answers for a foreign one as if it were created.
                 forward.needs.volumes.push(name.to_owned());
             }
             Ok(send(Forward { body: SentBody::Json(body), follow_up: FollowUp::Volume, ..forward }))
@@ -50,7 +50,7 @@ pub(super) fn decide(judge: &Judge<'_>, segments: &[&str]) -> Judgement {
         (&Method::GET, [name]) => {
             owned.volumes.find(name)?;
             let forward = judge.forward(format!("/volumes/{name}"), judge.query(&[])?);
-            Ok(send(Forward { follow_up: FollowUp::AnswerFilter(AnswerFilter::Volume), ..forward }))
+            Ok(send(Forward { follow_up: FollowUp::Filter(AnswerFilter::Volume), ..forward }))
         }
         (&Method::DELETE, [name]) => {
             owned.volumes.find(name)?;

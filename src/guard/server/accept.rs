@@ -109,6 +109,6 @@ async fn connection(
         .with_upgrades()
         .await;
     if let Err(error) = served {
-        tracing::debug!(%error, connection = number, "a connection to a guarded socket ended early");
+        tracing::debug!(%error, connection = number, "connection to a guarded socket ended early");
     }
 }

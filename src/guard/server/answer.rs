@@ -69,9 +69,7 @@ impl Answers {
         let follow_up = prepared.forward.follow_up.clone();
         match follow_up {
             FollowUp::Pass | FollowUp::Hijack => Ok(passed(answer, prepared.held)),
-            FollowUp::AnswerFilter(what) => {
-                self.filtered(what, &prepared.forward.names, answer).await
-            }
+            FollowUp::Filter(what) => self.filtered(what, &prepared.forward.names, answer).await,
             FollowUp::Events => Ok(self.lines(answer, filter::event)),
             FollowUp::Stats => Ok(self.lines(answer, |piece, _| Some(piece))),
             FollowUp::Pulled(_)
@@ -103,14 +101,14 @@ impl Answers {
             let relay = async {
                 let (client, engine) = tokio::try_join!(client, engine)?;
                 let (mut client, mut engine) = (TokioIo::new(client), TokioIo::new(engine));
-                // The end of one direction is passed on; the other goes on.
+                // The end of one direction is passed on, and the other direction stays open.
                 tokio::io::copy_bidirectional(&mut client, &mut engine).await?;
                 Ok::<_, BoxError>(())
             };
             tokio::select! {
                 () = stop.cancelled() => {}
                 result = relay => if let Err(error) = result {
-                    tracing::debug!(%error, "a hijacked stream broke off");
+                    tracing::debug!(%error, "hijacked stream broke off");
                 },
             }
         });
@@ -217,7 +215,7 @@ impl Answers {
                     details["Name"].as_str().unwrap_or_default().trim_start_matches('/').to_owned();
                 let container =
                     OwnedContainer { name, image, is_self: false, binds: prepared.binds };
-                // Anonymous volumes have no name before.
+                // Only now are the names of anonymous volumes known.
                 for mount in details["Mounts"].as_array().into_iter().flatten() {
                     if mount["Type"] == "volume" {
                         let volume = mount["Name"].as_str().unwrap_or_default();

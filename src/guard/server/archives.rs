@@ -60,7 +60,7 @@ impl Archives {
         let (mut tags, file) =
             spool(body, &self.backend.settings, move |archive| archive::images(archive, most))
                 .await?;
-        // In one order, so that no two requests wait for each other.
+        // Always in the same order, so that no two requests wait for each other.
         tags.sort_by_key(|(tag, _)| tag.canonical());
         tags.dedup_by(|(a, _), (b, _)| a == b);
         if tags.len() > IMAGES {
@@ -93,9 +93,9 @@ impl Archives {
         Ok(file)
     }
 
-    /// Sees to it that all images of a build are there and may be used (G-73).
+    /// Finds all images that a build needs, or pulls them, and checks that the job may use them (G-73).
     async fn need_images(&self, needed: Vec<String>, forward: &mut Forward) -> Result<(), Refusal> {
-        // The engine would pull what others share; the guard knows what to pull.
+        // With `pull` the engine would also pull shared images; the guard pulls the others itself.
         let pull = parameter(forward, "pull") == "1";
         forward.query.retain(|(name, _)| name != "pull");
         let credentials = self.allowed_credentials(forward)?;
@@ -127,7 +127,7 @@ impl Archives {
         credentials: &Map<String, Value>,
         forward: &mut Forward,
     ) -> Result<ResolvedImage, Refusal> {
-        // By an id the engine would find any image: only names are taken.
+        // The engine would find any image by an id, so only names are accepted.
         let reference = Reference::parse(name).ok_or_else(|| {
             Refusal::because(&format!("Dockerfile: {name} is no name of an image"), "G-73")
         })?;
@@ -217,7 +217,7 @@ impl Archives {
                 return Err(Refusal::failed(502, "the pull says too much"));
             }
         }
-        // The status is 200 even when it failed (G-67).
+        // The status is 200 even when the pull failed (G-67).
         let bad = text.split(|byte| *byte == b'\n').any(|line| {
             serde_json::from_slice::<Value>(line).is_ok_and(|line| line.get("error").is_some())
         });
@@ -229,7 +229,7 @@ impl Archives {
         Ok(())
     }
 
-    /// The credentials that came along, of registries that may be asked; they are what is sent on.
+    /// The request's credentials for registries that may be asked. Others are not sent on.
     fn allowed_credentials(&self, forward: &mut Forward) -> Result<Map<String, Value>, Refusal> {
         let Some(header) = &forward.registries else { return Ok(Map::new()) };
         let odd = || Refusal::malformed("the registry's credentials are not base64", "G-66");

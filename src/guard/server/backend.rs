@@ -19,7 +19,7 @@ use super::{
     response::unreachable,
 };
 
-/// See the module. All requests of a guard share it.
+/// All requests of a guard share it.
 #[derive(Debug)]
 pub(super) struct Backend {
     pub(super) settings: Arc<GuardSettings>,
@@ -33,7 +33,7 @@ pub(super) struct Backend {
 }
 
 impl Backend {
-    /// All that a decision is made from, as it is now.
+    /// What a decision about a request is made from, as it is now.
     pub(super) fn context(&self) -> PolicyContext {
         PolicyContext {
             settings: Arc::clone(&self.settings),

@@ -1,5 +1,4 @@
-//! The end of a job: all that it made goes, whatever state it is in (section 15). It is
-//! idempotent, goes on past what fails, and says what is left.
+//! The clean-up after a job: all that it made is removed, whatever state it is in. It is idempotent, continues after failures, and returns what could not be removed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,11 +12,11 @@ use crate::guard::{ids::is_id_like, image::Reference, names::registry_of, parse:
 
 use super::{backend::Backend, engine::Engine, journal::JournalContents};
 
-/// How often the engine is asked whether there are more containers: some were being made.
+/// How often containers are listed: some may have been in creation the time before.
 const ROUNDS: usize = 5;
 /// How long one removal may take.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// How long the engine is given for what it was making when its client died.
+/// How long the engine may take to finish what it was creating when its client died.
 const SETTLING: Duration = Duration::from_millis(300);
 
 /// The list of images.
@@ -29,7 +28,7 @@ pub(super) struct Leftovers {
     /// The further ones count, too: a container of another job whose image this job built has
     /// this job's identity from that image, but its own job's labels.
     labels: BTreeMap<String, String>,
-    /// Those of images.
+    /// The labels of images.
     image_labels: BTreeMap<String, String>,
     containers: BTreeSet<String>,
     /// By id; the default network last, by name where its id was never known.
@@ -38,10 +37,10 @@ pub(super) struct Leftovers {
     /// Tags, and the images that they must mean.
     tags: BTreeMap<String, BTreeSet<String>>,
     images: BTreeSet<String>,
-    /// Those of single steps of builds, the oldest first.
+    /// The images of single steps of builds, the oldest first.
     steps: Vec<String>,
     images_go: bool,
-    /// Whether requests may be under way that nobody waits for.
+    /// Whether the engine may still be creating what a dead guard requested.
     is_abandoned: bool,
 }
 
@@ -107,7 +106,7 @@ impl Leftovers {
         }
     }
 
-    /// Removes containers, networks, volumes and images, and says what is left.
+    /// Removes containers, networks, volumes and images. Returns what could not be removed, and why.
     pub(super) async fn remove(mut self) -> Vec<String> {
         let mut left = Vec::new();
         self.containers(&mut left).await;
@@ -119,7 +118,7 @@ impl Leftovers {
         left
     }
 
-    /// A request whose answer hardly matters: its status and value.
+    /// One exchange with the engine within [`DEADLINE`]: the status and the value of the answer.
     async fn ask(
         &self,
         method: Method,
@@ -188,7 +187,7 @@ impl Leftovers {
         if first.is_ok() {
             return first;
         }
-        // Paused, or started again by its policy meanwhile.
+        // The container may be paused, or its policy may have started it again.
         let policy = json!({ "RestartPolicy": { "Name": "no" } });
         drop(self.ask(Method::POST, &format!("{path}/update"), &[], Some(policy)).await);
         drop(self.ask(Method::POST, &format!("{path}/unpause"), &[], None).await);
@@ -203,14 +202,14 @@ impl Leftovers {
         networks.dedup();
         for id in networks {
             let path = format!("/networks/{}", encode(&id));
-            // By its name alone another's could be meant.
+            // A name alone could be that of another job's network.
             if self.is_abandoned && !is_id_like(&id) && !self.has_labels(&path).await {
                 continue;
             }
             if gone(self.ask(Method::DELETE, &path, &[], None).await).is_ok() {
                 continue;
             }
-            // Something of the runner's is still in it.
+            // A container of the runner's is still connected to it.
             let details = self.ask(Method::GET, &path, &[], None).await;
             let inside = details
                 .ok()
@@ -265,20 +264,21 @@ impl Leftovers {
                 drop(self.ask(Method::DELETE, &path, &[], None).await);
                 self.images.insert(id.to_owned());
             } else if self.is_abandoned && ids.is_empty() {
-                // Said once: nothing will ever tell.
+                // A warning once is all: the guard will never know.
                 tracing::warn!(
                     image = name,
-                    "left alone: loaded when the guard died, or by somebody else"
+                    "image may be another job's and stays: it was being loaded when the guard died"
                 );
             }
         }
-        // Failed and unnamed ones that nobody entered.
+        // Images of failed builds, and unnamed ones, which the guard did not see.
         let unnamed = self.listed(IMAGES, &[], "Id").await.unwrap_or_default();
         self.images.extend(unnamed);
         for id in &self.images {
             self.unused(id, |_| true).await;
         }
-        // The last one's removal is that of those before it. What was not built has no parent.
+        // Removing the last image of a build removes its parents, too. An image that was not built has no
+        // parent.
         for id in self.steps.iter().rev() {
             let is_built =
                 |details: &Value| details["Parent"].as_str().is_some_and(|id| !id.is_empty());
@@ -286,11 +286,11 @@ impl Leftovers {
         }
     }
 
-    /// Removes an image that nobody has a name for.
+    /// Removes an image that no tag and no digest refers to.
     async fn unused(&self, id: &str, is_own: impl Fn(&Value) -> bool) {
         let path = format!("/images/{id}");
         let Some(mut details) = self.image(&path).await else { return };
-        // Tags that nobody came to write down.
+        // Tags of the guard's own that a crash kept out of the journal.
         if let Some(Value::Array(tags)) = details.get_mut("RepoTags") {
             let identity = self.image_labels.iter().next();
             let registry = identity.and_then(|(k, v)| registry_of(&(k.clone(), v.clone())));
@@ -303,7 +303,7 @@ impl Leftovers {
                 drop(self.ask(Method::DELETE, &path, &[("noprune", "1")], None).await);
             }
         }
-        // A tag or a digest is somebody else's use of it.
+        // With a tag or a digest left, another job uses the image.
         let used = |name: &str| details[name].as_array().is_some_and(|list| !list.is_empty());
         if is_own(&details) && !used("RepoTags") && !used("RepoDigests") {
             drop(self.ask(Method::DELETE, &path, &[], None).await);
@@ -318,7 +318,7 @@ impl Leftovers {
     }
 }
 
-/// Whether something is gone after such an answer; why not, otherwise.
+/// Whether an object is gone after this answer; the engine's reason otherwise.
 fn gone(answer: Result<(StatusCode, Value), String>) -> Result<(), String> {
     match answer {
         Ok((status, _)) if status.is_success() || status == StatusCode::NOT_FOUND => Ok(()),

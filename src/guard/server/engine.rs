@@ -25,9 +25,9 @@ use super::{
     response::{BoxBody, BoxError, full},
 };
 
-/// The highest version whose tables were read (G-41).
+/// The highest version of the API that the tables of `policy` describe (G-41).
 const HIGHEST: (u32, u32) = (1, 47);
-/// The most of an answer that is read as a whole.
+/// The largest answer that is read as a whole.
 const ANSWER: usize = 64 << 20;
 
 /// Where the engine is.
@@ -74,7 +74,7 @@ impl Engine {
         Ok(Self { address, version: String::new(), tasks })
     }
 
-    /// Finds the version that both sides know, and speaks it from then on (G-42).
+    /// Finds the highest version that both sides know, and speaks it from then on (G-42).
     pub(in crate::guard) async fn negotiate(&mut self) -> Result<(u32, u32), BoxError> {
         let about = self.get("/version").await?.unwrap_or_default();
         let version = about["ApiVersion"].as_str().and_then(|text| {
@@ -146,7 +146,7 @@ impl Engine {
             .await?
         };
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            // It ends when the stream is taken from it.
+            // The driver ends when the upgraded stream is taken from it.
             let upgraded = connection.take();
             self.tasks.spawn(async move { drop(OptionFuture::from(upgraded).await) });
         }
@@ -190,7 +190,7 @@ impl Engine {
 }
 
 /// Whether the engine at `unix://PATH` or `tcp://HOST:PORT` sees what is mounted here: only then can
-/// a guard in this process pin what a job binds. Not known is no.
+/// a guard in this process pin what a job binds. False where that cannot be known.
 pub(crate) async fn shares_mounts(engine: &str) -> bool {
     match Engine::new(engine, TaskTracker::new()) {
         Ok(engine) => engine.shares_mounts().await,
@@ -198,7 +198,7 @@ pub(crate) async fn shares_mounts(engine: &str) -> bool {
     }
 }
 
-/// A body as JSON; what is none is null.
+/// A body as JSON; null for one that is not JSON.
 pub(super) async fn whole(body: EngineBody) -> Result<Value, BoxError> {
     let bytes = http_body_util::Limited::new(body, ANSWER).collect().await?.to_bytes();
     Ok(serde_json::from_slice(&bytes).unwrap_or(Value::Null))

@@ -20,7 +20,6 @@ const PIECE: usize = 64 << 10;
 /// What drives a connection; it ends when the connection does.
 pub(super) type ConnectionDriver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
-/// See the module.
 pub(super) struct EngineBody {
     body: Incoming,
     connection: Option<ConnectionDriver>,
@@ -44,7 +43,7 @@ impl EngineBody {
             }
             let Some(connection) = &mut self.connection else { return Poll::Pending };
             if connection.as_mut().poll(context).is_ready() {
-                // What went wrong with it, the body says too.
+                // The body reports an error of the connection, too.
                 self.connection = None;
                 continue;
             }

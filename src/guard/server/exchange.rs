@@ -67,7 +67,7 @@ impl Exchanges {
         }
     }
 
-    /// Answers a request, whatever it is.
+    /// Answers a request, and reports it.
     pub(super) async fn answer(
         &self,
         request: Request<Incoming>,
@@ -89,7 +89,7 @@ impl Exchanges {
         self.report.count(refusal.as_ref());
         self.own_headers(response.headers_mut());
         if asks_for_upgrade && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            // What came after it was meant for the stream, and is no request.
+            // The client meant what follows for the stream, so it must not be read as a request.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(events) = self.report.events() {
@@ -223,7 +223,7 @@ impl Exchanges {
         response
     }
 
-    /// What is answered after a look at the engine, without sending the request.
+    /// The answer where the request is not sent, though its object is on the engine.
     async fn without_engine(
         &self,
         forward: &Forward,

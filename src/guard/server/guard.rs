@@ -56,7 +56,7 @@ impl Guard {
         let (facts, made_network) =
             survey(&mut engine, &settings, &journal).await.map_err(io::Error::other)?;
         let pins = Pins::new(settings.private.join("pins"), engine.shares_mounts().await);
-        // The socket comes last: who sees it can use it.
+        // The socket is made last, since clients can use it as soon as it exists.
         let listener = listen(&settings)?;
         let backend = Arc::new(Backend {
             settings: Arc::new(settings),
@@ -81,7 +81,7 @@ impl Guard {
 
     /// The group of that file, where it is not the guard's own.
     #[must_use]
-    pub fn group(&self) -> Option<u32> {
+    pub(crate) fn group(&self) -> Option<u32> {
         self.backend.settings.socket_group
     }
 
@@ -99,13 +99,13 @@ impl Guard {
             .change(|owned| owned.containers.adopt(id.to_owned(), name.to_owned()));
     }
 
-    /// Takes no more requests, cuts those that run, and removes all that the job made.
+    /// Accepts no more requests, cancels those that run, and removes all that the job made.
     pub async fn stop(&self) -> Summary {
         let backend = &self.backend;
         backend.stop.cancel();
         drop(std::fs::remove_file(&backend.settings.socket));
         backend.tasks.close();
-        // A creation in flight comes to its end, and its object is found by its label.
+        // A creation that is under way completes on the engine, and its object is found by its label.
         drop(tokio::time::timeout(DRAIN, backend.tasks.wait()).await);
         self.report.end_events();
         let left = Leftovers::of(backend, self.made_network).remove().await;
@@ -116,18 +116,18 @@ impl Guard {
         summary
     }
 
-    /// What it did so far.
+    /// What the guard did so far.
     #[must_use]
-    pub fn summary(&self) -> Summary {
+    pub(crate) fn summary(&self) -> Summary {
         self.report.summary()
     }
 
     /// Removes what a guard that died left in its private directory and on the engine, without
-    /// starting another, and says what is still there.
+    /// starting another. Returns what could not be removed.
     ///
     /// # Errors
     /// When the engine cannot be reached, or a guard that lives uses the directory.
-    pub async fn reap(engine: &str, private: &Path) -> io::Result<Vec<String>> {
+    pub(crate) async fn reap(engine: &str, private: &Path) -> io::Result<Vec<String>> {
         let mut engine = Engine::new(engine, TaskTracker::new())?;
         if !private.join("journal").exists() {
             pin::clear(&private.join("pins"));
@@ -138,9 +138,9 @@ impl Guard {
         Ok(left)
     }
 
-    /// The same for a directory that is laid out as [`GuardSettings::new`] says, which goes as well
-    /// when nothing in it is of use any more. What fails is said as what is left.
-    pub async fn reap_directory(engine: &str, directory: &Path) -> Vec<String> {
+    /// The same for a directory that is laid out as [`GuardSettings::new`] does it, which is removed, too,
+    /// once it is empty. Returns what could not be removed, and why.
+    pub(crate) async fn reap_directory(engine: &str, directory: &Path) -> Vec<String> {
         if !directory.exists() {
             return Vec::new();
         }

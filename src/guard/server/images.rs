@@ -162,7 +162,7 @@ impl Images {
             Some(reference) => match owned.images.tag(&reference.canonical()) {
                 None => return Err(shared(name)),
                 Some(tag) if !tag.made => {
-                    // Others may use it: the job's own use of it ends.
+                    // Other jobs may use the tag, so only this job's use of it ends (G-62).
                     self.backend
                         .inventory
                         .change(|owned| owned.images.forget_tag(&reference.canonical()));

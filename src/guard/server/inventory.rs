@@ -8,7 +8,6 @@ use crate::guard::{ownership::Owned, refusal::Refusal};
 
 use super::journal::{Journal, JournalContents, JournalEntry};
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Inventory {
     owned: Mutex<Arc<Owned>>,

@@ -1,5 +1,5 @@
-//! What a guard makes and labels do not tell, on disk before it is made (G-45), so that the next
-//! one can remove it after a crash.
+//! The journal of what a guard makes and labels do not mark. It is on disk before that is made (G-45), so
+//! that the next guard can remove it after a crash.
 //!
 //! Labels find containers, named volumes and networks whenever the engine has them, before its
 //! answer or after; they need no journal. Tags have no labels, nor have loaded images and
@@ -22,15 +22,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::guard::settings::GuardSettings;
 
-/// One line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum JournalEntry {
-    /// The first line: who writes.
+    /// The first line: the guard that writes.
     Guard {
-        /// All labels.
         labels: BTreeMap<String, String>,
-        /// Those of images.
+        /// The labels of images.
         image_labels: BTreeMap<String, String>,
         /// The default network's name.
         network: String,
@@ -40,12 +38,7 @@ pub(super) enum JournalEntry {
     /// The default network is about to be made, or was, with this id.
     Network(Option<String>),
     /// These tags are about to be made, of this image where that is known.
-    Tagging {
-        /// Canonical names.
-        tags: Vec<String>,
-        /// The image's id.
-        image: Option<String>,
-    },
+    Tagging { tags: Vec<String>, image: Option<String> },
     /// A tag was made: name and id.
     Tag(String, String),
     /// A tag is gone.
@@ -82,7 +75,7 @@ impl Journal {
         Ok((Self { file }, record))
     }
 
-    /// Forgets what an earlier guard left, and writes this guard's first line.
+    /// Empties the journal, and writes this guard's first line.
     pub(super) fn begin(&self, settings: &GuardSettings) -> io::Result<()> {
         self.file.set_len(0)?;
         self.write(&JournalEntry::Guard {
@@ -96,12 +89,11 @@ impl Journal {
     /// What it says by now: also what was begun, and never answered by an engine that died.
     pub(super) fn contents(&self) -> JournalContents {
         let (mut file, mut text) = (&self.file, String::new());
-        // Lines are appended wherever it stands.
+        // The file is in append mode: its position does not matter for writing.
         let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
         read.ok().and_then(|_| JournalContents::read(&text)).unwrap_or_default()
     }
 
-    /// Appends a line.
     pub(super) fn write(&self, entry: &JournalEntry) -> io::Result<()> {
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
@@ -127,7 +119,7 @@ pub(super) struct JournalContents {
 }
 
 impl JournalContents {
-    /// `None` when nobody wrote. A line that was cut by a crash is passed over.
+    /// `None` for an empty journal. A line that a crash has cut is ignored.
     fn read(text: &str) -> Option<Self> {
         let mut entries = text.lines().filter_map(|line| serde_json::from_str(line).ok());
         let JournalEntry::Guard { labels, image_labels, network: name, images } = entries.next()?
@@ -187,7 +179,7 @@ mod tests {
             journal.write(&entry).unwrap();
         }
         assert_eq!(journal.contents().network.as_deref(), Some("n1"));
-        // Alive, it is nobody else's.
+        // While its guard lives, no other can open it.
         assert!(Journal::open(directory.path()).is_err());
         (&journal.file).write_all(b"{\"tag\":[\"x").unwrap();
         drop(journal);

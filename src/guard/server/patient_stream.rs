@@ -1,8 +1,8 @@
-//! A connection to the engine that does not hear of each byte.
+//! A connection to the engine that is not woken by each write of the engine.
 //!
 //! The engine writes a log line by line, and each write would wake this process, which costs both
 //! sides more than the line itself. While such a flood lasts, nothing listens to the socket: a timer
-//! says when to look what has come.
+//! says when to read again.
 
 use std::{
     io::{self, IoSlice},
@@ -20,26 +20,25 @@ use rustix::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, unix::AsyncFd};
 
-/// How long nobody looks while a flood lasts. Lines of usual length fill the socket's buffer (about
+/// How long the socket is not read while a flood lasts. Lines of usual length fill the socket's buffer (about
 /// 270 writes) in 1 ms, and tokio's own clock has no shorter time.
 const PAUSE: Duration = Duration::from_micros(200);
 /// How much is read at once; all of it is overwritten with zeros first.
 const READ: usize = 64 << 10;
-/// What comes within this time after the last is fast.
+/// Data that arrives within this time after the last is part of a flood.
 const FAST: Duration = Duration::from_millis(1);
-/// So many fast ones are a flood.
+/// How many fast arrivals in a row are a flood.
 const FLOOD: u32 = 8;
 
-/// See the module.
 pub(super) struct PatientStream {
     socket: Arc<OwnedFd>,
-    /// Tells when something comes, or can be written; not there while a flood lasts.
+    /// Tells when the socket can be read or written; `None` while a flood lasts.
     listening: Option<AsyncFd<Arc<OwnedFd>>>,
     /// A write waits for `listening`.
     is_write_waiting: bool,
     timer: Option<AsyncFd<Arc<OwnedFd>>>,
     is_pausing: bool,
-    /// When all that had come was read last.
+    /// When the socket was last found empty.
     drained: Instant,
     /// How many times in a row more came within [`FAST`].
     fast: u32,
@@ -103,7 +102,7 @@ impl PatientStream {
         Poll::Ready(Ok(()))
     }
 
-    /// All that had come is read: waits for more by the timer or by listening.
+    /// The socket is empty: waits for more by the timer or by listening.
     fn rest(&mut self, has_paused: bool) -> io::Result<()> {
         let now = Instant::now();
         let is_fast = !has_paused && now.duration_since(self.drained) <= FAST;
@@ -129,7 +128,7 @@ impl PatientStream {
                     if let Some(mut ready) = ready {
                         ready.clear_ready();
                     }
-                    // From here on no pause stops it.
+                    // From here on no pause delays the write.
                     self.listen()?;
                     self.is_write_waiting = true;
                 }
@@ -143,7 +142,7 @@ impl PatientStream {
     }
 }
 
-/// Has the runtime hear of the descriptor.
+/// Registers the descriptor with the runtime.
 #[expect(
     deprecated,
     reason = "what stands for it is unsafe, as not every type keeps its descriptor open"
@@ -211,7 +210,7 @@ impl AsyncWrite for PatientStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // An engine that closed first has nothing left to be told.
+        // An engine that has closed first needs no end of ours.
         match rustix::net::shutdown(&self.socket, Shutdown::Write) {
             Ok(()) | Err(Errno::NOTCONN) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(error.into())),

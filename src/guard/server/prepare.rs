@@ -33,7 +33,7 @@ pub(super) struct Prepared {
     pub(super) binds: Vec<Bind>,
     /// The archive that was read.
     pub(super) spool: Option<std::fs::File>,
-    /// Names on the engine that are this request's until its end.
+    /// Tags that are held until the request's end.
     pub(super) held: Vec<HeldTag>,
     pub(super) _pending: Option<PendingCreation>,
 }
@@ -72,7 +72,6 @@ impl Drop for PendingCreation {
     }
 }
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Preparation {
     backend: Arc<Backend>,
@@ -93,7 +92,7 @@ impl Preparation {
         }
     }
 
-    /// Does all that. What it made stays the request's until that is dropped.
+    /// Makes a request ready to be sent. What is held for it is released when the result is dropped.
     pub(super) async fn prepare(
         &self,
         mut forward: Forward,
@@ -129,7 +128,7 @@ impl Preparation {
         for name in forward.needs.volumes.clone() {
             self.own_volume(&name, forward.follow_up == FollowUp::Volume).await?;
             if forward.follow_up == FollowUp::Volume {
-                // Its event comes before its answer.
+                // The engine sends the volume's event before its answer.
                 pending = Some(PendingCreation::new(&self.backend, PendingObject::Volume(name)));
             }
         }
@@ -146,7 +145,7 @@ impl Preparation {
             forward.path = format!("/images/{}/push", name.tag.repository());
             held.push(name);
         }
-        // In one order, so that no two requests wait for each other.
+        // Always in the same order, so that no two requests wait for each other.
         forward.held.sort_by_key(Reference::canonical);
         forward.held.dedup();
         for tag in &forward.held {
@@ -161,7 +160,7 @@ impl Preparation {
             let routes = self.backend.engine.routes().await;
             let mask = u32::MAX.checked_shl(32 - u32::from(*prefix)).unwrap_or(0);
             let overlaps = |route: Route| route.overlaps(address.to_bits(), mask);
-            // What cannot be seen counts as yes (G-7).
+            // Routes that cannot be read count as overlapping (G-7).
             if routes.is_none_or(|routes| routes.into_iter().any(overlaps)) {
                 return Err(Refusal::because("this subnet overlaps a network of the host", "G-1"));
             }
@@ -169,7 +168,7 @@ impl Preparation {
         Ok(())
     }
 
-    /// Older engines make two networks of one name (G-49).
+    /// Refuses a network's name that exists: older engines make two networks of one name (G-49).
     async fn free_network(&self, name: &str) -> Result<(), Refusal> {
         let path =
             format!("/networks/{}", target::encode(&self.backend.settings.names.upstream(name)));

@@ -1,4 +1,4 @@
-//! Streams of progress: passed on as they come, and listened to for what the engine says was made
+//! Progress streams: passed on as they come, and read for what the engine says was made
 //! (G-67, G-74).
 
 use bytes::Bytes;
@@ -24,7 +24,7 @@ use super::{
 /// How long the ids of steps are (moby: `stringid.TruncateID`).
 const STEP: usize = 12;
 
-/// Passes a stream of progress on, and listens to it for images (G-67, G-74).
+/// Passes a progress stream on, and reads in it which images were made (G-67, G-74).
 pub(super) fn listened(
     tags: &Tags,
     follow_up: FollowUp,
@@ -82,7 +82,7 @@ pub(super) fn listened(
                     for line in progress.lines.rest() {
                         progress.events.line(&line, format);
                     }
-                    // A last piece, so that the end comes after this.
+                    // As a last piece, so that the client sees the end only after this.
                     let said = ended(&tags, follow_up, &mut progress).await;
                     progress.held.clear();
                     Some((Ok(Frame::data(Bytes::from(said))), progress))
@@ -93,7 +93,7 @@ pub(super) fn listened(
     streamed(pieces)
 }
 
-/// A stream of progress came to its end; what the guard has to add to it.
+/// Enters what a progress stream that came to its end has made. Returns what the guard adds to it.
 async fn ended(tags: &Tags, follow_up: FollowUp, progress: &mut Progress) -> String {
     let Progress { events, held, is_quiet, .. } = progress;
     let mut said = String::new();
@@ -168,7 +168,7 @@ struct Progress {
     done: bool,
 }
 
-/// What a stream of progress said.
+/// What the guard has read in a progress stream.
 #[derive(Debug, Default)]
 struct ProgressEvents {
     ids: Vec<String>,
@@ -181,8 +181,8 @@ struct ProgressEvents {
     is_found: bool,
 }
 
-/// Which format of a stream are the engine's own. What steps of a build print is in the same
-/// fields.
+/// The kind of a progress stream, which says in which fields the engine itself speaks. What steps of a
+/// build print is in the same fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ProgressFormat {
     QuietBuild,
@@ -212,7 +212,7 @@ impl ProgressEvents {
                 said("stream").strip_prefix("Loaded image ID: ").unwrap_or_default()
             }
             ProgressFormat::Import => said("status"),
-            // Steps are not events there.
+            // A quiet build prints no output of steps.
             ProgressFormat::QuietBuild => said("stream"),
             ProgressFormat::Others => "",
         };

@@ -15,16 +15,15 @@ const MESSAGES: usize = 20;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// The number of all requests, refused ones included.
-    pub requests: u64,
+    pub(crate) requests: u64,
     /// How often each rule refused a request.
     pub refused: BTreeMap<String, u64>,
     /// The messages of the first 20 refusals that differ.
-    pub messages: Vec<String>,
+    pub(crate) messages: Vec<String>,
     /// What could not be removed, and why.
     pub left: Vec<String>,
 }
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Report {
     summary: Mutex<Summary>,
@@ -39,11 +38,10 @@ impl Report {
         Self { summary: Mutex::new(summary), events: Mutex::new(events) }
     }
 
-    /// Counts a request.
     pub(super) fn count(&self, refusal: Option<&Refusal>) {
         let mut summary = self.summary.lock();
         summary.requests += 1;
-        // What is missing is no refusal of the guard's.
+        // An object that does not exist is not a refusal of the guard's.
         if let Some(refusal) = refusal.filter(|refusal| refusal.rule != "-") {
             *summary.refused.entry(refusal.rule.to_owned()).or_default() += 1;
             if summary.messages.len() < MESSAGES && !summary.messages.contains(&refusal.message) {

@@ -1,4 +1,4 @@
-//! An archive on its way from the client into a file that nobody can name, read by its judge as it
+//! An archive on its way from the client into a file without a name, read by its judge as it
 //! comes (G-64, G-72): what is judged is what was written, and the engine gets it when the judge has
 //! read it to its end.
 
@@ -29,7 +29,7 @@ const PIECE: usize = 256 << 10;
 /// How much of the file is freed at once.
 const FREED: u64 = 16 << 20;
 
-/// What came so far, and comes: each byte is in the file before it is read.
+/// The archive as it arrives: each byte is in the file before it is read.
 pub(super) struct Spool {
     pieces: mpsc::Receiver<Bytes>,
     piece: Bytes,
@@ -49,7 +49,7 @@ impl Read for Spool {
     }
 }
 
-/// Takes the client's archive in while `judge` reads it; what it makes of it, and the file.
+/// Receives the client's archive while `judge` reads it. Returns the judgement and the file.
 pub(super) async fn spool<T: Send + 'static>(
     body: Incoming,
     settings: &GuardSettings,
@@ -67,12 +67,12 @@ pub(super) async fn spool<T: Send + 'static>(
     let received = receive(body, settings.limits.upload, sender).await;
     let judged =
         judged.await.unwrap_or_else(|_| Err(Refusal::failed(500, "the archive is unreadable")));
-    // What broke off is not judged by what there is of it.
+    // Of an archive that broke off, the error of receiving it counts, not the judgement.
     received.and(judged)
 }
 
-/// Reads the body to its end, also when its judge has heard enough: a client that still writes
-/// would not read why.
+/// Reads the body to its end, even after its judge has refused it: a client that still writes does
+/// not read the refusal.
 async fn receive(mut body: Incoming, most: u64, judge: mpsc::Sender<Bytes>) -> Result<(), Refusal> {
     let mut size = 0_u64;
     loop {
@@ -114,7 +114,7 @@ pub(super) fn spooled(file: File) -> BoxBody {
 fn free(file: &File, start: u64) {
     let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     if let Err(error) = rustix::fs::fallocate(file, hole, start, FREED) {
-        tracing::debug!(%error, "what was sent of an archive stays on the disk until its end");
+        tracing::debug!(%error, "cannot free the part of an archive that was sent");
     }
 }
 

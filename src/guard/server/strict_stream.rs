@@ -11,18 +11,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::guard::parse::head::Lexer;
 
-/// A connection whose bytes are read by a [`Lexer`] first.
+/// A connection whose bytes a [`Lexer`] reads first.
 #[derive(Debug)]
 pub(super) struct StrictStream<T> {
     inner: T,
     lexer: Lexer,
-    /// What is still to be said before the end.
-    last_words: Option<Vec<u8>>,
+    /// The rest of the answer that is sent before the connection ends.
+    last_answer: Option<Vec<u8>>,
 }
 
 impl<T> StrictStream<T> {
     pub(super) fn new(inner: T) -> Self {
-        Self { inner, lexer: Lexer::default(), last_words: None }
+        Self { inner, lexer: Lexer::default(), last_answer: None }
     }
 }
 
@@ -33,7 +33,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for StrictStream<T> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.last_words.is_none() {
+        if this.last_answer.is_none() {
             let before = buffer.filled().len();
             ready!(Pin::new(&mut this.inner).poll_read(context, buffer))?;
             let Err(violation) = this.lexer.feed(&buffer.filled()[before..]) else {
@@ -46,10 +46,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for StrictStream<T> {
                  Content-Length: {}\r\n\r\n{body}",
                 body.len()
             );
-            this.last_words = Some(answer.into_bytes());
+            this.last_answer = Some(answer.into_bytes());
         }
-        // Said by whoever reads: the server knows of nothing that it could answer.
-        while let Some(words) = this.last_words.as_mut().filter(|words| !words.is_empty()) {
+        // Written from here, because the server has no request that it could answer.
+        while let Some(words) = this.last_answer.as_mut().filter(|words| !words.is_empty()) {
             let written = ready!(Pin::new(&mut this.inner).poll_write(context, words))?;
             if written == 0 {
                 break;

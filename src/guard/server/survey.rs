@@ -11,7 +11,8 @@ use super::{
     response::BoxError,
 };
 
-/// Learns what the engine is, and finds or makes the default network. Says whether it made it.
+/// Learns what the engine is, and finds or creates the default network. The flag tells whether it was
+/// created.
 pub(super) async fn survey(
     engine: &mut Engine,
     settings: &GuardSettings,
@@ -24,7 +25,7 @@ pub(super) async fn survey(
     let network = match engine.get(&path).await? {
         Some(network) => network,
         None => {
-            // Without the identity, so that no prune takes it.
+            // Without the label of the identity, so that no prune removes it.
             let body = json!({
                 "Name": settings.network,
                 "CheckDuplicate": true,
@@ -46,7 +47,7 @@ pub(super) async fn survey(
     let range = &network["IPAM"]["Config"][0];
     let gateway = match &range["Gateway"] {
         Value::String(gateway) => gateway.split('/').next().unwrap_or_default().to_owned(),
-        // Older engines leave it out: it is the first address.
+        // Older engines leave the gateway out: it is the first address.
         _ => first_address(range["Subnet"].as_str().unwrap_or_default()).unwrap_or_default(),
     };
     let facts = EngineFacts {

@@ -1,8 +1,8 @@
 //! Tags of a job on the engine (G-49, G-61). Where names are scoped, a tag that the job makes is there
 //! as `PREFIX.invalid/REGISTRY/REPOSITORY:TAG`: two jobs can build one tag at once, and none puts an
 //! image where others look for one. The name itself is there only until the engine has found the
-//! image by it (for a push, a save, a `FROM`, a load), one job at a time. Pulls wait for nobody: a
-//! build whose base was moved by one is failed.
+//! image by it (for a push, a save, a `FROM`, a load), one job at a time. Pulls do not wait: a
+//! build whose base a pull has moved fails.
 //!
 //! Images that are to outlive their job keep the names that it gave them: their tags are not
 //! scoped.
@@ -51,7 +51,6 @@ impl Drop for HeldTag {
     }
 }
 
-/// The job's tags.
 #[derive(Debug, Clone)]
 pub(super) struct Tags {
     backend: Arc<Backend>,
@@ -62,15 +61,14 @@ impl Tags {
         Self { backend: Arc::clone(backend) }
     }
 
-    /// Has a tag of the job's under its own name on the engine, for as long as what this gives
-    /// lives.
+    /// Makes the engine find the job's image by the tag's own name, as long as the result lives.
     pub(super) async fn hold(&self, tag: &Reference) -> Result<HeldTag, Refusal> {
         let held = self.reserve(tag).await?;
         self.put(held, tag).await?.ok_or_else(|| in_use(tag))
     }
 
     /// The same for a push, which another spelling of the registry serves as well: what others have
-    /// pulled under the name is there still, and stays, and nobody else's build is waited for.
+    /// pulled under the name stays, and no other job's build is waited for.
     pub(super) async fn hold_to_push(&self, tag: &Reference) -> Result<HeldTag, Refusal> {
         let Some(other) = same_registry(tag) else { return self.hold(tag).await };
         if let Some(held) = self.try_reserve(tag)?
@@ -107,7 +105,7 @@ impl Tags {
         Ok(Some(held))
     }
 
-    /// Keeps others from a name that is going to be made.
+    /// Locks a name that is going to be made.
     pub(super) async fn reserve(&self, tag: &Reference) -> Result<HeldTag, Refusal> {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -168,7 +166,7 @@ impl Tags {
         if is_own || self.meaning(tag).await?.is_none() { Ok(()) } else { Err(in_use(tag)) }
     }
 
-    /// Enters an image that was pulled. What the job itself had made under this name it has no more.
+    /// Enters an image that was pulled. A tag of that name that the job made before is gone.
     pub(super) async fn pulled(&self, tag: &Reference, id: &str) {
         let canonical = tag.canonical();
         let before = self
@@ -268,7 +266,7 @@ impl Tags {
             self.backend.inventory.record(&JournalEntry::Tag(held.tag.canonical(), id.clone()));
             held.id = Some(id.clone());
             if let Err(error) = self.tag_image(&held.tag, &id).await {
-                tracing::warn!(%error, tag = held.tag.short(), "a loaded image has lost its tag");
+                tracing::warn!(%error, tag = held.tag.short(), "cannot tag a loaded image");
             }
         } else {
             self.made(&id, Some(&held.tag));
@@ -291,7 +289,7 @@ impl Tags {
         self.backend.inventory.change(|owned| owned.images.add_digest(of(tag), &id));
     }
 
-    /// Takes a name off the engine, unless it means another image by now.
+    /// Removes a tag from the engine, unless it is another image's by now.
     pub(super) async fn take_away(&self, tag: &Reference, id: &str) {
         if self.meaning(tag).await.ok().flatten().as_deref() != Some(id) {
             return;
@@ -313,7 +311,7 @@ fn in_use(tag: &Reference) -> Refusal {
     Refusal::because(&what, "G-61")
 }
 
-/// The same tag at the same registry, as nobody spells it; `None` where there is no other way to.
+/// The same tag at the same registry in an unusual spelling; `None` where there is none.
 fn same_registry(tag: &Reference) -> Option<Reference> {
     let registry = match &*tag.registry {
         // Where the engine itself goes for it (moby: `registry.DefaultV2Registry`).

@@ -1,5 +1,5 @@
-//! What may be in a request that a guard sends, written down once more from the contract and
-//! independently of the tables that decide it. Property tests and fuzz targets
+//! What may be in a request that a guard sends, written down once more from
+//! `docs/guard.md` and independently of the tables that decide it. Property tests and fuzz targets
 //! (`tests/fuzz`) hold what is sent against it.
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
@@ -34,7 +34,7 @@ pub(crate) fn context() -> PolicyContext {
         Mapping { job: "/cache".into(), host: "/host-cache".into(), read_only: true },
     ];
     let mut owned = Owned::default();
-    let own = OwnedContainer { name: "own".to_owned(), ..OwnedContainer::default() };
+    let own = OwnedContainer::new("own");
     owned.containers.add(OWN.to_owned(), own);
     owned.containers.adopt(SELF.to_owned(), "self".to_owned());
     owned.networks.add(NETWORK.to_owned(), "mine");

@@ -1,4 +1,4 @@
-//! Every escape of the guard's contract, tried against a real engine: all are refused.
+//! Ways out of the guard (`docs/guard.md`), tried against a real engine: all are refused.
 
 use serde_json::{Value, json};
 
@@ -295,7 +295,7 @@ const HEADS: &[&str] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g_1_every_escape_of_the_contract_is_refused() {
+async fn g_1_every_escape_is_refused() {
     let case = Case::start().await;
     // Names are the engine's, and other tests may run.
     let mine = format!("mine-{}", &case.identity[..8]);

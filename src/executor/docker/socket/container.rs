@@ -451,8 +451,8 @@ fn container(record: &LaunchRecord, command: spec::HelperCommand) -> ContainerCr
 }
 
 async fn remove_container(engine: &Engine, record: &LaunchRecord) -> Result<(), engine::Error> {
-    let things = [Thing::Container(record.host.container.clone())];
-    match clean_up::remove_containers(engine, &things, Anonymous { remove: true }).await.pop() {
+    let resources = [Resource::Container(record.host.container.clone())];
+    match clean_up::remove_containers(engine, &resources, Anonymous { remove: true }).await.pop() {
         None => Ok(()),
         Some(error) => Err(error),
     }

@@ -13,7 +13,7 @@ use super::{
     values::{command, console_size, labels},
 };
 
-/// A container's configuration (6.1), which `POST /commit` takes as well.
+/// A container's configuration, which `POST /commit` takes as well.
 const CONFIG: Table = &[
     ("Cmd", Rule::Judge(command)),
     ("Entrypoint", Rule::Judge(command)),

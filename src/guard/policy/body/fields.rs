@@ -7,7 +7,7 @@ use crate::guard::{parse::json, refusal::Refusal};
 
 /// What becomes of a field.
 #[derive(Debug)]
-pub enum Rule<C: 'static> {
+pub(crate) enum Rule<C: 'static> {
     /// A string, passed on.
     Text,
     /// `true` or `false`, passed on.
@@ -18,8 +18,6 @@ pub enum Rule<C: 'static> {
     Texts,
     /// An object of strings, passed on.
     TextMap,
-    /// An object whose keys count; their values become `{}`.
-    Keys,
     /// An object's fields, by a table of their own.
     Table(&'static [(&'static str, Rule<C>)]),
     /// Left out, whatever it says.
@@ -31,13 +29,13 @@ pub enum Rule<C: 'static> {
 }
 
 /// How many entries an array or object of a body may have.
-pub const MOST: usize = 1000;
+pub(crate) const MOST: usize = 1000;
 
 /// The object that is sent on in place of `object`; `path` is its name in messages.
 ///
 /// # Errors
 /// When a field is unknown, or its table says so.
-pub fn apply<C>(
+pub(crate) fn apply<C>(
     table: &[(&'static str, Rule<C>)],
     object: &Map<String, Value>,
     path: &str,
@@ -90,10 +88,6 @@ fn plain<C>(
             }
             Some(Value::Object(out))
         }
-        Rule::Keys => {
-            let keys = object(value, path)?.keys();
-            Some(Value::Object(keys.map(|key| (key.clone(), Value::Object(Map::new()))).collect()))
-        }
         Rule::Table(table) => {
             let inner = apply(table, object(value, path)?, path, context)?;
             Some(Value::Object(inner))
@@ -110,7 +104,7 @@ fn plain<C>(
 
 /// The name of a field in messages.
 #[must_use]
-pub fn join(path: &str, name: &str) -> String {
+pub(crate) fn join(path: &str, name: &str) -> String {
     let name: String = name.chars().filter(|c| !c.is_control()).take(100).collect();
     if path.is_empty() { name } else { format!("{path}.{name}") }
 }
@@ -123,7 +117,7 @@ fn wrong(path: &str, wanted: &str) -> Refusal {
 ///
 /// # Errors
 /// When it is none.
-pub fn text<'a>(value: &'a Value, path: &str) -> Result<&'a str, Refusal> {
+pub(crate) fn text<'a>(value: &'a Value, path: &str) -> Result<&'a str, Refusal> {
     match value {
         Value::String(text) if text.contains('\0') => Err(wrong(path, "text without NUL")),
         Value::String(text) => Ok(text),
@@ -136,7 +130,7 @@ pub fn text<'a>(value: &'a Value, path: &str) -> Result<&'a str, Refusal> {
 ///
 /// # Errors
 /// When it is something else.
-pub fn flag(value: &Value, path: &str) -> Result<bool, Refusal> {
+pub(crate) fn flag(value: &Value, path: &str) -> Result<bool, Refusal> {
     match value {
         Value::Bool(flag) => Ok(*flag),
         Value::Null => Ok(false),
@@ -148,7 +142,7 @@ pub fn flag(value: &Value, path: &str) -> Result<bool, Refusal> {
 ///
 /// # Errors
 /// When it is something else.
-pub fn whole(value: &Value, path: &str) -> Result<i64, Refusal> {
+pub(crate) fn whole(value: &Value, path: &str) -> Result<i64, Refusal> {
     match value {
         Value::Null => Ok(0),
         value => value.as_i64().ok_or_else(|| wrong(path, "an integer")),
@@ -159,7 +153,7 @@ pub fn whole(value: &Value, path: &str) -> Result<i64, Refusal> {
 ///
 /// # Errors
 /// When it is something else, or too many.
-pub fn texts<'a>(value: &'a Value, path: &str) -> Result<Vec<&'a str>, Refusal> {
+pub(crate) fn texts<'a>(value: &'a Value, path: &str) -> Result<Vec<&'a str>, Refusal> {
     items(value, path)?
         .iter()
         .map(|item| match item {
@@ -173,7 +167,7 @@ pub fn texts<'a>(value: &'a Value, path: &str) -> Result<Vec<&'a str>, Refusal> 
 ///
 /// # Errors
 /// When it is something else, or too long.
-pub fn items<'a>(value: &'a Value, path: &str) -> Result<&'a [Value], Refusal> {
+pub(crate) fn items<'a>(value: &'a Value, path: &str) -> Result<&'a [Value], Refusal> {
     match value {
         Value::Null => Ok(&[]),
         Value::Array(items) if items.len() <= MOST => Ok(items),
@@ -186,7 +180,7 @@ pub fn items<'a>(value: &'a Value, path: &str) -> Result<&'a [Value], Refusal> {
 ///
 /// # Errors
 /// When it is something else, or too large.
-pub fn object<'a>(value: &'a Value, path: &str) -> Result<&'a Map<String, Value>, Refusal> {
+pub(crate) fn object<'a>(value: &'a Value, path: &str) -> Result<&'a Map<String, Value>, Refusal> {
     match value {
         Value::Object(map) if map.len() <= MOST => Ok(map),
         Value::Object(_) => Err(wrong(path, "smaller")),

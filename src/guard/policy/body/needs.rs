@@ -12,26 +12,26 @@ pub struct Needs {
     /// Sources to pin; `@bind-N@` in the body stands for the N-th.
     pub binds: Vec<BindNeed>,
     /// Containers whose pins the new one takes over.
-    pub volumes_from: Vec<String>,
+    pub(crate) volumes_from: Vec<String>,
     /// Images in `Mounts`, by index there.
-    pub image_mounts: Vec<(usize, String)>,
+    pub(crate) image_mounts: Vec<(usize, String)>,
     /// Subnets that must not overlap the host's routes.
     pub subnets: Vec<(std::net::Ipv4Addr, u8)>,
     /// Whether all exposed ports are to be published.
-    pub publish_all: bool,
+    pub(crate) publish_all: bool,
 }
 
 /// A source to pin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BindNeed {
-    /// As the job said.
-    pub job: String,
-    /// Where it leads.
+    /// The path that the job named.
+    pub(crate) job: String,
+    /// Where that leads.
     pub source: BindSource,
     /// Whether missing directories are made.
-    pub make: bool,
+    pub(crate) make: bool,
     /// Whether it is from `Mounts`.
-    pub is_mount: bool,
+    pub(crate) is_mount: bool,
 }
 
 /// A body that was judged, and what it needs.

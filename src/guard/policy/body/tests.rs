@@ -24,7 +24,7 @@ fn context() -> PolicyContext {
     settings.workspace =
         vec![Mapping { job: "/builds/p".into(), host: "/host".into(), read_only: false }];
     let mut owned = Owned::default();
-    let name = OwnedContainer { name: "own".to_owned(), ..OwnedContainer::default() };
+    let name = OwnedContainer::new("own");
     owned.containers.add("a".repeat(64), name);
     owned.networks.add("b".repeat(64), "mine");
     owned.volumes.add("data");
@@ -108,7 +108,7 @@ fn g_80_limits_are_forced_and_cannot_be_stretched() {
 fn g_48_names_are_not_ids_or_the_runners() {
     let settings = &context().settings;
     for good in ["web", "project-web-1", "a.b_c"] {
-        assert!(name(good, settings).is_ok(), "{good}");
+        assert!(settings.may_name(good).is_ok(), "{good}");
     }
     for bad in [
         "",
@@ -123,7 +123,7 @@ fn g_48_names_are_not_ids_or_the_runners() {
         "longshore-x",
         "runner-x",
     ] {
-        assert!(name(bad, settings).is_err(), "{bad}");
+        assert!(settings.may_name(bad).is_err(), "{bad}");
     }
 }
 
@@ -158,7 +158,7 @@ fn fields_of(value: &Value, path: &str, out: &mut BTreeSet<String>) {
     }
 }
 
-/// Every field that any body of a container may have when it is sent on: the contract's tables.
+/// Every field that any body of a container may have when it is sent on.
 const JUDGED: &str = "Cmd Entrypoint Env User WorkingDir Hostname Domainname Tty OpenStdin StdinOnce \
     AttachStdin AttachStdout AttachStderr ExposedPorts Healthcheck StopSignal StopTimeout Shell ArgsEscaped \
     NetworkDisabled Volumes Labels MacAddress Image HostConfig NetworkingConfig EndpointsConfig Test Interval \

@@ -76,12 +76,12 @@ pub(super) fn local_driver<C>(
 ) -> Result<Option<Value>, Refusal> {
     match text(value, path)? {
         "" | "local" => Ok(None),
-        // A driver's name is not even forwarded to fail: the engine would look for its socket.
+        // An unknown driver is not sent on only to fail there: the engine would look for its socket.
         _ => Err(Refusal::denied(&format!("{path} other than local"), "G-1")),
     }
 }
 
-/// A tmpfs's options from the list of the contract, with a size of at most `most`.
+/// A tmpfs's options as far as they are allowed, with a size of at most `most` bytes.
 pub(super) fn tmpfs_options(options: &str, most: i64, path: &str) -> Result<String, Refusal> {
     let denied = |word: &str| Refusal::denied(&format!("{path}: the option {word}"), "G-1");
     let mut out = Vec::new();

@@ -16,7 +16,7 @@ const RESTARTS: i64 = 10;
 
 const ULIMIT: Table = &[("Name", Rule::Text), ("Soft", ANY), ("Hard", ANY)];
 
-/// The most of each limit (section 13; the rest as a container of the engine has them).
+/// The highest value of each limit (G-80); those that are not of the guard are the engine's defaults.
 fn ulimit_most(name: &str) -> Option<i64> {
     Some(match name {
         "nofile" => 1_048_576,
@@ -109,7 +109,7 @@ pub(super) fn restart_policy(
             let count = if count == 0 { RESTARTS } else { count };
             Ok(Some(json!({ "Name": "on-failure", "MaximumRetryCount": count })))
         }
-        // They would outlive the job.
+        // Both would let the container outlive the job.
         "always" | "unless-stopped" => {
             Ok(Some(json!({ "Name": "on-failure", "MaximumRetryCount": RESTARTS })))
         }

@@ -74,7 +74,7 @@ pub(super) fn port_bindings(
         for binding in items(bindings, &path)? {
             list.push(Value::Object(apply(PORT_BINDING, object(binding, &path)?, &path, judging)?));
         }
-        // None means one that the engine picks, on any address.
+        // For an empty list the engine would pick a port on any address.
         if list.is_empty() {
             list.push(Value::Object(apply(PORT_BINDING, &Map::new(), &path, judging)?));
         }
@@ -116,7 +116,7 @@ pub(super) fn publish_all(
     value: &Value,
     path: &str,
 ) -> Result<Option<Value>, Refusal> {
-    // Becomes bindings of their own, as the engine would publish on any address.
+    // The engine would publish on any address: each port gets a binding of its own instead.
     judging.needs.publish_all = flag(value, path)?;
     if judging.needs.publish_all {
         host_ip(judging, &Value::Null, path)?;
