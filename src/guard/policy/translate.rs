@@ -51,7 +51,7 @@ pub(in crate::guard) fn to_engine(forward: &mut Forward, context: &PolicyContext
             }
         }
         FollowUp::VolumeRemoved(name) => {
-            forward.path = format!("/volumes/{}", names.upstream(name))
+            forward.path = format!("/volumes/{}", names.upstream(name));
         }
         FollowUp::Filter(AnswerFilter::Volume) => {
             let name = forward.path.strip_prefix("/volumes/").unwrap_or_default();

@@ -156,13 +156,13 @@ impl Answers {
     fn gone(&self, forward: &Forward) {
         match &forward.follow_up {
             FollowUp::Removed(id) => {
-                drop(self.backend.inventory.change(|owned| owned.containers.forget(id)))
+                drop(self.backend.inventory.change(|owned| owned.containers.forget(id)));
             }
             FollowUp::VolumeRemoved(name) => {
-                self.backend.inventory.change(|owned| owned.volumes.forget(name))
+                self.backend.inventory.change(|owned| owned.volumes.forget(name));
             }
             FollowUp::NetworkRemoved(id) => {
-                self.backend.inventory.change(|owned| owned.networks.forget(id))
+                self.backend.inventory.change(|owned| owned.networks.forget(id));
             }
             _ => {}
         }
@@ -235,10 +235,10 @@ impl Answers {
                 }
             }
             FollowUp::Removed(id) => {
-                drop(self.backend.inventory.change(|owned| owned.containers.forget(&id)))
+                drop(self.backend.inventory.change(|owned| owned.containers.forget(&id)));
             }
             FollowUp::Renamed(id, name) => {
-                self.backend.inventory.change(|owned| owned.containers.rename(&id, &name))
+                self.backend.inventory.change(|owned| owned.containers.rename(&id, &name));
             }
             FollowUp::Exec(container) => self
                 .backend
@@ -254,13 +254,13 @@ impl Answers {
                 shown = filter::volume(shown, &self.backend.context());
             }
             FollowUp::VolumeRemoved(name) => {
-                self.backend.inventory.change(|owned| owned.volumes.forget(&name))
+                self.backend.inventory.change(|owned| owned.volumes.forget(&name));
             }
             FollowUp::Network(name) => {
                 self.backend.inventory.change(|owned| owned.networks.add(text("Id"), &name));
             }
             FollowUp::NetworkRemoved(id) => {
-                self.backend.inventory.change(|owned| owned.networks.forget(&id))
+                self.backend.inventory.change(|owned| owned.networks.forget(&id));
             }
             FollowUp::Tagged(reference) => {
                 self.tags.tagged(&reference).await;

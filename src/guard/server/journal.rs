@@ -131,7 +131,7 @@ impl JournalContents {
             match entry {
                 JournalEntry::Guard { .. } => {}
                 JournalEntry::Network(id) => {
-                    contents.network = Some(id.unwrap_or_else(|| name.clone()))
+                    contents.network = Some(id.unwrap_or_else(|| name.clone()));
                 }
                 JournalEntry::Tagging { tags, image } => {
                     for tag in tags {

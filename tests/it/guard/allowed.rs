@@ -492,7 +492,7 @@ pub(crate) fn build(query: &[(String, String)], context: &PolicyContext) {
         match &**name {
             "labels" => labels(&serde_json::from_str(value).unwrap(), "labels"),
             "networkmode" => {
-                assert!(["none", NETWORK, DEFAULT_NETWORK].contains(&&**value), "{value}")
+                assert!(["none", NETWORK, DEFAULT_NETWORK].contains(&&**value), "{value}");
             }
             "memory" | "memswap" => {
                 number(&value.parse::<i64>().unwrap().into(), 1..=limits.memory, name);
