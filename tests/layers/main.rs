@@ -49,7 +49,6 @@ const KNOWN_CYCLES: &[&str] = &[
     "executor::docker",
     "executor::docker::engine",
     "gitlab::api",
-    "guard",
     "local",
     "local::pipeline",
 ];
