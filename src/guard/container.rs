@@ -40,9 +40,9 @@ pub(crate) enum Request {
     Start(Box<StartRequest>),
     /// To show the job one of the runner's own containers.
     Adopt {
-        /// Its full id.
+        /// The container's full id.
         id: String,
-        /// Its name, without a slash.
+        /// The container's name, without a slash.
         name: String,
     },
     /// What the guard did so far; answered with [`Reply::Summary`].

@@ -191,7 +191,7 @@ impl OwnedContainers {
     }
 }
 
-/// The job's networks.
+/// The job's networks but for the default one.
 #[derive(Debug, Clone, Default)]
 pub struct OwnedNetworks {
     by_id: BTreeMap<String, String>,
@@ -258,7 +258,7 @@ impl OwnedNetworks {
     }
 }
 
-/// The job's volumes.
+/// The job's volumes, named and anonymous.
 #[derive(Debug, Clone, Default)]
 pub struct OwnedVolumes {
     names: BTreeSet<String>,

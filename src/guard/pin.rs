@@ -108,7 +108,6 @@ pub(crate) enum PinError {
     Kind,
     #[error("it cannot be mounted")]
     Mount(#[source] io::Error),
-    /// Something else failed.
     #[error("it cannot be opened")]
     Io(#[from] io::Error),
 }

@@ -52,7 +52,6 @@ struct MappingEntry {
     read_only: bool,
 }
 
-/// The table `limits`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct LimitsEntry {
@@ -85,11 +84,7 @@ pub(crate) enum PolicyError {
     Read(PathBuf, #[source] io::Error),
     /// It is not a policy: bad syntax, an unknown key, or a value of the wrong type.
     #[error("the policy is wrong at `{key}`: {what}")]
-    Form {
-        key: String,
-        /// The parser's words.
-        what: String,
-    },
+    Form { key: String, what: String },
     /// A value cannot be used.
     #[error("the policy's {key} = {value} cannot be used: {what}")]
     Value { key: String, value: String, what: &'static str },

@@ -5,7 +5,7 @@
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// The HTTP status.
+    /// The status of the HTTP response.
     pub status: u16,
     /// The text in the engine's error format.
     pub message: String,

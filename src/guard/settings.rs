@@ -145,7 +145,7 @@ pub struct Limits {
     pub(crate) total_nano_cpus: Option<i64>,
     /// `/dev/shm` of a container.
     pub shm: i64,
-    /// One tmpfs.
+    /// The size of one tmpfs.
     pub tmpfs: i64,
     /// Containers of the job at a time.
     pub containers: usize,

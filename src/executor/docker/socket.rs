@@ -416,6 +416,15 @@ pub(super) fn limits(runner: &RunnerConfig) -> guard::Limits {
     limits
 }
 
+/// Registries that the CI engine has given the job credentials for.
+fn registries(credentials: &[RegistryCredentials]) -> impl Iterator<Item = String> {
+    let host = |url: &str| {
+        let host = url.split_once("://").map_or(url, |(_, rest)| rest);
+        host.split('/').next().unwrap_or_default().to_owned()
+    };
+    credentials.iter().map(move |c| host(&c.url)).filter(|host| !host.is_empty())
+}
+
 /// The directories of the job's own file system that lie on this host, the deepest first.
 fn workspace<'a>(
     plan: &'a Workload,

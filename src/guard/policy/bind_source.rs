@@ -9,9 +9,9 @@ use crate::guard::{refusal::Refusal, settings::GuardSettings};
 pub enum BindSource {
     /// To the guarded socket itself.
     Socket,
-    /// Below a mapping.
+    /// To a directory that the job can bind, or below one.
     Mapped {
-        /// Its index.
+        /// The index of that directory in the settings' workspace.
         mapping: usize,
         /// The rest of the path: plain parts, possibly none.
         rest: PathBuf,

@@ -11,9 +11,9 @@ pub struct EngineFacts {
     pub version: (u32, u32),
     /// The default network's id.
     pub network_id: String,
-    /// Its name.
+    /// The default network's name on the engine.
     pub network: String,
-    /// Its gateway, where ports are published; empty when it has none.
+    /// The default network's gateway, where ports are published; empty when it has none.
     pub gateway: String,
     /// How much CPU there is, in billionths.
     pub nano_cpus: i64,

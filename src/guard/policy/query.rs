@@ -10,10 +10,9 @@ use super::body::fields;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Param {
     Flag,
-    /// An integer.
     Number,
     Word,
-    /// Text, several times.
+    /// Text; the parameter may occur several times.
     Many,
     /// Left out, whatever it says.
     Drop,

@@ -49,7 +49,7 @@ pub(in crate::guard) struct Engine {
 /// A request of the guard's own.
 pub(super) struct Outgoing<'a> {
     pub(super) method: &'a Method,
-    /// Without a version.
+    /// The path without a version.
     pub(super) path: &'a str,
     pub(super) query: &'a [(String, String)],
     pub(super) content_type: Option<&'static str>,

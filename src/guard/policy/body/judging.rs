@@ -19,9 +19,9 @@ pub(in crate::guard) struct Judging {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ContainerNetwork {
     None,
-    /// By full id.
+    /// A network of the job's, by its full id.
     Own(String),
-    /// In another container's.
+    /// The network of a container, by its full id.
     Container(String),
 }
 
