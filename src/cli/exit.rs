@@ -6,10 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use crate::config::{
-    check::{LoadError, Problems},
-    edit::EditError,
-};
+use crate::config::{Problems, check::LoadError, edit::EditError};
 
 /// What the help says of them.
 pub(super) const CODES: &str = "\

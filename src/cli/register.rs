@@ -18,7 +18,8 @@ use super::{
 use crate::{
     base::{ids::ShortToken, secret::Secret},
     config::{
-        check::{SUPPORTED_EXECUTORS, Warning, check},
+        Warning,
+        check::{SUPPORTED_EXECUTORS, check},
         edit::{Entry, timestamp},
         volume::Volume,
     },

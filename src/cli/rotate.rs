@@ -48,10 +48,10 @@ fn first<'a>(
     let time = |text: &Option<String>| text.as_deref()?.parse::<Timestamp>().ok();
     runners
         .into_iter()
-        .filter(|runner| !runner.token.is_empty() && !is_off(runner))
+        .filter(|runner| !runner.gitlab.token.is_empty() && !is_off(runner))
         .filter_map(|runner| {
-            let expires = time(&runner.token_expires_at)?;
-            Some((runner, due(time(&runner.token_obtained_at), expires, started)))
+            let expires = time(&runner.gitlab.token_expires_at)?;
+            Some((runner, due(time(&runner.gitlab.token_obtained_at), expires, started)))
         })
         .min_by_key(|(_, due)| *due)
 }
@@ -90,10 +90,10 @@ pub(super) async fn rotate(
 
 fn warn_of_those_that_are_off(config: &Config) {
     for runner in &config.runners {
-        if is_off(runner) && runner.token_expires_at.is_some() {
+        if is_off(runner) && runner.gitlab.token_expires_at.is_some() {
             tracing::warn!(
                 runner = runner.name,
-                expires_at = runner.token_expires_at,
+                expires_at = runner.gitlab.token_expires_at,
                 "the runner's token ends, and {FLAG} forbids to renew it"
             );
         }
@@ -123,7 +123,8 @@ impl Rotation {
 
     /// The next token that is due and not replaced already.
     fn next<'a>(&self, config: &'a Config) -> Option<(&'a RunnerConfig, Timestamp)> {
-        let replaced = |runner: &RunnerConfig| self.unsaved.iter().any(|(t, _)| *t == runner.token);
+        let replaced =
+            |runner: &RunnerConfig| self.unsaved.iter().any(|(t, _)| *t == runner.gitlab.token);
         let runners = config.runners.iter().map(AsRef::as_ref);
         first(runners.filter(|runner| !replaced(runner)), self.started)
     }
@@ -133,7 +134,7 @@ impl Rotation {
         let due = self.next(config).filter(|(_, due)| *due <= now).map(|(runner, _)| runner);
         if let Some(runner) = due {
             match self.reset(runner, config.connection_max_age).await {
-                Ok(update) => self.unsaved.push((runner.token.clone(), update)),
+                Ok(update) => self.unsaved.push((runner.gitlab.token.clone(), update)),
                 Err(failure) => {
                     tracing::warn!(
                         runner = runner.name, error = %failure,
@@ -174,7 +175,7 @@ impl Rotation {
             .map_err(|_| Failure::new("the server did not answer in time"))??;
         tracing::info!(
             runner = runner.name,
-            old = %ShortToken::of(runner.token.expose()),
+            old = %ShortToken::of(runner.gitlab.token.expose()),
             new = %ShortToken::of(reply.token.expose()),
             expires_at = reply.token_expires_at,
             "the runner has a new token"

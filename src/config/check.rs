@@ -2,12 +2,17 @@
 //! named with its place and what to do, so that one edit can mend them all.
 
 mod cache;
+mod dind;
 mod docker;
+mod globs;
+mod labels;
 mod runner;
+mod socket;
+mod variables;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt, io,
+    collections::BTreeSet,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -15,86 +20,10 @@ use std::{
 
 pub(crate) use self::runner::SUPPORTED_EXECUTORS;
 use super::{
-    Config,
     file::{Notes, Section},
+    global::Config,
+    problem::{Problem, Problems, Warning},
 };
-
-/// Something in the file that keeps it from being used. Never holds a secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// Path of the key, `runners[0].docker.memory`; empty when the file is no TOML at all.
-    pub key: String,
-    /// Line, counted from 1.
-    pub line: Option<usize>,
-    /// The value as TOML, where it may be shown.
-    pub value: Option<String>,
-    /// What is wrong with it.
-    pub why: String,
-    /// What to do.
-    pub hint: Option<String>,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(line) = self.line {
-            write!(f, "line {line}: ")?;
-        }
-        f.write_str(&self.key)?;
-        if let Some(value) = &self.value {
-            write!(f, " = {value}")?;
-        }
-        if !self.key.is_empty() {
-            f.write_str(": ")?;
-        }
-        f.write_str(&self.why)?;
-        match &self.hint {
-            Some(hint) => write!(f, "; {hint}"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Everything that keeps a file from being used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems {
-    /// The file.
-    pub path: PathBuf,
-    /// At least one, in file order.
-    pub problems: Vec<Problem>,
-    /// What would be said of the file if it could be used.
-    pub warnings: Vec<Warning>,
-}
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.problems.len();
-        let noun = if count == 1 { "problem" } else { "problems" };
-        write!(f, "{count} {noun} in `{}`", self.path.display())?;
-        self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
-    }
-}
-
-impl std::error::Error for Problems {}
-
-/// Something in the file that the operator should know of, and that does not stop anything.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Warning {
-    /// Path of the key.
-    pub key: String,
-    /// Line, counted from 1.
-    pub line: Option<usize>,
-    /// What to know.
-    pub message: String,
-}
-
-impl fmt::Display for Warning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(line) = self.line {
-            write!(f, "line {line}: ")?;
-        }
-        write!(f, "{}: {}", self.key, self.message)
-    }
-}
 
 /// A file that can be used.
 #[derive(Debug, Clone)]
@@ -176,7 +105,7 @@ fn check_and_list_keys(
 }
 
 fn global(file: &Section<'_>, env: &dyn Fn(&str) -> Option<String>) -> Config {
-    let labels = labels(file);
+    let labels = labels::labels(file);
     let config = Config {
         concurrent: concurrent(file),
         check_interval: Duration::from_secs(file.positive("check_interval").unwrap_or(3)),
@@ -257,39 +186,6 @@ pub(crate) fn parse_listen_address(text: &str) -> Result<String, &'static str> {
         }
         Some(_) => Err("the port is not a number"),
         None => Ok(format!("{text}:{METRICS_PORT}")),
-    }
-}
-
-/// How many labels there may be.
-const MAX_LABELS: usize = 32;
-
-/// `labels` of a table, each of them valid (GitLab Runner: `common/labels.go`).
-fn labels(section: &Section<'_>) -> BTreeMap<String, String> {
-    let labels = section.map("labels");
-    let table = section.table("labels");
-    let word = |text: &str, extra: &str, length: std::ops::RangeInclusive<usize>| {
-        length.contains(&text.len())
-            && text.chars().all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
-    };
-    for (key, value) in &labels {
-        if !word(key, "_.-", 3..=65) || key.starts_with(['.', '-']) {
-            let why = "the label's name must be 3 to 65 letters, digits, `_`, `.` or `-`, and \
-                       begin with a letter, a digit or `_`";
-            table.problem_in_map(key, None, why);
-        }
-        if !word(value, "._-", 1..=256) {
-            let why = "the label's value must be 1 to 256 letters, digits, `.`, `_` or `-`";
-            table.problem_in_map(key, Some(value), why);
-        }
-    }
-    check_label_count(section, &labels);
-    labels
-}
-
-fn check_label_count(section: &Section<'_>, labels: &BTreeMap<String, String>) {
-    if labels.len() > MAX_LABELS {
-        let why = format!("there are {} labels, at most {MAX_LABELS} are allowed", labels.len());
-        section.problem("labels", None, why, "");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Config, RunnerConfig};
+use super::{global::Config, runner::RunnerConfig};
 
 /// The difference between two configurations.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -76,7 +76,7 @@ impl ConfigDiff {
 }
 
 fn same_runner(a: &RunnerConfig, b: &RunnerConfig) -> bool {
-    a.name == b.name && a.token == b.token
+    a.name == b.name && a.gitlab.token == b.gitlab.token
 }
 
 #[cfg(test)]

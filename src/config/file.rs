@@ -12,7 +12,10 @@ use std::{
 
 use toml_edit::{Item, TableLike, Value};
 
-use super::{check::Problem, check::Warning, values};
+use super::{
+    problem::{Problem, Warning},
+    values,
+};
 use crate::base::secret::Secret;
 
 /// Everything that was noticed while a file was read.
@@ -304,6 +307,20 @@ impl<'a> Section<'a> {
                 None
             }
         }
+    }
+
+    /// A text that is one of `words`, as its value.
+    pub(super) fn one_of<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> Option<T> {
+        self.parsed(key, "", |text| {
+            words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
+                let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+                match words.split_last() {
+                    Some((last, [])) => format!("wanted {last}"),
+                    Some((last, others)) => format!("wanted {} or {last}", others.join(", ")),
+                    None => String::new(),
+                }
+            })
+        })
     }
 
     /// A list whose entries `parse` must understand; what it does not is noted and left out.

@@ -3,7 +3,12 @@
 
 use std::time::Duration;
 
-use super::{Device, Ulimit};
+use super::executor::docker::{Device, Ulimit};
+
+/// What to write where [`memory_size`] fails.
+pub(super) const SIZE_HINT: &str = "write for example \"512m\" or \"2g\"";
+/// What to write where [`nano_cpus`] fails.
+pub(super) const CPUS_HINT: &str = "write for example \"1.5\" or \"1/2\"";
 
 /// Why a text is not what its key wants; a fragment that does not repeat the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -298,7 +298,7 @@ impl Daemon {
         let configured = config.runners.iter().map(|runner| Configured {
             runner: runner::labels(runner),
             limit: runner.limit,
-            request_concurrency: runner.request_concurrency,
+            request_concurrency: runner.gitlab.request_concurrency,
         });
         self.process.metrics.loaded(config.concurrent, configured.collect());
         tracing::info!(
@@ -346,10 +346,10 @@ impl Daemon {
 
     fn client(&mut self, runner: &RunnerConfig, config: &Config) -> Option<Arc<Client>> {
         let key = (
-            runner.url.clone(),
-            runner.token.clone(),
-            runner.tls_ca_file.clone(),
-            runner.tls_cert_file.clone(),
+            runner.gitlab.url.clone(),
+            runner.gitlab.token.clone(),
+            runner.gitlab.tls.ca.clone(),
+            runner.gitlab.tls.cert.clone(),
         );
         if let Some(client) = self.clients.get(&key) {
             return Some(Arc::clone(client));
@@ -467,14 +467,16 @@ async fn until(time: Option<Instant>) {
 
 /// Whether they are one runner to their server. Its token may be a new one.
 fn is_same_runner(before: &RunnerConfig, after: &RunnerConfig) -> bool {
-    let known = before.id != 0 && before.id == after.id && before.url == after.url;
-    before.name == after.name && (known || before.token == after.token)
+    let known = before.gitlab.id != 0
+        && before.gitlab.id == after.gitlab.id
+        && before.gitlab.url == after.gitlab.url;
+    before.name == after.name && (known || before.gitlab.token == after.gitlab.token)
 }
 
 /// The runner whose job it was, or another of the same server.
 fn runner_of<'a>(entry: &LedgerEntry, config: &'a Config) -> Option<&'a Arc<RunnerConfig>> {
     let Owner::Gitlab { url, .. } = &entry.owner else { return config.runners.first() };
-    let of_server = || config.runners.iter().filter(|runner| runner.url == *url);
+    let of_server = || config.runners.iter().filter(|runner| runner.gitlab.url == *url);
     of_server().find(|runner| runner.name == entry.runner).or_else(|| of_server().next())
 }
 

@@ -38,21 +38,21 @@ pub fn incoming(
     };
     let artifacts = GitlabArtifacts {
         client: client.clone(),
-        config: config.artifact.clone(),
+        config: config.gitlab.artifact.clone(),
         provenance: Provenance {
             name: spec.name.clone(),
             sha: spec.source.sha.clone(),
             runner: config.name.clone(),
         },
     };
-    let passes = config.final_update_retry_limit;
+    let passes = config.gitlab.final_update_retry_limit;
     let reasons = failure_reasons.clone();
     let reporter = GitlabReporter::new(client, reasons, spec.timeout, passes);
     IncomingJob {
         owner: Owner::Gitlab {
             job: spec.id,
             token: spec.token.clone(),
-            url: config.url.clone(),
+            url: config.gitlab.url.clone(),
             failure_reasons,
         },
         spec: Box::new(spec),

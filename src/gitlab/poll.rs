@@ -104,7 +104,7 @@ pub async fn poll(
     jobs: mpsc::Sender<Arrival>,
     orders: Orders,
 ) {
-    if runner.config().token.is_empty() {
+    if runner.config().gitlab.token.is_empty() {
         tracing::warn!(runner = runner.config().name, "runner has no token and is skipped");
         return;
     }
@@ -116,7 +116,8 @@ pub async fn poll(
         more: Notify::new(),
         retire: orders.retire,
     };
-    let others = (1..runner.config().request_concurrency).map(|number| state.also(number, &jobs));
+    let others =
+        (1..runner.config().gitlab.request_concurrency).map(|number| state.also(number, &jobs));
     let all = async {
         tokio::join!(state.regularly(&jobs, orders.reloads), futures_util::future::join_all(others))
     };
@@ -158,7 +159,7 @@ impl Poller<'_> {
             }
             next = Instant::now() + self.bounds.interval;
             match self.once(jobs).await {
-                Polled::Job if !self.runner.config().strict_check_interval => {
+                Polled::Job if !self.runner.config().gitlab.strict_check_interval => {
                     next = Instant::now();
                     self.more.notify_waiters();
                 }
@@ -232,7 +233,7 @@ impl Poller<'_> {
         let paused = self.health.lock().note(reply.healthy, Instant::now());
         if paused {
             tracing::error!(
-                pause = ?self.runner.config().unhealthy_interval,
+                pause = ?self.runner.config().gitlab.unhealthy_interval,
                 "server refuses the runner's token again and again; the runner is paused"
             );
         }
@@ -258,8 +259,8 @@ struct Health {
 impl Health {
     fn new(config: &RunnerConfig, now: Instant) -> Self {
         Self {
-            limit: config.unhealthy_requests_limit.max(1),
-            interval: config.unhealthy_interval,
+            limit: config.gitlab.unhealthy_requests_limit.max(1),
+            interval: config.gitlab.unhealthy_interval,
             failures: 0,
             last_healthy: now,
         }
@@ -310,7 +311,7 @@ impl Adaptive {
     fn new(config: &RunnerConfig) -> Self {
         let flag = "FF_USE_ADAPTIVE_REQUEST_CONCURRENCY";
         Self {
-            most: config.request_concurrency.max(1),
+            most: config.gitlab.request_concurrency.max(1),
             adapts: config.feature_flags.get(flag).copied().unwrap_or(true),
             factor: 0.0,
         }

@@ -133,7 +133,7 @@ impl<'a> Work<'a> {
         loop {
             let session = self.job.runner.executor.open(self.job.session_request(self.workload));
             remains.session = Some(Arc::clone(&session));
-            let prepared = match config.prepare_timeout {
+            let prepared = match config.timeouts.prepare {
                 None => self.prepare(&session).await,
                 Some(after) => match timeout(after, self.prepare(&session)).await {
                     Ok(prepared) => prepared,
@@ -216,7 +216,7 @@ impl<'a> Work<'a> {
         }
         let mut stages = self.start_helper(&*session).await?;
         let before = stages.before_script();
-        let outcome = match self.job.runner.config.get_sources_timeout {
+        let outcome = match self.job.runner.config.timeouts.get_sources {
             None => before.await?,
             Some(after) => match timeout(after, before).await {
                 Ok(ending) => ending?,

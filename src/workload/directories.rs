@@ -81,7 +81,7 @@ impl Directories {
         path: &str,
         runner: &RunnerConfig,
     ) -> Result<String, ClonePathError> {
-        if !runner.custom_build_dir {
+        if !runner.sources.custom_build_dir {
             return Err(ClonePathError::Forbidden { path: path.to_owned() });
         }
         let mut parts: Vec<&str> = Vec::new();

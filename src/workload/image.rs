@@ -1,6 +1,6 @@
 //! The job's image.
 
-use crate::config::{DockerConfig, PullPolicy};
+use crate::config::{ContainerConfig, PullPolicy};
 
 use super::{
     policy::{self, Refusal},
@@ -28,30 +28,31 @@ pub struct ImagePlan {
 /// Plans the image; `None` when neither job nor runner name one.
 pub(super) fn plan(
     image: &ImageSpec,
-    docker: &DockerConfig,
+    containers: &ContainerConfig,
     variables: &Expanded,
     warnings: &mut Vec<String>,
 ) -> Result<Option<ImagePlan>, Refusal> {
     let asked = variables.expand(&image.name);
-    let default = variables.expand(&docker.image);
+    let default = variables.expand(&containers.images.default);
     let name = if asked.is_empty() { default.clone() } else { asked.clone() };
     if name.is_empty() {
         return Ok(None);
     }
-    policy::check_image(&name, &default, docker)?;
-    let user = docker
+    policy::check_image(&name, &default, containers)?;
+    let user = containers
+        .users
         .user
         .clone()
         .or_else(|| image.user.as_deref().map(|user| variables.expand(user)))
         .filter(|user| !user.is_empty());
-    policy::check_user(user.as_deref().unwrap_or_default(), docker)?;
+    policy::check_user(user.as_deref().unwrap_or_default(), containers)?;
     Ok(Some(ImagePlan {
-        policies: policy::effective(&image.pull_policy, docker)?,
+        policies: policy::effective(&image.pull_policy, containers)?,
         platform: platform(image, variables),
         user,
-        entrypoint: entrypoint(image, docker, "image", warnings),
-        privileged: docker.privileged
-            && policy::is_privileged(&asked, &docker.allowed_privileged_images),
+        entrypoint: entrypoint(image, containers, "image", warnings),
+        privileged: containers.privileges.privileged
+            && policy::is_privileged(&asked, &containers.privileges.allowed_images),
         name,
     }))
 }
@@ -65,12 +66,12 @@ pub(super) fn platform(image: &ImageSpec, variables: &Expanded) -> Option<String
 /// The entrypoint that a job asks for, where it may; `what` is `image` or the service.
 pub(super) fn entrypoint(
     image: &ImageSpec,
-    docker: &DockerConfig,
+    containers: &ContainerConfig,
     what: &str,
     warnings: &mut Vec<String>,
 ) -> Option<Vec<String>> {
     let asked = image.entrypoint.clone().filter(|words| !words.is_empty())?;
-    if docker.disable_entrypoint_overwrite {
+    if containers.disable_entrypoint_overwrite {
         warnings.push(format!(
             "{what}: the entrypoint of the job is not used, as this runner sets \
              disable_entrypoint_overwrite"

@@ -73,8 +73,11 @@ pub(super) fn plan(
     dind: &DindPlan,
     services: &[ServicePlan],
 ) -> Option<LayerSlotPlan> {
-    let docker = &runner.docker;
-    if docker.dind.storage != DindStorage::Slot || docker.disable_cache || !dind.is_understood {
+    let containers = &runner.containers;
+    if containers.dind.storage != DindStorage::Slot
+        || containers.volumes.disable_cache
+        || !dind.is_understood
+    {
         return None;
     }
     let service = services.iter().find(|service| service.container == dind.container)?;

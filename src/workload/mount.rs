@@ -127,10 +127,10 @@ fn is_within(path: &str, root: &str) -> bool {
 }
 
 pub(super) fn plan(request: &Request<'_>) -> Result<Mounts, MountError> {
-    let docker = &request.runner.docker;
+    let containers = &request.runner.containers;
     let mut mounts = Mounts::default();
     let mut taken: Vec<String> = Vec::new();
-    for entry in &docker.volumes {
+    for entry in &containers.volumes.entries {
         let mut volume = Volume::parse(entry)
             .map_err(|source| MountError::Volume { entry: entry.clone(), source })?;
         volume.destination = request.variables.expand(&volume.destination);
@@ -147,19 +147,24 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Mounts, MountError> {
         } else if volume.source.is_some() {
             mounts.binds.push(volume.to_string());
         } else {
-            request.add_cache_volume(&mut mounts, &destination, !docker.disable_cache);
+            request.add_cache_volume(&mut mounts, &destination, !containers.volumes.disable_cache);
         }
     }
     let builds = request.directories.builds.trim_end_matches('/');
     // A cache volume of the operator's above it would keep the work trees of every strategy.
-    let add_builds = !taken.iter().any(|t| t == builds) && !covers(&docker.volumes, builds);
+    let add_builds =
+        !taken.iter().any(|t| t == builds) && !covers(&containers.volumes.entries, builds);
     let cache = request.directories.cache.trim_end_matches('/');
     let add_cache = request.has_caches && !taken.iter().any(|t| is_within(cache, t));
     if add_builds {
-        request.add_cache_volume(&mut mounts, builds, request.keep_builds && !docker.disable_cache);
+        request.add_cache_volume(
+            &mut mounts,
+            builds,
+            request.keep_builds && !containers.volumes.disable_cache,
+        );
     }
     if add_cache {
-        request.add_cache_volume(&mut mounts, cache, !docker.disable_cache);
+        request.add_cache_volume(&mut mounts, cache, !containers.volumes.disable_cache);
     }
     if let Some(dind) = request.access.dind() {
         request.add_daemon(&mut mounts, dind);
@@ -184,7 +189,7 @@ impl Request<'_> {
         let root = &dind.data_root;
         let has_root = mounts.volumes.iter().any(|v| v.destination == *root)
             || mounts.binds.iter().filter_map(destination).any(|d| d == *root)
-            || self.runner.docker.services_tmpfs.contains_key(root);
+            || self.runner.containers.volumes.services_tmpfs.contains_key(root);
         if !has_root {
             mounts.layer_slot.clone_from(&self.layer_slot);
             mounts.daemon = Some(match &self.layer_slot {
@@ -244,7 +249,7 @@ impl Request<'_> {
         let digest = hex(&Md5::digest(destination.as_bytes()));
         if kept {
             let owner = self.owner(destination);
-            if let Some(host) = &self.runner.docker.cache_dir {
+            if let Some(host) = &self.runner.containers.volumes.cache_dir {
                 mounts.binds.push(format!(
                     "{}/runner-{owner}/{digest}{suffix}:{destination}",
                     host.trim_end_matches('/')
@@ -288,7 +293,7 @@ impl Request<'_> {
             ("protected", self.protected.to_string()),
             ("reusable", kept.to_string()),
             ("project.id", self.job.project.id.to_string()),
-            ("runner.id", self.runner.short_token().to_string()),
+            ("runner.gitlab.id", self.runner.short_token().to_string()),
             ("runner.system_id", self.placement.system_id.clone()),
         ]
         .into_iter()

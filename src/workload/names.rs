@@ -63,9 +63,9 @@ impl Names {
 
 /// A runner by what its token's rotation does not change: its number.
 pub(super) fn lasting_name(runner: &RunnerConfig) -> String {
-    match runner.id {
+    match runner.gitlab.id {
         0 => runner.short_token().to_string(),
-        id => format!("{}-{id}", runner.url),
+        id => format!("{}-{id}", runner.gitlab.url),
     }
 }
 
@@ -101,7 +101,7 @@ pub(super) fn labels(
         ("project.id", job.project.id.to_string()),
         ("project.runner_id", placement.project_slot.to_string()),
         ("pipeline.id", job.pipeline.to_string()),
-        ("runner.id", runner.short_token().to_string()),
+        ("runner.gitlab.id", runner.short_token().to_string()),
         ("runner.local_id", placement.slot.to_string()),
         ("runner.system_id", placement.system_id.clone()),
         ("managed", "true".to_owned()),
@@ -109,7 +109,7 @@ pub(super) fn labels(
     .into_iter()
     .map(|(name, value)| (format!("{LABEL_PREFIX}.{name}"), value))
     .collect();
-    for (name, value) in &runner.docker.container_labels {
+    for (name, value) in &runner.containers.labels {
         labels.insert(name.clone(), variables.expand(value));
     }
     labels.insert(INSTANCE_LABEL.to_owned(), placement.instance.clone());

@@ -1,6 +1,6 @@
 //! The network of a job's containers.
 
-use crate::config::DockerConfig;
+use crate::config::ContainerConfig;
 
 use super::{flags::Flags, names::Names};
 
@@ -23,13 +23,13 @@ pub enum NetworkPlan {
 }
 
 impl NetworkPlan {
-    pub(super) fn new(docker: &DockerConfig, flags: &Flags, names: &Names) -> Self {
-        match docker.network_mode.as_deref() {
+    pub(super) fn new(containers: &ContainerConfig, flags: &Flags, names: &Names) -> Self {
+        match containers.network.mode.as_deref() {
             Some(mode) if !mode.is_empty() => Self::Given(mode.to_owned()),
-            _ if flags.on("FF_NETWORK_PER_BUILD") || docker.guards_sockets() => Self::Own {
+            _ if flags.on("FF_NETWORK_PER_BUILD") || containers.guards_sockets() => Self::Own {
                 name: names.network.clone(),
-                mtu: docker.network_mtu,
-                ipv6: docker.enable_ipv6,
+                mtu: containers.network.mtu,
+                ipv6: containers.network.ipv6,
             },
             _ => Self::Default,
         }

@@ -147,22 +147,22 @@ impl Workload {
         placement: &Placement,
     ) -> Result<Self, WorkloadError> {
         let mut warnings = job.warnings.clone();
-        let docker = &runner.docker;
+        let containers = &runner.containers;
         let value = |name: &str| written(job, runner, name).map(str::to_owned);
         let flags = Flags::resolve(&runner.feature_flags, &value, &mut warnings);
         let names = Names::new(job, runner, placement);
-        let network = NetworkPlan::new(docker, &flags, &names);
-        let shared_builds = mount::covers(&docker.volumes, &runner.builds_dir);
+        let network = NetworkPlan::new(containers, &flags, &names);
+        let shared_builds = mount::covers(&containers.volumes.entries, &runner.builds_dir);
         let environment = Environment { job, runner, placement, flags: &flags, network: &network };
         let usual = Directories::new(job, runner, placement, shared_builds);
         let Place { strategy, directories, mut variables } = place(&environment, usual)?;
         let settings = Settings::read(&variables, job, runner, &flags, &mut warnings);
-        let image = image::plan(&job.image, docker, &variables, &mut warnings)?;
+        let image = image::plan(&job.image, containers, &variables, &mut warnings)?;
         let image = image.ok_or(WorkloadError::NoImage)?;
         let labels = names::labels(job, runner, placement, &variables);
-        let mut services = service::plan(job, docker, &variables, &names, &mut warnings)?;
+        let mut services = service::plan(job, containers, &variables, &names, &mut warnings)?;
         let warm = placement.leases.warm_daemon.as_ref();
-        let request = access::Request { docker, network: &network, warm };
+        let request = access::Request { containers, network: &network, warm };
         let access = access::plan(&request, &mut services, &mut variables, &mut warnings)?;
         access::note_unset(&access, &variables, &job.scripts.steps, &mut warnings);
         let caches = cache::plan(job, &variables)?;
@@ -351,7 +351,7 @@ fn clean_up(
         worktree: flags
             .on("FF_ENABLE_JOB_CLEANUP")
             .then(|| (strategy, settings.clean_flags.clone().unwrap_or_default())),
-        clean_config: runner.clean_git_config && strategy != Strategy::None,
+        clean_config: runner.sources.clean_git_config && strategy != Strategy::None,
         submodules: settings.submodules.recursive.is_some(),
     }
 }

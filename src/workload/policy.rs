@@ -3,7 +3,7 @@
 
 use globset::GlobBuilder;
 
-use crate::config::{DockerConfig, PullPolicy};
+use crate::config::{ContainerConfig, PullPolicy};
 
 /// A wish of the job that the runner's settings forbid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,18 +73,21 @@ pub fn list(policies: &[PullPolicy]) -> String {
 ///
 /// # Errors
 /// When nothing that is wanted is allowed.
-pub fn effective(wanted: &[PullPolicy], config: &DockerConfig) -> Result<Vec<PullPolicy>, Refusal> {
+pub fn effective(
+    wanted: &[PullPolicy],
+    config: &ContainerConfig,
+) -> Result<Vec<PullPolicy>, Refusal> {
     let or_always = |policies: &[PullPolicy]| match policies {
         [] => vec![PullPolicy::Always],
         some => some.to_vec(),
     };
-    let configured = or_always(&config.pull_policy);
+    let configured = or_always(&config.images.pull_policies);
     let (candidates, origin) = if wanted.is_empty() {
         (configured.clone(), PolicyOrigin::Runner)
     } else {
         (wanted.to_vec(), PolicyOrigin::Job)
     };
-    let allowed = match &config.allowed_pull_policies {
+    let allowed = match &config.images.allowed_pull_policies {
         Some(allowed) if !allowed.is_empty() => allowed.clone(),
         _ => configured,
     };
@@ -100,11 +103,11 @@ pub fn effective(wanted: &[PullPolicy], config: &DockerConfig) -> Result<Vec<Pul
 ///
 /// # Errors
 /// When `allowed_images` has patterns and none matches.
-pub fn check_image(image: &str, default: &str, config: &DockerConfig) -> Result<(), Refusal> {
+pub fn check_image(image: &str, default: &str, config: &ContainerConfig) -> Result<(), Refusal> {
     if image == default {
         return Ok(());
     }
-    check("image", image, "allowed_images", &config.allowed_images)
+    check("image", image, "allowed_images", &config.images.allowed)
 }
 
 /// Whether a job may have `service`. `configured` are the images of the runner's own services,
@@ -115,12 +118,12 @@ pub fn check_image(image: &str, default: &str, config: &DockerConfig) -> Result<
 pub fn check_service(
     service: &str,
     configured: &[String],
-    config: &DockerConfig,
+    config: &ContainerConfig,
 ) -> Result<(), Refusal> {
     if configured.iter().any(|own| own == service) {
         return Ok(());
     }
-    check("service", service, "allowed_services", &config.allowed_services)
+    check("service", service, "allowed_services", &config.images.allowed_services)
 }
 
 fn check(
@@ -139,9 +142,9 @@ fn check(
 ///
 /// # Errors
 /// When there is a list and `user` is not in it.
-pub fn check_user(user: &str, config: &DockerConfig) -> Result<(), Refusal> {
-    let allowed = match &config.allowed_users[..] {
-        [] => config.user.iter().filter(|u| !u.is_empty()).cloned().collect(),
+pub fn check_user(user: &str, config: &ContainerConfig) -> Result<(), Refusal> {
+    let allowed = match &config.users.allowed[..] {
+        [] => config.users.user.iter().filter(|u| !u.is_empty()).cloned().collect(),
         some => some.to_vec(),
     };
     if user.is_empty() || allowed.is_empty() || allowed.iter().any(|u| u == user) {
@@ -177,20 +180,25 @@ pub fn is_privileged(name: &str, allowed: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::testing::docker_config;
+    use crate::config::{ImagePolicy, UserPolicy};
 
     fn strings(items: &[&str]) -> Vec<String> {
         items.iter().map(|&s| s.to_owned()).collect()
     }
 
+    fn with_images(images: ImagePolicy) -> ContainerConfig {
+        ContainerConfig { images, ..ContainerConfig::default() }
+    }
+
     #[test]
     fn docker_120_the_default_image_needs_no_permission() {
-        let config = DockerConfig { allowed_images: strings(&["ruby:*"]), ..docker_config() };
+        let config =
+            with_images(ImagePolicy { allowed: strings(&["ruby:*"]), ..ImagePolicy::default() });
         check_image("internal/base", "internal/base", &config).unwrap();
         check_image("ruby:3.3", "internal/base", &config).unwrap();
         let refusal = check_image("alpine", "internal/base", &config).unwrap_err();
         assert_eq!(refusal.to_string(), "image `alpine` is not allowed by allowed_images: ruby:*");
-        check_image("alpine", "", &docker_config()).unwrap();
+        check_image("alpine", "", &ContainerConfig::default()).unwrap();
     }
 
     #[test]
@@ -220,7 +228,10 @@ mod tests {
 
     #[test]
     fn services_of_the_runner_need_no_permission() {
-        let config = DockerConfig { allowed_services: strings(&["redis:*"]), ..docker_config() };
+        let config = with_images(ImagePolicy {
+            allowed_services: strings(&["redis:*"]),
+            ..ImagePolicy::default()
+        });
         check_service("postgres:16", &strings(&["postgres:16"]), &config).unwrap();
         assert!(check_service("postgres:16", &[], &config).is_err());
     }
@@ -228,10 +239,12 @@ mod tests {
     #[test]
     fn docker_123_policies_outside_the_allowed_ones_are_refused_with_both_lists() {
         use PullPolicy::{Always, IfNotPresent, Never};
-        let config = |pull: &[PullPolicy], allowed: Option<&[PullPolicy]>| DockerConfig {
-            pull_policy: pull.to_vec(),
-            allowed_pull_policies: allowed.map(<[_]>::to_vec),
-            ..docker_config()
+        let config = |pull: &[PullPolicy], allowed: Option<&[PullPolicy]>| {
+            with_images(ImagePolicy {
+                pull_policies: pull.to_vec(),
+                allowed_pull_policies: allowed.map(<[_]>::to_vec),
+                ..ImagePolicy::default()
+            })
         };
         assert_eq!(effective(&[], &config(&[], None)), Ok(vec![Always]));
         assert_eq!(
@@ -256,10 +269,9 @@ mod tests {
 
     #[test]
     fn docker_37_38_users_are_checked_against_the_list_or_else_the_runners_own() {
-        let config = |user: Option<&str>, allowed: &[&str]| DockerConfig {
-            user: user.map(str::to_owned),
-            allowed_users: strings(allowed),
-            ..docker_config()
+        let config = |user: Option<&str>, allowed: &[&str]| ContainerConfig {
+            users: UserPolicy { user: user.map(str::to_owned), allowed: strings(allowed) },
+            ..ContainerConfig::default()
         };
         check_user("anyone", &config(None, &[])).unwrap();
         check_user("", &config(Some("ci"), &["ci"])).unwrap();

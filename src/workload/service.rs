@@ -2,7 +2,7 @@
 
 use crate::{
     base::image_ref::ImageRef,
-    config::{DockerConfig, PullPolicy, ServiceConfig},
+    config::{ContainerConfig, PullPolicy, ServiceConfig},
 };
 
 use super::{
@@ -80,25 +80,26 @@ pub enum ServiceError {
 /// The services of the runner, then those of the job.
 pub(super) fn plan(
     job: &JobSpec,
-    docker: &DockerConfig,
+    containers: &ContainerConfig,
     variables: &Expanded,
     names: &Names,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<ServicePlan>, ServiceError> {
-    let asked = docker.services.len() + job.services.len();
-    if let Some(limit) = docker.services_limit.filter(|limit| asked > *limit) {
+    let asked = containers.services.entries.len() + job.services.len();
+    if let Some(limit) = containers.services.limit.filter(|limit| asked > *limit) {
         return Err(ServiceError::TooMany { asked, limit });
     }
-    let configured: Vec<ServiceSpec> = docker.services.iter().map(from_config).collect();
+    let configured: Vec<ServiceSpec> =
+        containers.services.entries.iter().map(from_config).collect();
     let configured_images: Vec<String> =
         configured.iter().map(|s| variables.expand(&s.image.name)).collect();
-    let mut planner = Planner { docker, variables, names, taken: Vec::new(), warnings };
+    let mut planner = Planner { containers, variables, names, taken: Vec::new(), warnings };
     let mut plans = Vec::with_capacity(asked);
     for (index, service) in configured.iter().chain(&job.services).enumerate() {
         let is_configured = index < configured.len();
         let written = variables.expand(&service.image.name);
         if !is_configured {
-            policy::check_service(&written, &configured_images, docker)?;
+            policy::check_service(&written, &configured_images, containers)?;
         }
         plans.extend(planner.service(service, written, index, is_configured)?);
     }
@@ -107,7 +108,7 @@ pub(super) fn plan(
 
 /// Plans one service after another.
 struct Planner<'a> {
-    docker: &'a DockerConfig,
+    containers: &'a ContainerConfig,
     variables: &'a Expanded,
     names: &'a Names,
     /// Aliases of services before.
@@ -124,7 +125,7 @@ impl Planner<'_> {
         index: usize,
         is_configured: bool,
     ) -> Result<Option<ServicePlan>, ServiceError> {
-        let Self { docker, variables, names, .. } = *self;
+        let Self { containers, variables, names, .. } = *self;
         let parsed =
             Parsed::parse(&written).ok_or_else(|| ServiceError::Name { name: written.clone() })?;
         let aliases = self.aliases(&parsed, service, &written);
@@ -138,18 +139,23 @@ impl Planner<'_> {
         let entrypoint = if is_configured {
             service.image.entrypoint.clone()
         } else {
-            image::entrypoint(&service.image, docker, &format!("service {written}"), self.warnings)
+            image::entrypoint(
+                &service.image,
+                containers,
+                &format!("service {written}"),
+                self.warnings,
+            )
         };
         Ok(Some(ServicePlan {
             container: names.service(slug, index),
-            policies: policy::effective(&service.image.pull_policy, docker)?,
+            policies: policy::effective(&service.image.pull_policy, containers)?,
             platform: image::platform(&service.image, variables),
             command: service.command.clone(),
             entrypoint: entrypoint.unwrap_or_default(),
             environment: environment(service, variables),
             declared: service.variables.iter().map(|variable| variable.key.clone()).collect(),
-            privileged: docker.services_privileged.unwrap_or(docker.privileged)
-                && policy::is_privileged(&written, &docker.allowed_privileged_services),
+            privileged: containers.privileges.services.unwrap_or(containers.privileges.privileged)
+                && policy::is_privileged(&written, &containers.privileges.allowed_services),
             unconfined: false,
             written,
             image: parsed.image,

@@ -123,8 +123,8 @@ impl Request<'_> {
             native_clone: flags.on("FF_USE_GIT_NATIVE_CLONE"),
             submodules: settings.submodules.clone(),
             skip_lfs: settings.skip_lfs,
-            safe_directory: runner.safe_directory_checkout,
-            clean_config: runner.clean_git_config,
+            safe_directory: runner.sources.safe_directory_checkout,
+            clean_config: runner.sources.clean_git_config,
             tokens_in_environment_only: flags.on("FF_GIT_URLS_WITHOUT_TOKENS"),
             proactive_auth: flags.on("FF_USE_GIT_PROACTIVE_AUTH"),
             user_agent: user_agent(&placement.architecture),
@@ -156,7 +156,7 @@ impl Request<'_> {
     fn server_remote(&self) -> Result<Remote, SettingError> {
         let refuse =
             |value: String, expected| SettingError { name: "git_info.repo_url", value, expected };
-        let text = match &self.runner.clone_url {
+        let text = match &self.runner.gitlab.clone_url {
             Some(base) => {
                 let path = self.variables.value("CI_PROJECT_PATH");
                 let path = path.unwrap_or(&self.job.project.full_path);

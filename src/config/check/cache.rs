@@ -3,7 +3,10 @@
 
 use url::Url;
 
-use crate::config::{CacheConfig, S3Config, file::Section};
+use crate::config::{
+    cache::{CacheConfig, S3Config},
+    file::Section,
+};
 
 /// The region when the file names none.
 const DEFAULT_REGION: &str = "us-east-1";

@@ -2,10 +2,21 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use super::{MAX_LABELS, cache, check_label_count, docker, labels};
+use super::{
+    cache, docker,
+    labels::{MAX_LABELS, check_label_count, labels},
+    variables::environment,
+};
 use crate::{
     base::secret::Secret,
-    config::{ArtifactConfig, OperatorScripts, RunnerConfig, file::Section, flags, values},
+    config::{
+        executor::ExecutorConfig,
+        file::Section,
+        flags,
+        gitlab::{ArtifactConfig, GitLabConfig, TlsFiles},
+        runner::{OperatorScripts, RunnerConfig, SourcesConfig, StageTimeouts},
+        values,
+    },
 };
 
 /// Executors that gitlab-runner has and longshore does not.
@@ -41,57 +52,75 @@ pub(super) fn runner(
     }
     let (builds_dir, cache_dir) =
         (directory(&section, "builds_dir", "/builds"), directory(&section, "cache_dir", "/cache"));
+    let (containers, docker) = docker::docker(docker_section);
     let runner = RunnerConfig {
-        url: url(&section, env),
-        token: token(&section, env),
-        id: section.integer("id").unwrap_or(0),
-        token_obtained_at: section.timestamp("token_obtained_at"),
-        token_expires_at: section.timestamp("token_expires_at"),
-        tls_ca_file: existing_file(&section, "tls-ca-file"),
-        tls_cert_file: existing_file(&section, "tls-cert-file"),
-        tls_key_file: existing_file(&section, "tls-key-file"),
+        gitlab: gitlab(&section, env),
+        executor: ExecutorConfig::Docker(docker),
+        containers,
         limit: section.positive("limit").unwrap_or(0),
-        request_concurrency: section.positive("request_concurrency").unwrap_or(1),
-        strict_check_interval: section.boolean("strict_check_interval").unwrap_or(false),
-        unhealthy_requests_limit: section.positive("unhealthy_requests_limit").unwrap_or(3),
-        unhealthy_interval: section
-            .positive_duration("unhealthy_interval")
-            .unwrap_or(Duration::from_hours(1)),
         output_limit: section.positive::<u32>("output_limit").map_or(4096, u64::from) * 1024,
-        final_update_retry_limit: section
-            .positive("job_status_final_update_retry_limit")
-            .unwrap_or(10),
         labels: all_labels(&section, global_labels),
         builds_dir,
         cache_dir,
-        clone_url: section.text("clone_url"),
         environment: environment(&section),
-        scripts: OperatorScripts {
-            pre_get_sources: section
-                .text("pre_get_sources_script")
-                .or_else(|| section.text("pre_clone_script")),
-            post_get_sources: section
-                .text("post_get_sources_script")
-                .or_else(|| section.text("post_clone_script")),
-            pre_build: section.text("pre_build_script"),
-            post_build: section.text("post_build_script"),
+        scripts: scripts(&section),
+        timeouts: StageTimeouts {
+            prepare: stage_timeout(&section, "prepare_timeout"),
+            get_sources: stage_timeout(&section, "get_sources_timeout"),
         },
-        prepare_timeout: stage_timeout(&section, "prepare_timeout"),
-        get_sources_timeout: stage_timeout(&section, "get_sources_timeout"),
         debug_trace_disabled: section.boolean("debug_trace_disabled").unwrap_or(false),
-        safe_directory_checkout: section.boolean("safe_directory_checkout").unwrap_or(true),
-        clean_git_config: section.boolean("clean_git_config").unwrap_or(true),
-        custom_build_dir: custom_build_dir(&section),
-        artifact: artifact(&section),
+        sources: SourcesConfig {
+            safe_directory_checkout: section.boolean("safe_directory_checkout").unwrap_or(true),
+            clean_git_config: section.boolean("clean_git_config").unwrap_or(true),
+            custom_build_dir: custom_build_dir(&section),
+        },
         feature_flags: feature_flags(&section),
         cache: cache::cache(section.table("cache")),
-        docker: docker::docker(docker_section),
         local_bundle: None,
         name,
     };
     without_effect(&section);
     section.finish();
     runner
+}
+
+fn gitlab(section: &Section<'_>, env: &dyn Fn(&str) -> Option<String>) -> GitLabConfig {
+    GitLabConfig {
+        url: url(section, env),
+        clone_url: section.text("clone_url"),
+        id: section.integer("id").unwrap_or(0),
+        token: token(section, env),
+        token_obtained_at: section.timestamp("token_obtained_at"),
+        token_expires_at: section.timestamp("token_expires_at"),
+        tls: TlsFiles {
+            ca: existing_file(section, "tls-ca-file"),
+            cert: existing_file(section, "tls-cert-file"),
+            key: existing_file(section, "tls-key-file"),
+        },
+        request_concurrency: section.positive("request_concurrency").unwrap_or(1),
+        strict_check_interval: section.boolean("strict_check_interval").unwrap_or(false),
+        unhealthy_requests_limit: section.positive("unhealthy_requests_limit").unwrap_or(3),
+        unhealthy_interval: section
+            .positive_duration("unhealthy_interval")
+            .unwrap_or(Duration::from_hours(1)),
+        final_update_retry_limit: section
+            .positive("job_status_final_update_retry_limit")
+            .unwrap_or(10),
+        artifact: artifact(section),
+    }
+}
+
+fn scripts(section: &Section<'_>) -> OperatorScripts {
+    OperatorScripts {
+        pre_get_sources: section
+            .text("pre_get_sources_script")
+            .or_else(|| section.text("pre_clone_script")),
+        post_get_sources: section
+            .text("post_get_sources_script")
+            .or_else(|| section.text("post_clone_script")),
+        pre_build: section.text("pre_build_script"),
+        post_build: section.text("post_build_script"),
+    }
 }
 
 /// Whether the executor is one of ours; any other is a problem.
@@ -193,25 +222,6 @@ fn all_labels(
         check_label_count(section, &all);
     }
     all
-}
-
-/// `NAME=value` entries; values are never shown.
-pub(super) fn environment(section: &Section<'_>) -> Vec<(String, String)> {
-    let mut variables = Vec::new();
-    for (number, text) in section.list("environment").iter().enumerate() {
-        match values::variable(text) {
-            Ok(variable) => variables.push(variable),
-            Err(error) => {
-                section.problem(
-                    "environment",
-                    None,
-                    format!("entry {} is {error}", number + 1),
-                    "",
-                );
-            }
-        }
-    }
-    variables
 }
 
 fn stage_timeout(section: &Section<'_>, key: &str) -> Option<Duration> {

@@ -3,7 +3,7 @@ use std::fs;
 use super::*;
 use crate::config::{
     DindConfig, DindMode, DindNetwork, DindStorage, GuardPlace, PullPolicy, RunnerConfig,
-    SocketBuild, SocketConfig, SocketMode,
+    SocketBuild, SocketConfig, SocketLimits, SocketMode,
 };
 
 fn no_env(_: &str) -> Option<String> {
@@ -76,9 +76,9 @@ fn config_1_a_file_of_the_incumbent_is_taken_without_a_word() {
     let checked = checked(REGISTERED);
     assert_eq!(checked.warnings, []);
     let runner = &checked.config.runners[0];
-    assert_eq!((runner.id, runner.docker.image.as_str()), (42, "ruby:3.3"));
-    assert_eq!(runner.token_obtained_at.as_deref(), Some("2026-01-02T03:04:05Z"));
-    assert_eq!(runner.token_expires_at, None);
+    assert_eq!((runner.gitlab.id, runner.containers.images.default.as_str()), (42, "ruby:3.3"));
+    assert_eq!(runner.gitlab.token_obtained_at.as_deref(), Some("2026-01-02T03:04:05Z"));
+    assert_eq!(runner.gitlab.token_expires_at, None);
     assert_eq!(checked.config.shutdown_timeout, Duration::from_secs(30));
     assert_eq!(checked.config.connection_max_age, Duration::from_mins(15));
 }
@@ -151,8 +151,8 @@ fn config_7_url_and_token_take_the_environment() {
         _ => None,
     };
     let checked = check(&text, Path::new("c"), &env).unwrap();
-    assert_eq!(checked.config.runners[0].url, "https://b.example/x");
-    assert_eq!(checked.config.runners[0].token.expose(), "glrt-t");
+    assert_eq!(checked.config.runners[0].gitlab.url, "https://b.example/x");
+    assert_eq!(checked.config.runners[0].gitlab.token.expose(), "glrt-t");
     assert!(problems(&text).contains("`HOST` is not set"));
     let text = text.replace("https://$HOST", "https://u:hush@$HOST");
     assert!(!problems(&text).contains("hush"));
@@ -187,26 +187,26 @@ fn config_8_labels_are_limited_and_those_of_a_runner_win() {
 #[test]
 fn config_9_a_pull_policy_is_a_text_or_a_list() {
     use PullPolicy::{Always, IfNotPresent, Never};
-    let policies = |docker: &str| one("", docker).docker.pull_policy;
+    let policies = |docker: &str| one("", docker).containers.images.pull_policies;
     assert_eq!(policies(""), [Always]);
     assert_eq!(policies("pull_policy = 'never'"), [Never]);
     assert_eq!(policies("pull_policy = ['always', 'if-not-present']"), [Always, IfNotPresent]);
     assert_eq!(policies("pull_policy = []"), [Always]);
-    assert_eq!(one("", "").docker.allowed_pull_policies, None);
-    let some = one("", "allowed_pull_policies = ['never']").docker.allowed_pull_policies;
+    assert_eq!(one("", "").containers.images.allowed_pull_policies, None);
+    let some = one("", "allowed_pull_policies = ['never']").containers.images.allowed_pull_policies;
     assert_eq!(some, Some(vec![Never]));
 }
 
 #[test]
 fn config_10_an_empty_host_is_none() {
-    assert_eq!(one("", "host = ''").docker.host, None);
+    assert_eq!(one("", "host = ''").docker().engine.host, None);
     let tcp = "tcp://127.0.0.1:2376";
-    assert_eq!(one("", &format!("host = '{tcp}'")).docker.host.as_deref(), Some(tcp));
+    assert_eq!(one("", &format!("host = '{tcp}'")).docker().engine.host.as_deref(), Some(tcp));
 }
 
 #[test]
 fn config_11_privileged_services_have_three_states() {
-    let state = |docker: &str| one("", docker).docker.services_privileged;
+    let state = |docker: &str| one("", docker).containers.privileges.services;
     assert_eq!(state(""), None);
     assert_eq!(state("services_privileged = true"), Some(true));
     assert_eq!(state("services_privileged = false"), Some(false));
@@ -214,7 +214,8 @@ fn config_11_privileged_services_have_three_states() {
 
 #[test]
 fn config_12_docker_92_services_are_waited_for_thirty_seconds_or_not_at_all() {
-    let wait = |docker: &str| one("", docker).docker.wait_for_services.map(|d| d.as_secs());
+    let wait =
+        |docker: &str| one("", docker).containers.services.ready_timeout.map(|d| d.as_secs());
     assert_eq!(wait(""), Some(30));
     assert_eq!(wait("wait_for_services_timeout = 0"), Some(30));
     assert_eq!(wait("wait_for_services_timeout = 5"), Some(5));
@@ -224,9 +225,9 @@ fn config_12_docker_92_services_are_waited_for_thirty_seconds_or_not_at_all() {
 #[test]
 fn config_13_config_14_odd_spellings_are_taken_as_they_are() {
     let runner = one("tls-ca-file = '/dev/null'", "ipcmode = 'host'\npid_mode = 'host'");
-    assert_eq!(runner.docker.ipc_mode.as_deref(), Some("host"));
-    assert_eq!(runner.docker.pid_mode.as_deref(), Some("host"));
-    assert_eq!(runner.tls_ca_file.as_deref(), Some(Path::new("/dev/null")));
+    assert_eq!(runner.docker().kernel.ipc_mode.as_deref(), Some("host"));
+    assert_eq!(runner.docker().kernel.pid_mode.as_deref(), Some("host"));
+    assert_eq!(runner.gitlab.tls.ca.as_deref(), Some(Path::new("/dev/null")));
     assert_eq!(warnings(&with("", "ipc_mode = 'host'")).len(), 1);
 }
 
@@ -333,19 +334,19 @@ fn docker_40_limits_land_in_their_fields() {
          service_memory = '1g'\nservice_cpus = '2'\ngpus = 'all'\nservice_gpus = '1'\n\
          sysctls = { 'net.core.somaxconn' = '1024' }\nulimit = { nofile = '1:2' }\n\
          services_devices = { 'docker*' = ['/dev/fuse'] }",
-    )
-    .docker;
-    assert_eq!(docker.resources.memory, Some(512 << 20));
-    assert_eq!(docker.resources.memory_swap, Some(-1));
-    assert_eq!(docker.resources.nano_cpus, Some(500_000_000));
-    assert_eq!(docker.resources.cpuset_mems.as_deref(), Some("0"));
-    assert_eq!(docker.resources.cpu_shares, Some(512));
-    assert_eq!(docker.service_resources.memory, Some(1 << 30));
-    assert_eq!(docker.service_resources.nano_cpus, Some(2_000_000_000));
-    assert_eq!(docker.shm_size, 1024);
-    assert_eq!((docker.gpus.as_str(), docker.service_gpus.as_str()), ("all", "1"));
-    assert_eq!((docker.ulimits[0].soft, docker.ulimits[0].hard), (1, 2));
-    assert_eq!(docker.services_devices[0].1[0].container, "/dev/fuse");
+    );
+    let docker = docker.docker();
+    assert_eq!(docker.limits.memory, Some(512 << 20));
+    assert_eq!(docker.limits.memory_swap, Some(-1));
+    assert_eq!(docker.limits.nano_cpus, Some(500_000_000));
+    assert_eq!(docker.limits.cpuset_mems.as_deref(), Some("0"));
+    assert_eq!(docker.limits.cpu_shares, Some(512));
+    assert_eq!(docker.service_limits.memory, Some(1 << 30));
+    assert_eq!(docker.service_limits.nano_cpus, Some(2_000_000_000));
+    assert_eq!(docker.kernel.shm_size, 1024);
+    assert_eq!((docker.devices.gpus.as_str(), docker.devices.service_gpus.as_str()), ("all", "1"));
+    assert_eq!((docker.kernel.ulimits[0].soft, docker.kernel.ulimits[0].hard), (1, 2));
+    assert_eq!(docker.devices.services[0].1[0].container, "/dev/fuse");
 }
 
 #[test]
@@ -356,8 +357,8 @@ fn docker_17_a_runner_needs_its_docker_table() {
 
 #[test]
 fn docker_38_user_and_allowed_users_are_kept_apart() {
-    let docker = one("", "user = 'ci'").docker;
-    assert_eq!((docker.user.as_deref(), docker.allowed_users.len()), (Some("ci"), 0));
+    let users = one("", "user = 'ci'").containers.users;
+    assert_eq!((users.user.as_deref(), users.allowed.len()), (Some("ci"), 0));
 }
 
 #[test]
@@ -369,7 +370,7 @@ fn docker_44_a_seccomp_profile_is_read_and_inlined() {
         "security_opt = ['seccomp={}', 'seccomp=unconfined', 'no-new-privileges']",
         profile.display()
     );
-    let options = one("", &docker).docker.security_opt;
+    let options = one("", &docker).docker().security.options.clone();
     let inlined = "seccomp={\"defaultAction\":\"SCMP_ACT_ALLOW\"}";
     assert_eq!(options, [inlined, "seccomp=unconfined", "no-new-privileges"]);
     fs::write(&profile, "not json").unwrap();
@@ -378,24 +379,24 @@ fn docker_44_a_seccomp_profile_is_read_and_inlined() {
 
 #[test]
 fn docker_45_only_two_log_options_are_allowed() {
-    assert_eq!(one("", "log_options = { env = 'A', labels = 'b' }").docker.log_options.len(), 2);
+    assert_eq!(one("", "log_options = { env = 'A', labels = 'b' }").docker().log_options.len(), 2);
     let text = problems(&with("", "log_options = { 'max-size' = '1m' }"));
     assert!(text.contains("runners[0].docker.log_options.max-size: only `env` and `labels`"));
 }
 
 #[test]
 fn docker_99_empty_lists_of_what_is_allowed_mean_all() {
-    let docker = one("", "allowed_images = []").docker;
-    assert!(docker.allowed_images.is_empty() && docker.allowed_services.is_empty());
+    let images = one("", "allowed_images = []").containers.images;
+    assert!(images.allowed.is_empty() && images.allowed_services.is_empty());
 }
 
 #[test]
 fn what_a_daemon_of_a_job_is_like_is_read_and_defaults_to_a_sidecar() {
-    let default = one("", "").docker;
+    let default = one("", "").containers;
     assert_eq!((default.dind.mode, default.socket.mode), (DindMode::Sidecar, SocketMode::Off));
     assert_eq!(default.dind.ready_timeout, Duration::from_mins(1));
     assert_eq!((default.dind.storage, default.dind.slots), (DindStorage::Fresh, 10));
-    let slot = one("", "[runners.docker.dind]\nstorage = 'slot'").docker.dind;
+    let slot = one("", "[runners.docker.dind]\nstorage = 'slot'").containers.dind;
     assert_eq!((slot.storage, slot.slot_size), (DindStorage::Slot, 20 << 30));
     let dind = one(
         "",
@@ -404,9 +405,9 @@ fn what_a_daemon_of_a_job_is_like_is_read_and_defaults_to_a_sidecar() {
          insecure_registries = ['r:5000', '10.0.0.0/8']\nready_timeout = '90s'\n\
          slots = 3\nslot_size = '2g'",
     )
-    .docker
+    .containers
     .dind;
-    let warm = one("", "[runners.docker.dind]\nwarm = 2").docker.dind;
+    let warm = one("", "[runners.docker.dind]\nwarm = 2").containers.dind;
     assert_eq!((default.dind.warm, warm.warm), (0, 2));
     let wanted = DindConfig {
         mode: DindMode::Refuse,
@@ -430,7 +431,7 @@ fn daemons_that_wait_have_a_limit_and_are_none_where_no_job_takes_them() {
     assert!(problems(&warm("warm = -1")).contains("out of range"));
     for never in ["mode = 'socket'", "network = 'shared'", "storage = 'slot'"] {
         let text = format!("warm = 2\n{never}");
-        assert_eq!(checked(&warm(&text)).config.runners[0].docker.dind.warm, 0);
+        assert_eq!(checked(&warm(&text)).config.runners[0].containers.dind.warm, 0);
         let said = warnings(&warm(&text)).join("\n");
         assert!(said.contains("no daemon waits"), "{never}: {said}");
     }
@@ -470,22 +471,24 @@ fn what_jobs_get_of_the_engines_socket_is_read_and_said() {
         shared_images: vec!["debian:*".to_owned()],
         registries: vec!["r:5000".to_owned()],
         remove_images: false,
-        memory: Some(1 << 30),
-        nano_cpus: Some(1_500_000_000),
-        pids: Some(100),
-        total_memory: Some(4 << 30),
-        total_nano_cpus: Some(2_500_000_000),
-        total_pids: Some(300),
-        containers: Some(3),
-        networks: None,
-        volumes: None,
+        limits: SocketLimits {
+            memory: Some(1 << 30),
+            nano_cpus: Some(1_500_000_000),
+            pids: Some(100),
+            total_memory: Some(4 << 30),
+            total_nano_cpus: Some(2_500_000_000),
+            total_pids: Some(300),
+            containers: Some(3),
+            networks: None,
+            volumes: None,
+        },
         extra_capabilities: vec!["SYS_PTRACE".to_owned()],
         allowed_devices: vec!["/dev/kvm".to_owned()],
         allowed_runtimes: Vec::new(),
         audit_log: Some("/var/log/a".into()),
         ..SocketConfig::default()
     };
-    assert_eq!(checked.config.runners[0].docker.socket, wanted);
+    assert_eq!(checked.config.runners[0].containers.socket, wanted);
 
     let mounted = "volumes = ['/cache', '/var/run/docker.sock:/var/run/docker.sock']";
     let guarded = warnings(&with("", mounted)).join("\n");
@@ -499,16 +502,16 @@ fn what_jobs_get_of_the_engines_socket_is_read_and_said() {
 
 #[test]
 fn where_a_guard_runs_is_read_and_defaults_to_where_it_can() {
-    let default = one("", "").docker.socket;
+    let default = one("", "").containers.socket;
     assert_eq!((default.guard, default.engine_socket), (GuardPlace::Auto, None));
     let text = "[runners.docker.socket]\nguard = 'sidecar'\nengine_socket = '/run/d.sock'";
-    let socket = one("", text).docker.socket;
+    let socket = one("", text).containers.socket;
     assert_eq!(
         (socket.guard, socket.engine_socket),
         (GuardPlace::Sidecar, Some("/run/d.sock".into()))
     );
     let here = "[runners.docker.socket]\nguard = 'here'";
-    assert_eq!(one("", here).docker.socket.guard, GuardPlace::Here);
+    assert_eq!(one("", here).containers.socket.guard, GuardPlace::Here);
     insta::assert_snapshot!(problems(&with(
         "",
         &format!("host = 'tcp://engine:2376'\n{here}\nengine_socket = 'unix:///run/d.sock'"),
@@ -523,16 +526,19 @@ fn where_a_guard_runs_is_read_and_defaults_to_where_it_can() {
 fn docker_107_108_volumes_are_checked_and_kept_as_written() {
     let volumes = |list: &str| with("", &format!("volumes = {list}"));
     let kept = checked(&volumes("['/cache', '/host:/dst:ro', '/b/$X:rw']"));
-    assert_eq!(kept.config.runners[0].docker.volumes, ["/cache", "/host:/dst:ro", "/b/$X:rw"]);
+    assert_eq!(
+        kept.config.runners[0].containers.volumes.entries,
+        ["/cache", "/host:/dst:ro", "/b/$X:rw"]
+    );
     assert!(problems(&volumes("['/a', '/b:/a/']")).contains("its destination is there twice"));
     assert!(problems(&volumes("['/']")).contains("must not be `/`"));
 }
 
 #[test]
 fn stage_timeouts_of_nothing_are_ignored_and_said() {
-    assert_eq!(one("prepare_timeout = '10m'", "").prepare_timeout, Some(Duration::from_mins(10)));
+    assert_eq!(one("prepare_timeout = '10m'", "").timeouts.prepare, Some(Duration::from_mins(10)));
     let text = with("get_sources_timeout = '0s'", "");
-    assert_eq!(checked(&text).config.runners[0].get_sources_timeout, None);
+    assert_eq!(checked(&text).config.runners[0].timeouts.get_sources, None);
     assert_eq!(warnings(&text).len(), 1);
 }
 

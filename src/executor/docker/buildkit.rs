@@ -97,7 +97,7 @@ impl DockerJob {
     /// Starts the job's BuildKit, where it has one, and waits until it takes requests.
     pub(super) async fn start_buildkit(&self) -> Result<(), DockerError> {
         let Some(plan) = self.workload.access.buildkit() else { return Ok(()) };
-        let policies = &self.runner.docker.pull_policy;
+        let policies = &self.runner.containers.images.pull_policies;
         let image = self.image(&plan.image, policies, None);
         let (image, guarded) = future::try_join(image, self.guarded()).await?;
         let Some(guarded) = guarded else { return Ok(()) };

@@ -22,7 +22,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::SocketConfig,
+    config::SocketLimits,
     executor::docker::engine::{
         Engine, Error,
         cgroup::{self, Cgroups, Driver, Hierarchy, Obstacle, Version},
@@ -136,7 +136,7 @@ struct Setting {
 /// `directory` is the guard's, where it is noted before.
 pub(super) async fn make(
     engine: &Engine,
-    config: &SocketConfig,
+    config: &SocketLimits,
     parent: Option<&str>,
     names: &Names,
     directory: &Path,
@@ -199,7 +199,7 @@ fn plan(
 }
 
 impl Totals {
-    fn of(config: &SocketConfig) -> Self {
+    fn of(config: &SocketLimits) -> Self {
         Self {
             memory: config.total_memory,
             nano_cpus: config.total_nano_cpus,

@@ -7,7 +7,7 @@ use tokio::sync::OnceCell;
 
 use crate::{
     base::error_chain,
-    config::{DockerConfig, RunnerConfig},
+    config::{EngineAddress, RunnerConfig},
     ledger::StateDir,
     workload,
 };
@@ -25,12 +25,12 @@ pub struct Engines {
     /// The value of the label on everything that this longshore makes.
     instance: String,
     layers: Layers,
-    connections: Mutex<Vec<(EngineAddress, Arc<OnceCell<Engine>>)>>,
+    connections: Mutex<Vec<(ConnectionKey, Arc<OnceCell<Engine>>)>>,
 }
 
 /// What tells one engine's connection from another's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct EngineAddress {
+struct ConnectionKey {
     host: Option<String>,
     /// Directory of the certificates, where TLS is used.
     tls: Option<PathBuf>,
@@ -75,8 +75,8 @@ impl Engines {
     ///
     /// # Errors
     /// When it cannot be reached or used; the next call tries again.
-    pub async fn connect(&self, config: &DockerConfig) -> Result<Engine, ConnectError> {
-        let address = EngineAddress {
+    pub async fn connect(&self, config: &EngineAddress) -> Result<Engine, ConnectError> {
+        let address = ConnectionKey {
             host: config.host.clone(),
             tls: config.tls_verify.then(|| config.tls_cert_path.clone()).flatten(),
         };

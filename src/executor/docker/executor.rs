@@ -35,13 +35,13 @@ impl DockerExecutor {
     /// Runs jobs of this runner.
     #[must_use]
     pub fn new(config: Arc<RunnerConfig>, engines: Arc<Engines>) -> Self {
-        let pool = Arc::new(Pool::new(config.docker.dind.warm));
+        let pool = Arc::new(Pool::new(config.containers.dind.warm));
         Self { config, engines, pool }
     }
 
     /// How containers of its jobs are removed.
     pub(super) fn anonymous(&self) -> Anonymous {
-        Anonymous { remove: !self.config.docker.volume_keep }
+        Anonymous { remove: !self.config.docker().volumes.keep_anonymous }
     }
 
     /// Takes back what a workload did not come to use.
@@ -57,7 +57,7 @@ impl Executor for DockerExecutor {
     }
 
     fn connect(&self) -> BoxFuture<'_, Result<(), ExecutorError>> {
-        async { Ok(self.engines.connect(&self.config.docker).await.map(drop)?) }.boxed()
+        async { Ok(self.engines.connect(&self.config.docker().engine).await.map(drop)?) }.boxed()
     }
 
     fn lease<'a>(&'a self, draft: &'a Workload) -> BoxFuture<'a, Leases> {
@@ -98,7 +98,7 @@ impl Executor for DockerExecutor {
     ) -> BoxFuture<'a, bool> {
         async {
             // Where the job ran, which may not be where the runner's jobs run now.
-            let mut config = self.config.docker.clone();
+            let mut config = self.config.docker().engine.clone();
             config.host.clone_from(&entry.address);
             let engine = match self.engines.connect(&config).await {
                 Ok(engine) => engine,

@@ -179,7 +179,7 @@ impl Layers {
         };
         let new = new.name.clone();
         let (layers, key) = (self.clone(), slot.key.clone());
-        let engine = config.docker.host.clone();
+        let engine = config.docker().engine.host.clone();
         let take = move || layers.take(&key, engine.as_deref(), &new);
         let taken = tokio::task::spawn_blocking(take).await;
         match taken.map_err(io::Error::other).flatten() {
@@ -218,7 +218,7 @@ impl Layers {
         else {
             return false;
         };
-        let anonymous = Anonymous { remove: !config.docker.volume_keep };
+        let anonymous = Anonymous { remove: !config.docker().volumes.keep_anonymous };
         let (daemon, clients): (Vec<_>, Vec<_>) = clean_up::resources(workload)
             .into_iter()
             .filter(|resource| matches!(resource, Resource::Container(_)))
@@ -240,7 +240,7 @@ impl Layers {
         if !clean_up::remove_containers(engine, &daemon, anonymous).await.is_empty() {
             return false;
         }
-        if size > config.docker.dind.slot_size {
+        if size > config.containers.dind.slot_size {
             tracing::warn!(
                 volume = volume.name,
                 size,
@@ -265,7 +265,7 @@ impl Layers {
             key: slot.key.clone(),
             owner: slot.owner.clone(),
             volume: volume.to_owned(),
-            engine: config.docker.host.clone(),
+            engine: config.docker().engine.host.clone(),
             size,
             used: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
         };
@@ -283,8 +283,8 @@ impl Layers {
     /// Removes the runner's least recently used idle slots, those above their number.
     async fn evict(&self, config: &RunnerConfig, engine: &Engine, slot: &LayerSlotPlan) {
         let (layers, owner) = (self.clone(), slot.owner.clone());
-        let number = config.docker.dind.slots;
-        let host = config.docker.host.clone();
+        let number = config.containers.dind.slots;
+        let host = config.docker().engine.host.clone();
         let above = tokio::task::spawn_blocking(move || -> io::Result<Vec<Resource>> {
             let own = layers.idle()?.into_iter().filter(|r| r.owner == owner && r.engine == host);
             let mut gone = Vec::new();

@@ -166,7 +166,7 @@ impl Pool {
     ) {
         let Some(waiting) = self.end_lease(workload) else { return };
         let Err(waiting) = self.add(waiting) else { return self.changed.notify_one() };
-        match engines.connect(&config.docker).await {
+        match engines.connect(&config.docker().engine).await {
             Ok(engine) => drop(remove(&engine, waiting.warm.names()).await),
             Err(error) => tracing::warn!(
                 error = error_chain(&error),
@@ -246,7 +246,7 @@ pub(super) async fn tend(
     if waiting.is_empty() && tending.left.is_empty() {
         return;
     }
-    match tending.engines.connect(&tending.config.docker).await {
+    match tending.engines.connect(&tending.config.docker().engine).await {
         Ok(engine) => tending.remove(&engine, waiting).await,
         Err(error) => tracing::warn!(
             error = error_chain(&error),
@@ -311,7 +311,9 @@ impl Tending {
     /// Removes those that should not wait any more, and starts what is missing, one at a time: they
     /// take processors from jobs.
     async fn fill(&mut self) -> Result<(), WarmError> {
-        let Ok(engine) = self.engines.connect(&self.config.docker).await else { return Ok(()) };
+        let Ok(engine) = self.engines.connect(&self.config.docker().engine).await else {
+            return Ok(());
+        };
         warm::check(&engine)?;
         self.remove_outdated(&engine).await;
         loop {
@@ -385,7 +387,7 @@ impl Tending {
         }
         tracing::warn!(container.name = names.container(), "a Docker daemon ended while it waited");
         self.again = Some(Instant::now() + TRY_AGAIN);
-        if let Ok(engine) = self.engines.connect(&self.config.docker).await {
+        if let Ok(engine) = self.engines.connect(&self.config.docker().engine).await {
             self.remove(&engine, out).await;
         }
     }

@@ -55,7 +55,7 @@ impl DockerJob {
     async fn job_container(self: &Arc<Self>) -> Result<JobContainer, DockerError> {
         let plan = &self.workload.image;
         let engine = self.engine.api_version();
-        if let Some(warning) = spec::ignored_mac_address(&self.runner.docker, engine) {
+        if let Some(warning) = spec::ignored_mac_address(self.runner.docker(), engine) {
             self.log.warning(&warning);
         }
         let image = self.image(&plan.name, &plan.policies, plan.platform.as_deref()).await?;
@@ -116,7 +116,7 @@ impl DockerJob {
     }
 
     async fn wait_for_services(&self, services: Vec<service::Started>) {
-        let Some(limit) = self.runner.docker.wait_for_services else { return };
+        let Some(limit) = self.runner.containers.services.ready_timeout else { return };
         if services.is_empty() {
             return;
         }
@@ -197,7 +197,7 @@ impl DockerJob {
     /// When its image cannot be had or made, or the engine fails.
     pub(super) async fn start_helper(&self) -> Result<HelperStreams, DockerError> {
         let hosts = self.hosts().await;
-        match self.runner.docker.helper_image.as_deref().filter(|name| !name.is_empty()) {
+        match self.runner.containers.images.helper.as_deref().filter(|name| !name.is_empty()) {
             None => self.create_own_helper(&hosts).await?,
             Some(name) => self.create_helper_of(name, &hosts).await?,
         }
@@ -231,7 +231,7 @@ impl DockerJob {
     /// A container of an image with git and a shell, into which our program is put.
     async fn create_helper_of(&self, name: &str, hosts: &[String]) -> Result<(), DockerError> {
         let name = self.workload.variables.expand(name);
-        let image = self.image(&name, &self.runner.docker.pull_policy, None).await?;
+        let image = self.image(&name, &self.runner.containers.images.pull_policies, None).await?;
         let portable = helper_image::portable_helper(&self.engine).await?;
         let mut command = portable.command().to_vec();
         command.extend(SERVE.iter().map(|word| (*word).to_owned()));

@@ -78,7 +78,7 @@ pub(super) async fn start(
             body.cmd.get_or_insert_default().extend(flags);
         }
         if docker.workload.access.network_owner().is_some() {
-            spec::own_network(&mut body, &docker.workload, &docker.runner.docker, service, hosts);
+            spec::own_network(&mut body, &docker.workload, docker.runner.docker(), service, hosts);
         }
     }
     let mut options = CreateContainerOptionsBuilder::new().name(&service.container);

@@ -56,7 +56,7 @@ impl DockerSession {
         self.job
             .get_or_try_init(|| async {
                 let config = &self.executor.config;
-                let engine = self.executor.engines.connect(&config.docker).await?;
+                let engine = self.executor.engines.connect(&config.docker().engine).await?;
                 let (auths, warnings) = self.credentials().await?;
                 let warm = self.executor.pool.leased(&self.request.workload);
                 let config = Arc::clone(config);

@@ -137,7 +137,7 @@ impl DockerJob {
     async fn start_guard(&self, socket: &Socket) -> Result<Guarded, DockerError> {
         let begun = Instant::now();
         let host = self.engine.host();
-        let config = &self.runner.docker.socket;
+        let config = &self.runner.containers.socket;
         let path = config.audit_log.clone();
         let path = path.unwrap_or_else(|| self.directories.files.join("audit.jsonl"));
         let (events, log) =
@@ -190,10 +190,10 @@ impl DockerJob {
         settings.workspace = workspace(&self.workload, volumes.into_iter().flatten());
         settings.images.registries.extend(registries(&self.workload.job.registries));
         settings.socket_group = Some(SOCKET_GROUP);
-        let config = &self.runner.docker.socket;
-        let parent = self.runner.docker.resources.cgroup_parent.as_deref();
+        let limits = &self.runner.containers.socket.limits;
+        let parent = self.runner.docker().limits.cgroup_parent.as_deref();
         let (names, directory) = (&self.workload.names, &self.directories.guard);
-        let group = cgroup::make(&self.engine, config, parent, names, directory).await;
+        let group = cgroup::make(&self.engine, limits, parent, names, directory).await;
         settings.cgroup_parent = Some(group.map_err(SocketError::Cgroup)?);
         Ok(settings)
     }
@@ -202,18 +202,18 @@ impl DockerJob {
         &self,
         events: mpsc::Sender<AuditEvent>,
     ) -> Result<GuardContainer, DockerError> {
-        let docker = &self.runner.docker;
+        let containers = &self.runner.containers;
         let unique = &self.workload.names.unique;
         let record = container::LaunchRecord {
             host: EngineHost {
                 engine: container::engine_socket(
-                    docker.socket.engine_socket.as_deref(),
+                    containers.socket.engine_socket.as_deref(),
                     self.engine.host(),
                 ),
                 container: format!("{unique}-guard"),
                 unique: unique.clone(),
             },
-            is_portable: docker.helper_image.as_deref().is_some_and(|name| !name.is_empty()),
+            is_portable: containers.images.helper.as_deref().is_some_and(|name| !name.is_empty()),
             labels: names::typed(&self.workload.labels, "guard"),
             is_begun: false,
         };
@@ -228,14 +228,14 @@ impl DockerJob {
         &self,
         volume: &'a VolumePlan,
     ) -> Result<Option<(&'a str, PathBuf)>, DockerError> {
-        let driver = self.runner.docker.volume_driver.clone();
+        let driver = self.runner.docker().volumes.driver.clone();
         if driver.as_deref().is_some_and(|driver| driver != "local") {
             return Ok(None);
         }
         let request = VolumeCreateRequest {
             name: Some(volume.name.clone()),
             driver,
-            driver_opts: Some(self.runner.docker.volume_driver_ops.clone()),
+            driver_opts: Some(self.runner.docker().volumes.driver_options.clone()),
             labels: Some(volume.labels.clone().into_iter().collect()),
             ..VolumeCreateRequest::default()
         };
@@ -342,7 +342,7 @@ fn settings(
     socket: &Socket,
     directory: &Path,
 ) -> GuardSettings {
-    let config = &runner.docker.socket;
+    let config = &runner.containers.socket;
     let identity = (IDENTITY.to_owned(), plan.names.unique.clone());
     let network = match &plan.network {
         NetworkPlan::Own { name, .. } => name,
@@ -395,12 +395,12 @@ fn labels(plan: &Workload) -> BTreeMap<String, String> {
 /// The operator's limits; no container has more than the job's own, nor than all together.
 pub(super) fn limits(runner: &RunnerConfig) -> guard::Limits {
     let mut limits = guard::Limits::default();
-    let config = &runner.docker.socket;
-    let resources = &runner.docker.resources;
+    let config = &runner.containers.socket.limits;
+    let own = &runner.docker().limits;
     let set = |limit: &mut i64, value: Option<i64>| *limit = value.unwrap_or(*limit);
     let count = |limit: &mut usize, value: Option<usize>| *limit = value.unwrap_or(*limit);
-    set(&mut limits.memory, config.memory.or(resources.memory));
-    set(&mut limits.nano_cpus, config.nano_cpus.or(resources.nano_cpus));
+    set(&mut limits.memory, config.memory.or(own.memory));
+    set(&mut limits.nano_cpus, config.nano_cpus.or(own.nano_cpus));
     set(&mut limits.pids, config.pids);
     count(&mut limits.containers, config.containers);
     count(&mut limits.networks, config.networks);

@@ -11,7 +11,7 @@ use bollard::models::{
 };
 
 use crate::{
-    config::{Device, DockerConfig, Resources, RunnerConfig},
+    config::{ContainerLimits, Device, DockerConfig, RunnerConfig},
     executor::docker::engine::ApiVersion,
     workload::{
         NetworkPlan, Workload, mount::VolumePlan, names, policy, script, service::ServicePlan,
@@ -63,14 +63,14 @@ pub fn build(
     hosts: &[String],
     socket: Option<&SocketPlace>,
 ) -> ContainerCreateBody {
-    let docker = &runner.docker;
+    let docker = runner.docker();
     let mut body = job_container(plan, runner, image, hosts, "build");
     body.cmd = Some(words(&["sh", "-c", script::SHELL_DETECTION]));
     body.entrypoint.clone_from(&plan.image.entrypoint);
     body.user.clone_from(&plan.image.user);
     if let Some(host) = &mut body.host_config {
         host.privileged = Some(plan.image.privileged);
-        host.pid_mode.clone_from(&docker.pid_mode);
+        host.pid_mode.clone_from(&docker.kernel.pid_mode);
         host.init = plan.flags.on("FF_USE_INIT_WITH_DOCKER_EXECUTOR").then_some(true);
         if let Some(volume) = &plan.mounts.socket {
             host.mounts.get_or_insert_default().push(mount(volume, docker));
@@ -99,7 +99,7 @@ fn job_endpoint(
     mut aliases: Vec<String>,
 ) -> Option<NetworkingConfig> {
     aliases.extend(["build".to_owned(), plan.names.build.clone()]);
-    endpoint(plan, docker.mac_address.clone(), aliases)
+    endpoint(plan, docker.hosts.mac_address.clone(), aliases)
 }
 
 /// Puts a container into another's network, whose names, name servers and hosts it then has
@@ -124,10 +124,10 @@ pub fn own_network(
     service: &ServicePlan,
     hosts: &[String],
 ) {
-    body.hostname = Some(docker.hostname.clone().unwrap_or_else(|| plan.names.host.clone()));
+    body.hostname = Some(docker.hosts.hostname.clone().unwrap_or_else(|| plan.names.host.clone()));
     body.networking_config = job_endpoint(plan, docker, service.aliases.clone());
     if let Some(host) = &mut body.host_config {
-        host.links = some(&docker.links);
+        host.links = some(&docker.hosts.links);
         let extra = host.extra_hosts.get_or_insert_default();
         extra.extend_from_slice(hosts);
         if !plan.network.has_aliases() {
@@ -153,7 +153,7 @@ pub fn helper(
     command: &HelperCommand,
     hosts: &[String],
 ) -> ContainerCreateBody {
-    let docker = &runner.docker;
+    let privileges = &runner.containers.privileges;
     let mut body = job_container(plan, runner, &command.image, hosts, "predefined");
     // Tasks bring the variables they need; the container's own environment is the image's.
     body.env = None;
@@ -161,7 +161,7 @@ pub fn helper(
     body.cmd = Some(Vec::new());
     body.user = Some("0:0".to_owned());
     if let Some(host) = &mut body.host_config {
-        host.privileged = Some(docker.privileged && docker.allowed_privileged_images.is_empty());
+        host.privileged = Some(privileges.privileged && privileges.allowed_images.is_empty());
         host.log_config = Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None });
     }
     body.networking_config = endpoint(plan, None, vec![plan.names.helper.clone()]);
@@ -177,28 +177,29 @@ pub fn service(
     image: &str,
     socket: Option<&SocketPlace>,
 ) -> ContainerCreateBody {
-    let docker = &runner.docker;
+    let docker = runner.docker();
     let mut labels = names::typed(&plan.labels, "service");
-    for (name, value) in &docker.container_labels {
+    for (name, value) in &runner.containers.labels {
         labels.insert(format!("{}.{name}", names::LABEL_PREFIX), plan.variables.expand(value));
     }
     labels.insert(format!("{}.service", names::LABEL_PREFIX), service.name.clone());
     labels.insert(format!("{}.service.version", names::LABEL_PREFIX), service.version.clone());
-    let mut host = shared_host(plan, docker);
-    limit(&mut host, &docker.service_resources);
+    let mut host = shared_host(plan, runner);
+    limit(&mut host, &docker.service_limits);
     host.devices = devices(
         &docker
-            .services_devices
+            .devices
+            .services
             .iter()
             .filter(|(glob, _)| policy::matches_any(std::slice::from_ref(glob), &service.image))
             .flat_map(|(_, devices)| devices.clone())
             .collect::<Vec<_>>(),
     );
-    host.device_requests = gpus(&docker.service_gpus);
-    host.security_opt = some(&docker.services_security_opt);
-    host.tmpfs = Some(docker.services_tmpfs.clone()).filter(|t| !t.is_empty());
+    host.device_requests = gpus(&docker.devices.service_gpus);
+    host.security_opt = some(&docker.security.service_options);
+    host.tmpfs = Some(runner.containers.volumes.services_tmpfs.clone()).filter(|t| !t.is_empty());
     host.privileged = Some(service.privileged);
-    host.extra_hosts = some(&docker.extra_hosts);
+    host.extra_hosts = some(&docker.hosts.extra_hosts);
     host.init = plan.flags.on("FF_USE_INIT_WITH_DOCKER_EXECUTOR").then_some(true);
     if service.unconfined {
         unconfine(&mut host);
@@ -247,14 +248,15 @@ fn job_container(
     hosts: &[String],
     kind: &str,
 ) -> ContainerCreateBody {
-    let docker = &runner.docker;
-    let mut host = shared_host(plan, docker);
-    limit(&mut host, &docker.resources);
-    host.devices = devices(&docker.devices);
-    host.device_requests = gpus(&docker.gpus);
-    host.device_cgroup_rules = some(&docker.device_cgroup_rules);
+    let docker = runner.docker();
+    let mut host = shared_host(plan, runner);
+    limit(&mut host, &docker.limits);
+    host.devices = devices(&docker.devices.devices);
+    host.device_requests = gpus(&docker.devices.gpus);
+    host.device_cgroup_rules = some(&docker.devices.cgroup_rules);
     host.ulimits = Some(
         docker
+            .kernel
             .ulimits
             .iter()
             .map(|limit| ResourcesUlimits {
@@ -265,20 +267,20 @@ fn job_container(
             .collect::<Vec<_>>(),
     )
     .filter(|u| !u.is_empty());
-    host.oom_kill_disable = docker.oom_kill_disable.then_some(true);
-    host.oom_score_adj = Some(docker.oom_score_adjust).filter(|score| *score != 0);
-    host.group_add = some(&docker.group_add);
-    host.cap_add = some(&docker.cap_add);
-    host.cap_drop = some(&docker.cap_drop);
-    host.security_opt = some(&docker.security_opt);
-    host.sysctls = Some(docker.sysctls.clone().into_iter().collect())
+    host.oom_kill_disable = docker.kernel.oom_kill_disable.then_some(true);
+    host.oom_score_adj = Some(docker.kernel.oom_score_adjust).filter(|score| *score != 0);
+    host.group_add = some(&docker.security.group_add);
+    host.cap_add = some(&docker.security.cap_add);
+    host.cap_drop = some(&docker.security.cap_drop);
+    host.security_opt = some(&docker.security.options);
+    host.sysctls = Some(docker.kernel.sysctls.clone().into_iter().collect())
         .filter(|s: &HashMap<_, _>| !s.is_empty());
-    host.ipc_mode.clone_from(&docker.ipc_mode);
-    host.links = some(&docker.links);
-    host.volume_driver.clone_from(&docker.volume_driver);
-    host.volumes_from = some(&docker.volumes_from);
-    host.tmpfs = Some(docker.tmpfs.clone()).filter(|t| !t.is_empty());
-    let mut extra: Vec<String> = docker.extra_hosts.clone();
+    host.ipc_mode.clone_from(&docker.kernel.ipc_mode);
+    host.links = some(&docker.hosts.links);
+    host.volume_driver.clone_from(&docker.volumes.driver);
+    host.volumes_from = some(&docker.volumes.from);
+    host.tmpfs = Some(runner.containers.volumes.tmpfs.clone()).filter(|t| !t.is_empty());
+    let mut extra: Vec<String> = docker.hosts.extra_hosts.clone();
     extra.extend_from_slice(hosts);
     host.extra_hosts = some(&extra);
     // A container in another's network cannot have a host name of its own.
@@ -287,7 +289,7 @@ fn job_container(
     ContainerCreateBody {
         image: Some(image.to_owned()),
         hostname: own_name
-            .then(|| docker.hostname.clone().unwrap_or_else(|| plan.names.host.clone())),
+            .then(|| docker.hosts.hostname.clone().unwrap_or_else(|| plan.names.host.clone())),
         env: Some(plan.variables.environment()),
         tty: Some(false),
         open_stdin: Some(true),
@@ -302,16 +304,17 @@ fn job_container(
 }
 
 /// What all containers of a job have in common.
-fn shared_host(plan: &Workload, docker: &DockerConfig) -> HostConfig {
+fn shared_host(plan: &Workload, runner: &RunnerConfig) -> HostConfig {
+    let docker = runner.docker();
     HostConfig {
         binds: some(&plan.mounts.binds),
         mounts: Some(mounts(plan, docker)).filter(|m| !m.is_empty()),
         network_mode: Some(plan.network.mode().to_owned()),
-        dns: some(&docker.dns),
-        dns_search: some(&docker.dns_search),
-        runtime: docker.runtime.clone(),
-        userns_mode: docker.userns_mode.clone(),
-        shm_size: Some(docker.shm_size).filter(|size| *size > 0),
+        dns: some(&docker.hosts.dns),
+        dns_search: some(&docker.hosts.dns_search),
+        runtime: runner.containers.runtime.clone(),
+        userns_mode: docker.security.userns_mode.clone(),
+        shm_size: Some(docker.kernel.shm_size).filter(|size| *size > 0),
         log_config: Some(HostConfigLogConfig {
             typ: Some("json-file".to_owned()),
             config: Some(docker.log_options.clone()).filter(|o| !o.is_empty()),
@@ -338,10 +341,10 @@ pub(super) fn mount(volume: &VolumePlan, docker: &DockerConfig) -> Mount {
         target: Some(volume.destination.clone()),
         volume_options: Some(MountVolumeOptions {
             labels: Some(volume.labels.clone().into_iter().collect()),
-            driver_config: docker.volume_driver.clone().map(|name| {
+            driver_config: docker.volumes.driver.clone().map(|name| {
                 MountVolumeOptionsDriverConfig {
                     name: Some(name),
-                    options: Some(docker.volume_driver_ops.clone()),
+                    options: Some(docker.volumes.driver_options.clone()),
                 }
             }),
             ..MountVolumeOptions::default()
@@ -371,7 +374,7 @@ fn unfilter(host: &mut HostConfig) {
     host.readonly_paths = Some(Vec::new());
 }
 
-fn limit(host: &mut HostConfig, resources: &Resources) {
+fn limit(host: &mut HostConfig, resources: &ContainerLimits) {
     host.memory = resources.memory;
     host.memory_swap = resources.memory_swap;
     host.memory_reservation = resources.memory_reservation;
@@ -419,7 +422,7 @@ fn gpus(text: &str) -> Option<Vec<DeviceRequest>> {
 /// What to tell of a `mac_address` that this engine does not take with an endpoint.
 #[must_use]
 pub fn ignored_mac_address(docker: &DockerConfig, engine: ApiVersion) -> Option<String> {
-    let address = docker.mac_address.as_ref()?;
+    let address = docker.hosts.mac_address.as_ref()?;
     (engine < MAC_ADDRESS_API).then(|| {
         format!(
             "mac_address {address} is not used: it needs API {MAC_ADDRESS_API}, the engine has \

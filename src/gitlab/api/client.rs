@@ -72,11 +72,11 @@ impl ClientSettings {
         connection_max_age: Duration,
     ) -> Self {
         Self {
-            url: runner.url.clone(),
-            token: runner.token.clone(),
-            tls_ca_file: runner.tls_ca_file.clone(),
-            tls_cert_file: runner.tls_cert_file.clone(),
-            tls_key_file: runner.tls_key_file.clone(),
+            url: runner.gitlab.url.clone(),
+            token: runner.gitlab.token.clone(),
+            tls_ca_file: runner.gitlab.tls.ca.clone(),
+            tls_cert_file: runner.gitlab.tls.cert.clone(),
+            tls_key_file: runner.gitlab.tls.key.clone(),
             certs_dir: certs_dir.map(Path::to_owned),
             connection_max_age,
         }

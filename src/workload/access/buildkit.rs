@@ -99,11 +99,11 @@ impl BuildKit {
 impl Inputs<'_> {
     /// What the runner gives a job beside its guarded socket.
     pub(super) fn buildkit(&self) -> Option<BuildKit> {
-        let socket = &self.docker.socket;
+        let socket = &self.containers.socket;
         (socket.build == SocketBuild::Sidecar).then(|| BuildKit::new(&socket.buildkit_image))
     }
 
-    /// Variables by which docker, buildx, compose and buildctl find it. A job that has builders of
+    /// Variables by which containers, buildx, compose and buildctl find it. A job that has builders of
     /// its own keeps them.
     pub(super) fn buildkit_variables(&self) -> Vec<(&'static str, Option<String>)> {
         let mut variables = vec![("BUILDKIT_HOST", Some(BuildKit::address()))];

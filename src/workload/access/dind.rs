@@ -98,7 +98,7 @@ impl DindPlan {
         });
         let socket = command
             .takes_flags
-            .then(|| SocketPlan::new(&inputs.docker.volumes, &reach.address, rootless));
+            .then(|| SocketPlan::new(&inputs.containers.volumes.entries, &reach.address, rootless));
         let job = JobSide {
             inputs,
             reach: &reach,
@@ -174,18 +174,18 @@ fn privileged(
     service: &ServicePlan,
     rootless: bool,
 ) -> Result<bool, AccessError> {
-    let docker = inputs.docker;
-    if docker.runtime.as_deref().is_some_and(|runtime| runtime.starts_with("sysbox")) {
+    let containers = inputs.containers;
+    if containers.runtime.as_deref().is_some_and(|runtime| runtime.starts_with("sysbox")) {
         return Ok(false);
     }
     if rootless {
         return Ok(service.privileged);
     }
     let forbidden = |key| Err(AccessError::Forbidden { service: service.written.clone(), key });
-    if docker.services_privileged == Some(false) {
+    if containers.privileges.services == Some(false) {
         return forbidden("[runners.docker] services_privileged = false");
     }
-    if !policy::is_privileged(&service.written, &docker.allowed_privileged_services) {
+    if !policy::is_privileged(&service.written, &containers.privileges.allowed_services) {
         return forbidden("[runners.docker] allowed_privileged_services");
     }
     Ok(true)

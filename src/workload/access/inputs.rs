@@ -1,6 +1,6 @@
 //! What the decision is made of: services, variables, network and settings, and what they say.
 
-use crate::config::DockerConfig;
+use crate::config::ContainerConfig;
 
 use super::{
     super::{network::NetworkPlan, policy, service::ServicePlan, variable::Expanded},
@@ -15,7 +15,7 @@ pub(super) struct Inputs<'a> {
     pub(super) services: &'a [ServicePlan],
     pub(super) variables: &'a Expanded,
     pub(super) network: &'a NetworkPlan,
-    pub(super) docker: &'a DockerConfig,
+    pub(super) containers: &'a ContainerConfig,
 }
 
 impl Inputs<'_> {
@@ -47,8 +47,8 @@ impl Inputs<'_> {
 }
 
 /// Whether a service is a Docker daemon (`[runners.docker.dind] images`).
-pub(super) fn is_daemon(docker: &DockerConfig, service: &ServicePlan) -> bool {
-    let images = &docker.dind.images;
+pub(super) fn is_daemon(containers: &ContainerConfig, service: &ServicePlan) -> bool {
+    let images = &containers.dind.images;
     policy::matches_any(images, &service.written) || policy::matches_any(images, &service.image)
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::config::{DindMode, DindNetwork, DockerConfig};
+use crate::config::{ContainerConfig, DindMode, DindNetwork};
 
 use super::{
     super::{
@@ -84,7 +84,7 @@ impl Access {
 
 /// What the decision depends on, beside services and variables.
 pub(in crate::workload) struct Request<'a> {
-    pub(in crate::workload) docker: &'a DockerConfig,
+    pub(in crate::workload) containers: &'a ContainerConfig,
     pub(in crate::workload) network: &'a NetworkPlan,
     /// The daemon that is lent to the job.
     pub(in crate::workload) warm: Option<&'a WarmDaemonLease>,
@@ -100,14 +100,14 @@ pub(in crate::workload) fn plan(
     variables: &mut Expanded,
     warnings: &mut Vec<String>,
 ) -> Result<Access, AccessError> {
-    let Request { docker, network, warm } = request;
+    let Request { containers, network, warm } = request;
     if let Some(lease) = warm
-        && docker.dind.mode == DindMode::Sidecar
-        && let Some(service) = services.iter_mut().find(|service| is_daemon(docker, service))
+        && containers.dind.mode == DindMode::Sidecar
+        && let Some(service) = services.iter_mut().find(|service| is_daemon(containers, service))
     {
         service.container.clone_from(&lease.container);
     }
-    let access = decide(&Inputs { services, variables, network, docker })?;
+    let access = decide(&Inputs { services, variables, network, containers })?;
     match &access {
         Access::None => {}
         Access::Dind(dind) => {
@@ -132,10 +132,10 @@ pub(in crate::workload) fn plan(
 }
 
 pub(super) fn decide(inputs: &Inputs<'_>) -> Result<Access, AccessError> {
-    let Some(service) = inputs.services.iter().find(|s| is_daemon(inputs.docker, s)) else {
+    let Some(service) = inputs.services.iter().find(|s| is_daemon(inputs.containers, s)) else {
         return Ok(inputs.socket(None).map_or(Access::None, Access::Socket));
     };
-    match inputs.docker.dind.mode {
+    match inputs.containers.dind.mode {
         DindMode::Socket => Ok(inputs.socket(Some(service)).map_or(Access::None, Access::Socket)),
         DindMode::Refuse => Err(AccessError::Refused { service: service.written.clone() }),
         DindMode::Sidecar => Ok(Access::Dind(Box::new(DindPlan::new(inputs, service)?))),

@@ -48,10 +48,11 @@ impl fmt::Display for Socket {
 impl Inputs<'_> {
     /// The engine's socket, where the runner mounts or offers it, or in the place of a service.
     pub(super) fn socket(&self, service: Option<&ServicePlan>) -> Option<Socket> {
-        let mode = self.docker.socket.mode;
+        let mode = self.containers.socket.mode;
         let mut paths: Vec<String> = self
-            .docker
+            .containers
             .volumes
+            .entries
             .iter()
             .filter_map(|text| Volume::parse(text).ok())
             .filter(Volume::is_engine_socket)

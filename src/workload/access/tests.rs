@@ -1,9 +1,6 @@
 use super::{inputs::Inputs, plan::decide, *};
 use crate::{
-    config::{
-        DindConfig, DindMode, DindNetwork, DockerConfig, SocketBuild, SocketMode,
-        testing::docker_config,
-    },
+    config::{ContainerConfig, DindConfig, DindMode, DindNetwork, SocketBuild, SocketMode},
     workload::{
         NetworkPlan,
         service::ServicePlan,
@@ -16,7 +13,7 @@ struct Case {
     services: Vec<ServicePlan>,
     variables: Variables,
     network: NetworkPlan,
-    docker: DockerConfig,
+    containers: ContainerConfig,
 }
 
 fn service(name: &str, aliases: &[&str]) -> ServicePlan {
@@ -48,7 +45,7 @@ fn dind(variables: &[(&str, &str)]) -> Case {
         services: vec![service("docker:dind", &["docker"])],
         variables: Variables::default(),
         network: NetworkPlan::Own { name: "n".to_owned(), mtu: 0, ipv6: false },
-        docker: docker_config(),
+        containers: ContainerConfig::default(),
     };
     for (key, value) in variables {
         let (key, value) = ((*key).to_owned(), (*value).to_owned());
@@ -63,7 +60,7 @@ const ROOTLESSKIT: &str = "DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS";
 
 impl Case {
     fn request(&self) -> Request<'_> {
-        Request { docker: &self.docker, network: &self.network, warm: None }
+        Request { containers: &self.containers, network: &self.network, warm: None }
     }
 
     fn decide(&self) -> Result<Access, AccessError> {
@@ -72,7 +69,7 @@ impl Case {
             services: &self.services,
             variables: &variables,
             network: &self.network,
-            docker: &self.docker,
+            containers: &self.containers,
         })
     }
 
@@ -218,7 +215,7 @@ fn an_address_that_is_not_the_daemons_is_said_with_the_variables_name() {
 #[test]
 fn its_own_aliases_are_names_of_the_daemon_too() {
     let mut case = dind(&[("DOCKER_HOST", "tcp://builder:2376")]);
-    case.docker.dind.images = words(&["**/docker:*dind*"]);
+    case.containers.dind.images = words(&["**/docker:*dind*"]);
     case.services[0] = service("reg.example/docker:24-dind", &["reg.example__docker", "builder"]);
     let daemon = case.daemon();
     assert_eq!(daemon.aliases, ["reg.example__docker", "builder", "docker"]);
@@ -253,7 +250,7 @@ fn the_settings_say_which_images_are_daemons_and_what_becomes_of_them() {
         assert!(!is_daemon(name), "{name}");
     }
     let mut case = dind(&[]);
-    case.docker.dind = DindConfig { mode: DindMode::Refuse, ..DindConfig::default() };
+    case.containers.dind = DindConfig { mode: DindMode::Refuse, ..DindConfig::default() };
     assert_eq!(
         case.decide().unwrap_err().to_string(),
         "the service docker:dind is a Docker daemon, and this runner gives jobs none \
@@ -264,16 +261,16 @@ fn the_settings_say_which_images_are_daemons_and_what_becomes_of_them() {
 #[test]
 fn docker_98_99_what_forbids_privileged_services_forbids_the_daemon() {
     let mut case = dind(&[]);
-    case.docker.allowed_privileged_services = words(&["docker:29-dind"]);
+    case.containers.privileges.allowed_services = words(&["docker:29-dind"]);
     let error = case.decide().unwrap_err().to_string();
     assert!(error.contains("[runners.docker] allowed_privileged_services forbids it"), "{error}");
-    case.docker.allowed_privileged_services = words(&["docker:*"]);
+    case.containers.privileges.allowed_services = words(&["docker:*"]);
     assert!(case.daemon().privileged);
-    case.docker.services_privileged = Some(false);
+    case.containers.privileges.services = Some(false);
     let error = case.decide().unwrap_err().to_string();
     assert!(error.contains("services_privileged = false forbids it"), "{error}");
     // Neither is needed here.
-    case.docker.runtime = Some("sysbox-runc".to_owned());
+    case.containers.runtime = Some("sysbox-runc".to_owned());
     assert!(!case.daemon().privileged);
 }
 
@@ -341,8 +338,8 @@ fn a_command_that_turns_tls_off_is_believed() {
 #[test]
 fn registries_and_ipv6_are_passed_on_where_nothing_says_otherwise() {
     let mut case = dind(&[]);
-    case.docker.dind.registry_mirrors = words(&["https://m.example"]);
-    case.docker.dind.insecure_registries = words(&["r:5000"]);
+    case.containers.dind.registry_mirrors = words(&["https://m.example"]);
+    case.containers.dind.insecure_registries = words(&["r:5000"]);
     case.network = NetworkPlan::Own { name: "n".to_owned(), mtu: 1400, ipv6: true };
     let all = [
         "--host=tcp://0.0.0.0:2375",
@@ -356,7 +353,7 @@ fn registries_and_ipv6_are_passed_on_where_nothing_says_otherwise() {
     let own = but_for_the_socket(case.applied().command).split_off(4);
     assert_eq!(own, ["--registry-mirror=https://m.example", "--insecure-registry=r:5000"]);
     // The daemon does not start when a file and a flag say the same.
-    case.docker.volumes = words(&["/srv/daemon.json:/etc/docker/daemon.json:ro"]);
+    case.containers.volumes.entries = words(&["/srv/daemon.json:/etc/docker/daemon.json:ro"]);
     assert_eq!(case.applied().command[4..], SHARED[..1]);
 }
 
@@ -371,7 +368,7 @@ fn in_the_hosts_network_the_daemon_is_at_the_hosts_own_address() {
 fn dood(variables: &[(&str, &str)]) -> Case {
     let mut case = dind(variables);
     case.services.clear();
-    case.docker.volumes = words(&["/cache", "/run/docker.sock:/var/run/docker.sock"]);
+    case.containers.volumes.entries = words(&["/cache", "/run/docker.sock:/var/run/docker.sock"]);
     case
 }
 
@@ -392,16 +389,16 @@ fn docker_102_a_socket_that_volumes_mounts_is_guarded_unless_raw_is_written() {
         "Docker for this job: the engine's own socket at /var/run/docker.sock, guarded, as the \
          runner's configuration says"
     );
-    assert!(case.docker.guards_sockets());
-    case.docker.socket.mode = SocketMode::Raw;
+    assert!(case.containers.guards_sockets());
+    case.containers.socket.mode = SocketMode::Raw;
     assert!(case.decide().unwrap().to_string().contains("which makes it root on its host"));
-    assert!(!case.docker.guards_sockets() && case.decide().unwrap().is_raw());
+    assert!(!case.containers.guards_sockets() && case.decide().unwrap().is_raw());
     assert_eq!(case.socket().variables, []);
-    case.docker.volumes.clear();
+    case.containers.volumes.entries.clear();
     assert_eq!(case.decide().unwrap(), Access::None);
-    case.docker.socket.mode = SocketMode::Off;
+    case.containers.socket.mode = SocketMode::Off;
     assert_eq!(case.decide().unwrap(), Access::None);
-    case.docker.socket.mode = SocketMode::Guarded;
+    case.containers.socket.mode = SocketMode::Guarded;
     assert_eq!(case.socket().paths, ["/var/run/docker.sock"]);
 }
 
@@ -424,7 +421,7 @@ fn a_guarded_job_finds_its_socket_and_keeps_what_it_says_itself() {
 fn a_guarded_job_finds_its_buildkit_and_keeps_builders_of_its_own() {
     let with = |variables: &[(&str, &str)]| {
         let mut case = dood(variables);
-        case.docker.socket.build = SocketBuild::Sidecar;
+        case.containers.socket.build = SocketBuild::Sidecar;
         case
     };
     let case = with(&[]);
@@ -451,10 +448,10 @@ fn a_guarded_job_finds_its_buildkit_and_keeps_builders_of_its_own() {
     assert!(own.iter().all(|(name, _)| *name != "BUILDX_BUILDER"), "{own:?}");
 
     let mut raw = with(&[]);
-    raw.docker.socket.mode = SocketMode::Raw;
+    raw.containers.socket.mode = SocketMode::Raw;
     assert_eq!(raw.socket().buildkit, None);
     let mut dind = dind(&[]);
-    dind.docker.socket.build = SocketBuild::Sidecar;
+    dind.containers.socket.build = SocketBuild::Sidecar;
     assert_eq!(dind.decide().unwrap().buildkit(), None);
 }
 
@@ -475,7 +472,7 @@ fn a_daemon_that_is_mapped_to_the_socket_leaves_the_job_as_it_is() {
         ("DOCKER_TLS_CERTDIR", "/certs"),
         ("DOCKER_CERT_PATH", "/certs/client"),
     ]);
-    case.docker.dind.mode = DindMode::Socket;
+    case.containers.dind.mode = DindMode::Socket;
     case.services.push(service("redis:7", &["redis"]));
     let mut variables = case.variables.expand("");
     let mut notes = Vec::new();
@@ -530,7 +527,7 @@ fn a_unix_socket_in_docker_host_is_the_daemons_own() {
 fn what_the_operator_mounts_is_not_taken_for_the_daemons_socket() {
     for volume in ["/run/docker.sock:/var/run/docker.sock", "/var/run:/run/", "/var/run"] {
         let mut case = dind(&[("DOCKER_HOST", "unix:///var/run/docker.sock")]);
-        case.docker.volumes = words(&[volume]);
+        case.containers.volumes.entries = words(&[volume]);
         let daemon = case.daemon();
         assert_eq!(daemon.socket.as_ref().unwrap().links, [""; 0], "{volume}");
         assert!(daemon.notes[0].contains("which is not the job's daemon"), "{volume}");
@@ -553,7 +550,7 @@ fn a_command_that_is_not_understood_shares_no_socket() {
 fn in_a_shared_network_the_daemon_is_local_too() {
     let mut case = dind(&[("DOCKER_HOST", "tcp://localhost:2375"), ("DOCKER_TLS_CERTDIR", "")]);
     assert_eq!(case.daemon().notes.len(), 1);
-    case.docker.dind.network = DindNetwork::Shared;
+    case.containers.dind.network = DindNetwork::Shared;
     let daemon = case.daemon();
     assert_eq!(daemon.network, DindNetwork::Shared);
     assert_eq!((daemon.port, &daemon.notes[..], variables(&daemon)), (2375, &[][..], vec![]));
@@ -584,7 +581,7 @@ fn the_mtu_is_for_all_of_the_daemons_networks_where_it_knows_how() {
     assert_eq!(flags(&case, Some(1500), "28.0.0"), [""; 0]);
     assert_eq!(flags(&case, None, "28.0.0"), [""; 0]);
     // The settings' own stands above it, and the job's above all.
-    case.docker.network_mtu = 1400;
+    case.containers.network.mtu = 1400;
     assert_eq!(flags(&case, Some(9000), "28.0.0"), ["--mtu=1400", all]);
     for own in [&["--mtu=1300"][..], &["--mtu", "1300"]] {
         case.services[0].command = words(own);

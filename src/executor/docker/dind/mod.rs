@@ -221,7 +221,7 @@ impl<'a> Daemon<'a> {
     ) -> Result<(), DaemonError> {
         let begun = Instant::now();
         let since = self.taken.unwrap_or(begun);
-        let limit = docker.runner.docker.dind.ready_timeout;
+        let limit = docker.runner.containers.dind.ready_timeout;
         let mut addresses = started.ip_addresses();
         if addresses.is_empty() && self.plan.host == "127.0.0.1" {
             addresses.push([127, 0, 0, 1].into());

@@ -269,9 +269,9 @@ impl Wanted<'_> {
         {
             return Err(Unfit::Storage);
         }
-        let driver = runner.docker.volume_driver.as_deref();
+        let driver = runner.docker().volumes.driver.as_deref();
         if driver.is_some_and(|driver| driver != "local")
-            || !runner.docker.volume_driver_ops.is_empty()
+            || !runner.docker().volumes.driver_options.is_empty()
         {
             return Err(Unfit::VolumeDriver);
         }
@@ -304,7 +304,7 @@ impl Wanted<'_> {
         let directory = self.sidecar.certificates.as_ref().map(|c| c.directory.as_str());
         let binds = self.binds();
         let binds = binds.iter().filter_map(|bind| bind.split(':').nth(1));
-        let tmpfs = self.runner.docker.services_tmpfs.keys().map(String::as_str);
+        let tmpfs = self.runner.containers.volumes.services_tmpfs.keys().map(String::as_str);
         let mut used: Vec<&str> = IN_USE.to_vec();
         used.extend([DATA_ROOT, SOCKET_DIRECTORY].into_iter().chain(directory).chain(binds));
         used.extend(tmpfs);

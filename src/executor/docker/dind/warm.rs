@@ -171,7 +171,7 @@ pub async fn start(
         body.cmd.get_or_insert_default().extend(flags);
     }
     let volumes = recipe.volumes(&names);
-    let volumes = volumes.iter().map(|volume| spec::mount(volume, &runner.docker));
+    let volumes = volumes.iter().map(|volume| spec::mount(volume, runner.docker()));
     body.host_config.get_or_insert_default().mounts = Some(volumes.collect());
     let mut options = CreateContainerOptionsBuilder::new().name(&container);
     if let Some(platform) = &recipe.platform {
@@ -204,7 +204,7 @@ pub async fn start(
                 sleep(ASK_AGAIN).await;
             }
         };
-        let limit = runner.docker.dind.ready_timeout;
+        let limit = runner.containers.dind.ready_timeout;
         if timeout(limit, answers).await.is_ok() {
             return Ok(());
         }

@@ -23,7 +23,7 @@ use super::{
     pulls::Pulls,
     transport::{self, Connector, Transport},
 };
-use crate::config::DockerConfig;
+use crate::config::EngineAddress;
 
 /// Where an engine listens when nothing says otherwise.
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
@@ -236,7 +236,7 @@ impl fmt::Debug for Engine {
 
 impl Engine {
     /// Connects: one request, `GET /version`, that says all we need to know of the engine.
-    pub async fn connect(config: &DockerConfig, env: &EngineEnv) -> Result<Self, ConnectError> {
+    pub async fn connect(config: &EngineAddress, env: &EngineEnv) -> Result<Self, ConnectError> {
         let endpoint = Endpoint::of(config, env)?;
         let wanted = env.api_version.as_deref().map(ApiVersion::from_str).transpose()?;
         let host = endpoint.host.clone();
@@ -375,7 +375,7 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    fn of(config: &DockerConfig, env: &EngineEnv) -> Result<Self, ConnectError> {
+    fn of(config: &EngineAddress, env: &EngineEnv) -> Result<Self, ConnectError> {
         let configured = config.host.as_deref().filter(|host| !host.is_empty());
         let (host, tls_verify, cert_path) = if let Some(host) = configured {
             (host, config.tls_verify, config.tls_cert_path.as_ref())

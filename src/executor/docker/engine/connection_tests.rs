@@ -1,4 +1,4 @@
-use crate::{base::error_chain, config::testing::docker_config};
+use crate::base::error_chain;
 use std::process::Command;
 
 use axum::response::Response;
@@ -30,7 +30,7 @@ fn fake(about: impl Fn() -> Response + Clone + Send + Sync + 'static) -> FakeEng
 
 async fn refusal(about: impl Fn() -> Response + Clone + Send + Sync + 'static) -> String {
     let fake = fake(about);
-    let error = Engine::connect(&docker_config(), &env(&fake.host())).await.unwrap_err();
+    let error = Engine::connect(&EngineAddress::default(), &env(&fake.host())).await.unwrap_err();
     error.to_string().replace(&fake.host(), "HOST")
 }
 
@@ -64,7 +64,7 @@ fn docker_24_without_a_host_address_and_tls_come_from_the_environment() {
     let env = EngineEnv::of(variables);
     assert_eq!((&env.api_version, &env.home), (&None, &None));
     let tcp = |host: &str, port| Address::Tcp { host: host.to_owned(), port };
-    let from_env = Endpoint::of(&docker_config(), &env).unwrap();
+    let from_env = Endpoint::of(&EngineAddress::default(), &env).unwrap();
     assert_eq!(
         from_env,
         Endpoint {
@@ -74,10 +74,11 @@ fn docker_24_without_a_host_address_and_tls_come_from_the_environment() {
         }
     );
     // The file's host brings the file's TLS settings with it.
-    let config = DockerConfig { host: Some("tcp://other.example".into()), ..docker_config() };
+    let config =
+        EngineAddress { host: Some("tcp://other.example".into()), ..EngineAddress::default() };
     let from_file = Endpoint::of(&config, &env).unwrap();
     assert_eq!((from_file.address, from_file.tls), (tcp("other.example", 2375), None));
-    let nothing = Endpoint::of(&docker_config(), &EngineEnv::default()).unwrap();
+    let nothing = Endpoint::of(&EngineAddress::default(), &EngineEnv::default()).unwrap();
     assert_eq!(nothing.address, Address::Unix("/var/run/docker.sock".into()));
     for off in ["", "0", "false"] {
         assert!(!EngineEnv::of(|_| Some(off.to_owned())).tls_verify);
@@ -94,7 +95,7 @@ fn addresses_of_other_kinds_are_refused() {
         "tcp://",
         "https://host",
     ] {
-        let error = Endpoint::of(&docker_config(), &env(host)).unwrap_err();
+        let error = Endpoint::of(&EngineAddress::default(), &env(host)).unwrap_err();
         assert!(matches!(error, ConnectError::Address { .. }), "{host}: {error}");
     }
 }
@@ -102,17 +103,17 @@ fn addresses_of_other_kinds_are_refused() {
 #[tokio::test]
 async fn docker_25_certificates_are_read_only_with_tls_verify() {
     let host = || Some("tcp://127.0.0.1:1".to_owned());
-    let missing = DockerConfig {
+    let missing = EngineAddress {
         host: host(),
         tls_cert_path: Some("/nonexistent".into()),
-        ..docker_config()
+        ..EngineAddress::default()
     };
     let error = Engine::connect(&missing, &EngineEnv::default()).await.unwrap_err();
     assert!(matches!(error, ConnectError::Unreachable { .. }), "{error}");
-    let verified = DockerConfig { tls_verify: true, ..missing };
+    let verified = EngineAddress { tls_verify: true, ..missing };
     let error = Engine::connect(&verified, &EngineEnv::default()).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot read `/nonexistent/ca.pem`");
-    let nowhere = DockerConfig { host: host(), tls_verify: true, ..docker_config() };
+    let nowhere = EngineAddress { host: host(), tls_verify: true, ..EngineAddress::default() };
     let error = Engine::connect(&nowhere, &EngineEnv::default()).await.unwrap_err();
     assert!(matches!(error, ConnectError::NoCertPath), "{error}");
 }
@@ -176,11 +177,11 @@ async fn tls_shows_the_clients_certificate_and_trusts_the_engines_ca_alone() {
             let _ = stream.shutdown().await;
         }
     });
-    let config = DockerConfig {
+    let config = EngineAddress {
         host: Some(host),
         tls_verify: true,
         tls_cert_path: Some(path.to_owned()),
-        ..docker_config()
+        ..EngineAddress::default()
     };
     let engine = Engine::connect(&config, &EngineEnv::default()).await.unwrap();
     assert_eq!(engine.architecture(), "amd64");
@@ -230,18 +231,18 @@ async fn the_environment_may_choose_a_version_that_both_speak() {
     let fake = fake(|| version("1.99", "1.24", "linux", "amd64"));
     let wanting =
         |version: &str| EngineEnv { api_version: Some(version.to_owned()), ..env(&fake.host()) };
-    let newest = Engine::connect(&docker_config(), &env(&fake.host())).await.unwrap();
+    let newest = Engine::connect(&EngineAddress::default(), &env(&fake.host())).await.unwrap();
     let known = bollard::API_DEFAULT_VERSION.to_string();
     assert_eq!(newest.api_version().to_string(), known);
-    let chosen = Engine::connect(&docker_config(), &wanting("1.40")).await.unwrap();
+    let chosen = Engine::connect(&EngineAddress::default(), &wanting("1.40")).await.unwrap();
     assert_eq!(chosen.api_version().to_string(), "1.40");
-    let error = Engine::connect(&docker_config(), &wanting("1.29")).await.unwrap_err();
+    let error = Engine::connect(&EngineAddress::default(), &wanting("1.29")).await.unwrap_err();
     assert_eq!(
         error.to_string().replace(&fake.host(), "HOST"),
         "DOCKER_API_VERSION asks for API 1.29, \
          but the engine at `HOST` can be used with 1.30 to 1.53"
     );
-    let error = Engine::connect(&docker_config(), &wanting("new")).await.unwrap_err();
+    let error = Engine::connect(&EngineAddress::default(), &wanting("new")).await.unwrap_err();
     assert_eq!(error.to_string(), "`new` is not an API version such as 1.41");
 }
 
@@ -254,7 +255,9 @@ async fn a_real_engine_is_reached_and_its_absence_is_said() {
     let missing = missing.map_err(Error::of("inspect the container", "x")).unwrap_err();
     assert!(missing.is_not_found() && !missing.is_gone(), "{missing:?}");
 
-    let error = Engine::connect(&docker_config(), &env("unix:///nonexistent/s")).await.unwrap_err();
+    let error = Engine::connect(&EngineAddress::default(), &env("unix:///nonexistent/s"))
+        .await
+        .unwrap_err();
     assert_eq!(error.to_string(), "no Docker engine answers at `unix:///nonexistent/s`");
     let ConnectError::Unreachable { source, .. } = error else { panic!("{error}") };
     assert!(source.is_gone());
@@ -291,7 +294,7 @@ async fn a_container_is_attached_to_in_both_directions() {
 #[test]
 fn connecting_and_getting_images_can_be_done_by_a_task_of_its_own() {
     fn is_send(_: impl Send) {}
-    let (config, env) = (docker_config(), EngineEnv::default());
+    let (config, env) = (EngineAddress::default(), EngineEnv::default());
     is_send(Engine::connect(&config, &env));
     let with = |engine: &'static Engine, request: &'static image::ImageRequest| {
         is_send(helper_image::ensure(engine));

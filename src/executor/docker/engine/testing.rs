@@ -19,7 +19,7 @@ use axum::{
 use tokio::task::JoinSet;
 
 use super::{Engine, EngineEnv};
-use crate::config::{DockerConfig, testing::docker_config};
+use crate::config::EngineAddress;
 
 /// The address of a real engine: `DOCKER_HOST`, or one that `tests/engine/up` brings up.
 pub(crate) fn engine_host() -> &'static str {
@@ -41,8 +41,8 @@ pub(crate) fn engine_host() -> &'static str {
 /// they were made in.
 pub(crate) async fn engine() -> Engine {
     let host = tokio::task::spawn_blocking(engine_host).await.unwrap();
-    let config = DockerConfig { host: Some(host.to_owned()), ..docker_config() };
-    Engine::connect(&config, &EngineEnv::default()).await.unwrap()
+    let address = EngineAddress { host: Some(host.to_owned()), ..EngineAddress::default() };
+    Engine::connect(&address, &EngineEnv::default()).await.unwrap()
 }
 
 /// A request as an engine sees it.
@@ -99,8 +99,8 @@ impl FakeEngine {
 
     /// A connection to it.
     pub(crate) async fn connect(&self) -> Engine {
-        let config = DockerConfig { host: Some(self.host()), ..docker_config() };
-        Engine::connect(&config, &EngineEnv::default()).await.unwrap()
+        let address = EngineAddress { host: Some(self.host()), ..EngineAddress::default() };
+        Engine::connect(&address, &EngineEnv::default()).await.unwrap()
     }
 
     /// What it was asked since the last call.

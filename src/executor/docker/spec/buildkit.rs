@@ -26,9 +26,9 @@ pub fn buildkit(
     place: &SocketPlace,
     limits: &Limits,
 ) -> ContainerCreateBody {
-    let docker = &runner.docker;
-    let mut host = shared_host(plan, docker);
-    limit(&mut host, &docker.resources);
+    let docker = runner.docker();
+    let mut host = shared_host(plan, runner);
+    limit(&mut host, &docker.limits);
     host.memory = Some(limits.memory);
     host.memory_swap = Some(limits.memory);
     // One of the job's that is larger would be refused.
@@ -40,7 +40,7 @@ pub fn buildkit(
     host.mounts = Some(own.map(|volume| mount(volume, docker)).collect());
     host.network_mode = Some(place.network.clone());
     host.cgroup_parent.clone_from(&place.cgroup_parent);
-    host.extra_hosts = some(&docker.extra_hosts);
+    host.extra_hosts = some(&docker.hosts.extra_hosts);
     host.privileged = Some(false);
     if buildkit.unconfined {
         unfilter(&mut host);

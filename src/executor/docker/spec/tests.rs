@@ -341,7 +341,7 @@ fn docker_47_a_mac_address_is_the_build_containers_where_the_engine_takes_it() {
     assert_eq!(endpoint.aliases, None);
     assert_eq!((helper.networking_config, service.networking_config), (None, None));
     let warning = |case: &Case, minor: u32| {
-        super::ignored_mac_address(&case.config().docker, ApiVersion { major: 1, minor })
+        super::ignored_mac_address(case.config().docker(), ApiVersion { major: 1, minor })
     };
     let text = "mac_address 92:d0:c6:0a:29:33 is not used: it needs API 1.44, the engine has 1.43";
     assert_eq!(warning(&case, 43).as_deref(), Some(text));
@@ -546,7 +546,7 @@ fn in_a_shared_network_the_daemon_is_what_the_job_would_be() {
 
     let mut daemon = service_of(&case);
     let config = case.config();
-    super::own_network(&mut daemon, &plan, &config.docker, &plan.services[0], &[]);
+    super::own_network(&mut daemon, &plan, config.docker(), &plan.services[0], &[]);
     assert_eq!(daemon.hostname.as_deref(), Some("worker"));
     let endpoints = daemon.networking_config.unwrap().endpoints_config.unwrap();
     let endpoint = &endpoints[plan.network.mode()];
@@ -566,7 +566,7 @@ fn without_names_a_shared_network_has_them_in_the_daemons_hosts() {
     let plan = case.plan();
     let mut daemon = service_of(&case);
     let others = ["redis:172.17.0.3".to_owned()];
-    super::own_network(&mut daemon, &plan, &case.config().docker, &plan.services[0], &others);
+    super::own_network(&mut daemon, &plan, case.config().docker(), &plan.services[0], &others);
     let hosts = host(daemon).extra_hosts.unwrap();
     assert_eq!(hosts, ["redis:172.17.0.3", "docker:127.0.0.1"]);
 }

@@ -55,7 +55,7 @@ impl DaemonFlags<'_> {
             return Planned { flags, networks: None };
         }
         flags.extend(self.in_place_of_a_file());
-        let mtu = self.inputs.docker.network_mtu;
+        let mtu = self.inputs.containers.network.mtu;
         Planned { flags, networks: InnerNetworks::plan(command, mtu, self.inputs.network) }
     }
 
@@ -88,13 +88,13 @@ impl DaemonFlags<'_> {
 
     /// Whether the operator mounts a file of the daemon's.
     fn has_file(&self) -> bool {
-        let volumes = self.inputs.docker.volumes.iter();
+        let volumes = self.inputs.containers.volumes.entries.iter();
         let mut volumes = volumes.filter_map(|text| Volume::parse(text).ok());
         volumes.any(|volume| volume.destination.starts_with("/etc/docker"))
     }
 
     fn in_place_of_a_file(&self) -> Vec<String> {
-        let (command, dind) = (self.command, &self.inputs.docker.dind);
+        let (command, dind) = (self.command, &self.inputs.containers.dind);
         let mut flags = Vec::new();
         if let Some(socket) = self.socket
             && !command.has("--group")

@@ -31,7 +31,7 @@ impl Reach {
             _ => aliases.first().map_or(NAME, String::as_str),
         };
         let has_own = host != LOCAL;
-        let network = if has_own { inputs.docker.dind.network } else { DindNetwork::Own };
+        let network = if has_own { inputs.containers.dind.network } else { DindNetwork::Own };
         let is_near = |asked: &str| {
             (network == DindNetwork::Shared || !has_own) && matches!(asked, LOCAL | "localhost")
         };
