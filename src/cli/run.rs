@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Failure, Outcome, log, paths::User, rotate};
 use crate::{
-    config::{Config, check, diff::ConfigDiff, system_id, watch as config_watch},
+    config::{Config, check, diff, system_id, watch as config_watch},
     daemon::{Daemon, Quota, Stop, listen},
     executor::Executors,
     ledger::StateDir,
@@ -228,7 +228,7 @@ impl Control<'_> {
                 return;
             }
         };
-        for key in &ConfigDiff::new(&self.current, &config).refused {
+        for key in diff::refused(&self.current, &config) {
             tracing::warn!(key, "this key cannot change while longshore runs; restart it");
         }
         self.choice.apply(&config);

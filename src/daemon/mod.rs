@@ -17,7 +17,10 @@ use tracing::Instrument;
 
 use crate::{
     base::{error_chain, secret::Secret},
-    config::{Config, RunnerConfig},
+    config::{
+        Config, RunnerConfig,
+        diff::{self, RunnerChange, Schedule},
+    },
     executor::Executors,
     gitlab::{
         self, GitlabRunner,
@@ -222,7 +225,7 @@ impl Daemon {
             self.jobs.spawn(async move {
                 if let Err(error) = executor.connect().await {
                     tracing::warn!(
-                        runner = runner.name,
+                        runner = runner.name.as_str(),
                         error = error_chain(&error),
                         "executor cannot be used; jobs will fail until it can"
                     );
@@ -236,14 +239,19 @@ impl Daemon {
     fn apply(&mut self, config: &Config, jobs: &mpsc::Sender<Arrival>) {
         self.concurrent.resize(config.concurrent);
         self.shutdown_timeout = config.shutdown_timeout;
-        let count = u32::try_from(config.runners.len()).unwrap_or(u32::MAX).max(1);
-        let mut before = std::mem::take(&mut self.pollers);
-        for (index, runner) in (0..count).zip(&config.runners) {
-            let offset = config.check_interval * index / count;
-            let old = before
-                .iter()
-                .position(|p| is_same_runner(&p.runner.config(), runner))
-                .map(|at| before.swap_remove(at));
+        let mut before: Vec<Option<Poller>> = self.pollers.drain(..).map(Some).collect();
+        let in_force: Vec<_> = before
+            .iter()
+            .flatten()
+            .map(|poller| {
+                let schedule = Schedule { interval: poller.interval, offset: poller.offset };
+                (poller.runner.config(), schedule)
+            })
+            .collect();
+        let diff = diff::runners(&in_force, config);
+        for (place, (runner, change)) in config.runners.iter().zip(diff.changes).enumerate() {
+            let Schedule { interval, offset } = Schedule::of(config, place);
+            let old = change.before().and_then(|at| before[at].take());
             let limit = match &old {
                 Some(old) => old.limit.clone(),
                 None => ResizableSemaphore::new(0),
@@ -255,11 +263,7 @@ impl Daemon {
             });
             let mut predecessor = None;
             if let Some(old) = old {
-                let same = *old.runner.config() == **runner
-                    && old.interval == config.check_interval
-                    && old.offset == offset
-                    && !old.stop.is_cancelled();
-                if same {
+                if matches!(change, RunnerChange::Unchanged(_)) && !old.stop.is_cancelled() {
                     old.reloads.send_replace(());
                     self.pollers.push(old);
                     continue;
@@ -279,7 +283,7 @@ impl Daemon {
                     }),
                     client,
                 }),
-                interval: config.check_interval,
+                interval,
                 offset,
                 limit,
                 stop: self.stop_polling.child_token(),
@@ -291,7 +295,7 @@ impl Daemon {
             self.begin(&poller, predecessor, jobs.clone());
             self.pollers.push(poller);
         }
-        for gone in before {
+        for gone in before.into_iter().flatten() {
             gone.stop.cancel();
             gone.stop_upkeep.cancel();
         }
@@ -329,7 +333,7 @@ impl Daemon {
             reloads: poller.reloads.subscribe(),
         };
         let ended = poller.ended.clone().drop_guard();
-        let span = tracing::info_span!("runner", name = runner.config().name);
+        let span = tracing::info_span!("runner", name = runner.config().name.as_str());
         let polling = async move {
             if let Some(predecessor) = predecessor {
                 orders.stop.run_until_cancelled(predecessor.cancelled()).await;
@@ -377,7 +381,7 @@ impl Daemon {
             "job",
             job.id = %job.id(),
             project.id = job.project_id(),
-            runner = runner.config().name,
+            runner = runner.config().name.as_str(),
             correlation_id,
         );
         let interrupt = self.interrupt.clone();
@@ -465,14 +469,6 @@ async fn until(time: Option<Instant>) {
     }
 }
 
-/// Whether they are one runner to their server. Its token may be a new one.
-fn is_same_runner(before: &RunnerConfig, after: &RunnerConfig) -> bool {
-    let known = before.gitlab.id != 0
-        && before.gitlab.id == after.gitlab.id
-        && before.gitlab.url == after.gitlab.url;
-    before.name == after.name && (known || before.gitlab.token == after.gitlab.token)
-}
-
 /// The runner whose job it was, or another of the same server.
 fn runner_of<'a>(entry: &LedgerEntry, config: &'a Config) -> Option<&'a Arc<RunnerConfig>> {
     let Owner::Gitlab { url, .. } = &entry.owner else { return config.runners.first() };
@@ -482,7 +478,7 @@ fn runner_of<'a>(entry: &LedgerEntry, config: &'a Config) -> Option<&'a Arc<Runn
 
 fn report_unusable(runner: &RunnerConfig, error: &ClientError) {
     tracing::error!(
-        runner = runner.name,
+        runner = runner.name.as_str(),
         error = error_chain(error),
         "runner cannot reach its server and is skipped"
     );

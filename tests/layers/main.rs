@@ -45,7 +45,6 @@ const KNOWN_CYCLES: &[&str] = &[
     "archive::extract",
     "archive::write",
     "cli",
-    "config",
     "executor::docker",
     "executor::docker::engine",
     "gitlab::api",
