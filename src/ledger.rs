@@ -27,7 +27,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::base::{
-    ids::{JobId, random_hex},
+    ids::{JobId, RunnerName, random_hex},
     secret::Secret,
 };
 
@@ -68,7 +68,7 @@ pub struct LedgerEntry {
     /// Whose job it is.
     pub owner: Owner,
     /// The runner's name, to find its settings again.
-    pub runner: String,
+    pub runner: RunnerName,
     /// Where its executor runs jobs, such as an engine's address, as in the configuration; `None` for
     /// the executor's default.
     pub address: Option<String>,
@@ -358,7 +358,7 @@ mod tests {
                 url: "https://h".into(),
                 failure_reasons: Vec::new(),
             },
-            runner: "r".into(),
+            runner: RunnerName::new("r"),
             address: None,
             resources: vec![Resource::Container("c".into()), Resource::Network("n".into())],
         }

@@ -4,6 +4,8 @@
 
 use std::borrow::Cow;
 
+use crate::base::glob::{self, Wildcards};
+
 /// Why a text was not expanded. The caller warns and keeps it as it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExpandError {
@@ -250,7 +252,7 @@ impl<'a> Reader<'a> {
 }
 
 fn matcher(pattern: &str) -> Option<globset::GlobMatcher> {
-    Some(globset::GlobBuilder::new(pattern).build().ok()?.compile_matcher())
+    glob::compile(pattern, Wildcards::Anything).ok()
 }
 
 /// Places where `value` can be cut in two.

@@ -28,6 +28,31 @@ impl fmt::Display for ProjectId {
     }
 }
 
+/// A runner's description in the configuration: what logs, traces and metrics call it. Several
+/// runners may have the same one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RunnerName(String);
+
+impl RunnerName {
+    /// Takes the name as it is written.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+
+    /// The name as it is written; empty when the runner has none.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RunnerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// The part of a runner token that may be shown: in logs, container names and
 /// `CI_RUNNER_SHORT_TOKEN`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

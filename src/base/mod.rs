@@ -1,9 +1,13 @@
 //! What everything else stands on: names and numbers that must not be mixed up, text that does not
-//! print, and how an error is put into words.
+//! print, durations, globs, and how an error is put into words.
 
+pub(crate) mod decimal;
+pub(crate) mod duration;
 mod error;
+pub(crate) mod glob;
 pub mod ids;
 pub mod image_ref;
+pub mod paths;
 pub mod secret;
 
 pub(crate) use error::chain as error_chain;

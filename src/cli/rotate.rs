@@ -92,7 +92,7 @@ fn warn_of_those_that_are_off(config: &Config) {
     for runner in &config.runners {
         if is_off(runner) && runner.gitlab.token_expires_at.is_some() {
             tracing::warn!(
-                runner = runner.name,
+                runner = runner.name.as_str(),
                 expires_at = runner.gitlab.token_expires_at,
                 "the runner's token ends, and {FLAG} forbids to renew it"
             );
@@ -137,7 +137,7 @@ impl Rotation {
                 Ok(update) => self.unsaved.push((runner.gitlab.token.clone(), update)),
                 Err(failure) => {
                     tracing::warn!(
-                        runner = runner.name, error = %failure,
+                        runner = runner.name.as_str(), error = %failure,
                         "the runner's token could not be renewed; the one before stays in use"
                     );
                     self.put_off(now);
@@ -174,7 +174,7 @@ impl Rotation {
             .await
             .map_err(|_| Failure::new("the server did not answer in time"))??;
         tracing::info!(
-            runner = runner.name,
+            runner = runner.name.as_str(),
             old = %ShortToken::of(runner.gitlab.token.expose()),
             new = %ShortToken::of(reply.token.expose()),
             expires_at = reply.token_expires_at,

@@ -41,7 +41,7 @@ pub(super) fn run(
     let config = match &args.runner {
         Some(name) => {
             let mut config = run::load(&path)?;
-            config.runners.retain(|runner| runner.name == *name);
+            config.runners.retain(|runner| runner.name.as_str() == name);
             if config.runners.is_empty() {
                 return Err(Failure::new(format!(
                     "--runner {name}: there is no such runner in {}",

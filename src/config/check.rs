@@ -1,5 +1,5 @@
 //! From the file as written to [`Config`]: everything is checked at once, and every problem is
-//! named with its place and what to do, so that one edit can mend them all.
+//! reported with its place and what to do, so that one edit can fix them all.
 
 mod cache;
 mod dind;
@@ -28,7 +28,7 @@ use super::{
 /// A file that can be used.
 #[derive(Debug, Clone)]
 pub struct Checked {
-    /// What it says.
+    /// The checked configuration.
     pub config: Config,
     /// What to tell the operator, in file order.
     pub warnings: Vec<Warning>,
@@ -70,7 +70,7 @@ pub fn check(
     check_and_list_keys(text, path, env).map(|(checked, _)| checked)
 }
 
-/// The same, and the keys that were asked for: all that longshore knows of the tables it met.
+/// The same, and the keys that were read: all that longshore knows of the tables in the file.
 fn check_and_list_keys(
     text: &str,
     path: &Path,
@@ -156,14 +156,14 @@ fn log_level(file: &Section<'_>) -> Option<String> {
         "panic" | "fatal" | "error" | "warn" | "warning" | "info" | "debug" | "trace" => {
             Ok(text.to_owned())
         }
-        _ => Err("wanted debug, info, warn, error, fatal or panic"),
+        _ => Err("must be debug, info, warn, error, fatal or panic"),
     })
 }
 
 fn log_format(file: &Section<'_>) -> Option<String> {
     file.parsed("log_format", "", |text| match text {
         "runner" | "text" | "json" => Ok(text.to_owned()),
-        _ => Err("wanted runner, text or json"),
+        _ => Err("must be runner, text or json"),
     })
 }
 

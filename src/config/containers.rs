@@ -11,6 +11,7 @@ use super::{
     socket::{SocketConfig, SocketMode},
     volume::Volume,
 };
+use crate::base::paths::HostPath;
 
 /// The settings of a job's containers that planning reads.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -149,7 +150,7 @@ pub struct VolumeConfig {
     /// As written, `[source:]destination[:options]`; each of them can be parsed as a [`Volume`].
     pub entries: Vec<String>,
     /// Directory of the host for caches in place of volumes.
-    pub cache_dir: Option<String>,
+    pub cache_dir: Option<HostPath>,
     /// Removes every cache volume with its job.
     pub disable_cache: bool,
     /// Mount options of file systems in memory, by path in the build and helper containers.

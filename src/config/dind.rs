@@ -5,10 +5,10 @@ use std::time::Duration;
 /// What `services: [docker:dind]` becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DindMode {
-    /// A daemon of the job's own.
+    /// A Docker daemon of the job's own, in the service's container.
     #[default]
     Sidecar,
-    /// The engine's own socket in its place, guarded.
+    /// No daemon: a guarded socket of the engine takes its place.
     Socket,
     /// The job is refused.
     Refuse,
@@ -17,20 +17,20 @@ pub enum DindMode {
 /// `network` of `[runners.docker.dind]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DindNetwork {
-    /// A place of its own in the job's network, under the name `docker`.
+    /// A container of its own in the job's network, with the name `docker`.
     #[default]
     Own,
     /// The job's container is in the daemon's: what inner containers publish is at `localhost` too.
     Shared,
 }
 
-/// Where a job's daemon has its layers.
+/// Where the layers of a job's daemon come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DindStorage {
-    /// In a volume that goes with the job.
+    /// In a volume that is removed with the job.
     #[default]
     Fresh,
-    /// In one that later jobs use again, one at a time.
+    /// In a layer-cache slot: a volume that later jobs use again, one at a time.
     Slot,
 }
 
@@ -46,17 +46,17 @@ pub struct DindConfig {
     /// Mirrors that the daemon pulls from.
     pub registry_mirrors: Vec<String>,
     /// Registries, or ranges of addresses of such, that it talks to without TLS or with
-    /// certificates of nobody it knows.
+    /// certificates that it does not know.
     pub insecure_registries: Vec<String>,
-    /// How long it may take until it answers.
+    /// How long it may take until it answers; a job without its daemon fails.
     pub ready_timeout: Duration,
-    /// Where it has its layers.
+    /// Where its layers come from.
     pub storage: DindStorage,
-    /// Layer-cache slots that are kept at most.
+    /// Layer-cache slots of the runner that are kept; the least recently used are removed.
     pub slots: usize,
-    /// Bytes that a slot may have to be kept.
+    /// Largest size in bytes of a slot that is kept.
     pub slot_size: u64,
-    /// Daemons that wait for jobs.
+    /// Daemons that are started before a job needs them.
     pub warm: usize,
 }
 

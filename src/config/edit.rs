@@ -54,28 +54,28 @@ pub enum EditError {
 /// Read without checking the rest, so that a runner can be taken out of a file that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Description.
+    /// Description, empty when it has none.
     pub name: String,
-    /// GitLab's address.
+    /// GitLab's address, with environment references replaced.
     pub url: String,
-    /// Authentication token.
+    /// Authentication token, with environment references replaced.
     pub token: Secret,
     /// Number at the server; 0 when unknown.
     pub id: i64,
     /// Executor, whether supported or not.
     pub executor: String,
-    /// CA bundle.
+    /// PEM file of CAs that are trusted beside the system's.
     pub tls_ca_file: Option<PathBuf>,
-    /// Client certificate.
+    /// PEM file of the client certificate.
     pub tls_cert_file: Option<PathBuf>,
-    /// Its key.
+    /// PEM file of its key.
     pub tls_key_file: Option<PathBuf>,
 }
 
 /// A token and what the server said about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenUpdate {
-    /// The token.
+    /// The new token.
     pub token: Secret,
     /// When it was issued, RFC 3339.
     pub obtained_at: String,
@@ -128,7 +128,7 @@ impl Editor {
         Ok(())
     }
 
-    /// Takes the entry with that number out.
+    /// Removes the entry with that number, counted from 0.
     pub fn remove_runner(&mut self, number: usize) -> Result<(), EditError> {
         let runners = self.runners_mut()?;
         if number < runners.len() {
@@ -162,7 +162,7 @@ impl Editor {
         set(self.document.as_table_mut(), key, value.into());
     }
 
-    /// A global number.
+    /// A global key that is a number; `None` when it is absent or something else.
     #[must_use]
     pub fn global_integer(&self, key: &str) -> Option<i64> {
         let table = self.document.as_table();
@@ -295,8 +295,8 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Keeps two commands from overwriting each other's change; without effect where locks are not to
-/// be had.
+/// Keeps two commands from overwriting each other's change. On file systems without locks it has no
+/// effect.
 fn lock(directory: &Path) -> Option<File> {
     let file = File::open(directory).ok()?;
     file.lock().ok()?;

@@ -1,6 +1,6 @@
 //! The file as written: a reader over its tables that takes values out by key and type, notes
 //! every problem with its place instead of stopping at the first, and knows at the end which keys
-//! nobody asked for. What the values mean is the business of `check`.
+//! were never read. What the values mean is decided in `check`.
 
 use std::{
     cell::RefCell,
@@ -12,19 +12,16 @@ use std::{
 
 use toml_edit::{Item, TableLike, Value};
 
-use super::{
-    problem::{Problem, Warning},
-    values,
-};
-use crate::base::secret::Secret;
+use super::problem::{Problem, Warning};
+use crate::base::{duration, secret::Secret};
 
-/// Everything that was noticed while a file was read.
+/// Problems and warnings that were found while a file was read, and the keys that were read.
 #[derive(Debug)]
 pub(super) struct Notes<'a> {
     text: &'a str,
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Warning>>,
-    asked: RefCell<BTreeSet<String>>,
+    read: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Notes<'a> {
@@ -33,7 +30,7 @@ impl<'a> Notes<'a> {
             text,
             problems: RefCell::default(),
             warnings: RefCell::default(),
-            asked: RefCell::default(),
+            read: RefCell::default(),
         }
     }
 
@@ -48,15 +45,15 @@ impl<'a> Notes<'a> {
         self.problems.borrow_mut().push(problem);
     }
 
-    /// All that was noticed, and the keys that were asked for (without the numbers of tables).
+    /// Problems, warnings, and the keys that were read, without the numbers of tables.
     pub(super) fn into_parts(self) -> (Vec<Problem>, Vec<Warning>, BTreeSet<String>) {
         let (mut problems, mut warnings) = (self.problems.into_inner(), self.warnings.into_inner());
         problems.sort_by_key(|problem| problem.line);
         warnings.sort_by_key(|warning| warning.line);
-        // A key that is asked for twice is wrong but once.
+        // A key that is read twice is reported once.
         problems.dedup();
         warnings.dedup();
-        (problems, warnings, self.asked.into_inner())
+        (problems, warnings, self.read.into_inner())
     }
 }
 
@@ -91,11 +88,11 @@ impl<'a> Section<'a> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    /// The key's item and its line. An exact spelling wins; other letter case is accepted, as the
-    /// incumbent's decoder does.
+    /// The key's item and its line. An exact spelling takes precedence; other letter case is
+    /// accepted, as gitlab-runner's decoder does.
     fn find(&self, key: &str) -> Option<(&'a Item, Option<usize>)> {
         self.known.borrow_mut().push(key.to_owned());
-        self.notes.asked.borrow_mut().insert(without_numbers(&self.path_of(key)));
+        self.notes.read.borrow_mut().insert(without_numbers(&self.path_of(key)));
         let table = self.table?;
         let (name, item) = table.get_key_value(key).or_else(|| {
             let name = table.iter().map(|(name, _)| name).find(|n| n.eq_ignore_ascii_case(key))?;
@@ -131,28 +128,28 @@ impl<'a> Section<'a> {
         self.notes.warnings.borrow_mut().push(Warning { key: self.path_of(key), line, message });
     }
 
-    fn wrong_type(&self, key: &str, item: &Item, wanted: &str) {
-        let why = format!("is {}, wanted {wanted}", type_name(item));
-        // Where a text is wanted, what stands there may be a secret all the same.
-        let may_be_shown = matches!(wanted, "a whole number" | "true or false");
+    fn wrong_type(&self, key: &str, item: &Item, expected: &str) {
+        let why = format!("must be {expected}, found {}", type_name(item));
+        // Where text is expected, a value of another type may be a secret all the same.
+        let may_be_shown = matches!(expected, "a whole number" | "true or false");
         self.problem(key, item.as_str().filter(|_| may_be_shown), why, "");
     }
 
     fn typed<T>(
         &self,
         key: &str,
-        wanted: &str,
+        expected: &str,
         take: impl FnOnce(&'a Item) -> Option<T>,
     ) -> Option<T> {
         let (item, _) = self.find(key)?;
         let value = take(item);
         if value.is_none() {
-            self.wrong_type(key, item, wanted);
+            self.wrong_type(key, item, expected);
         }
         value
     }
 
-    /// A text; empty counts as absent, as for the incumbent.
+    /// A text; empty counts as absent, as for gitlab-runner.
     pub(super) fn text(&self, key: &str) -> Option<String> {
         let text = self.typed(key, "text", Item::as_str)?;
         (!text.is_empty()).then(|| text.to_owned())
@@ -163,7 +160,6 @@ impl<'a> Section<'a> {
         Secret::new(self.text(key).unwrap_or_default())
     }
 
-    /// A whole number.
     pub(super) fn integer(&self, key: &str) -> Option<i64> {
         self.typed(key, "a whole number", Item::as_integer)
     }
@@ -186,7 +182,6 @@ impl<'a> Section<'a> {
         self.number(key)
     }
 
-    /// `true` or `false`.
     pub(super) fn boolean(&self, key: &str) -> Option<bool> {
         self.typed(key, "true or false", Item::as_bool)
     }
@@ -224,7 +219,7 @@ impl<'a> Section<'a> {
     fn table_of<T>(
         &self,
         key: &str,
-        wanted: &str,
+        expected: &str,
         take: impl Fn(&Item) -> Option<T>,
     ) -> BTreeMap<String, T> {
         let section = self.table(key);
@@ -235,7 +230,7 @@ impl<'a> Section<'a> {
                 Some(value) => {
                     map.insert(name.to_owned(), value);
                 }
-                None => section.in_map(|| section.wrong_type(name, item, wanted)),
+                None => section.in_map(|| section.wrong_type(name, item, expected)),
             }
         }
         map
@@ -253,9 +248,9 @@ impl<'a> Section<'a> {
 
     /// Runs `note` without letting the keys of a free table count as keys of the file.
     fn in_map(&self, note: impl FnOnce()) {
-        let before = self.notes.asked.borrow().clone();
+        let before = self.notes.read.borrow().clone();
         note();
-        *self.notes.asked.borrow_mut() = before;
+        *self.notes.read.borrow_mut() = before;
     }
 
     /// A duration with its sign: text as Go writes it, or nanoseconds.
@@ -263,7 +258,7 @@ impl<'a> Section<'a> {
         let (item, _) = self.find(key)?;
         match (item.as_str(), item.as_integer()) {
             (Some(""), _) => None,
-            (Some(text), _) => match values::go_duration(text) {
+            (Some(text), _) => match duration::parse(text) {
                 Ok(duration) => Some(duration),
                 Err(error) => {
                     self.problem(key, Some(text), error, "write for example \"90s\" or \"1h30m\"");
@@ -315,15 +310,15 @@ impl<'a> Section<'a> {
             words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
                 let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
                 match words.split_last() {
-                    Some((last, [])) => format!("wanted {last}"),
-                    Some((last, others)) => format!("wanted {} or {last}", others.join(", ")),
+                    Some((last, [])) => format!("must be {last}"),
+                    Some((last, others)) => format!("must be {} or {last}", others.join(", ")),
                     None => String::new(),
                 }
             })
         })
     }
 
-    /// A list whose entries `parse` must understand; what it does not is noted and left out.
+    /// A list whose entries `parse` must understand; others are problems and are left out.
     pub(super) fn parsed_list<T, E: Display>(
         &self,
         key: &str,
@@ -379,16 +374,16 @@ impl<'a> Section<'a> {
         inline.into_iter().enumerate().map(one).collect()
     }
 
-    /// A key that is known and has no effect here: said by name when it is set to anything.
+    /// A key that is known and has no effect here: warned of when it is set to something.
     pub(super) fn unsupported(&self, key: &str, message: &str) {
         if let Some((item, _)) = self.find(key)
-            && !says_nothing(item)
+            && !is_unset(item)
         {
             self.warn(key, message);
         }
     }
 
-    /// Warns of every key that nothing asked for.
+    /// Warns of every key that was not read.
     pub(super) fn finish(self) {
         let Some(table) = self.table else { return };
         let known = self.known.borrow().clone();
@@ -409,9 +404,9 @@ fn texts(item: &Item) -> Option<Vec<String>> {
     item.as_array()?.iter().map(|value| value.as_str().map(str::to_owned)).collect()
 }
 
-/// Whether a value is what the incumbent writes for "not set": empty, zero, false.
-fn says_nothing(item: &Item) -> bool {
-    fn value_says_nothing(value: &Value) -> bool {
+/// Whether a value is what gitlab-runner writes for "not set": empty, zero, false.
+fn is_unset(item: &Item) -> bool {
+    fn is_unset_value(value: &Value) -> bool {
         match value {
             Value::String(text) => text.value().is_empty(),
             Value::Integer(number) => *number.value() == 0,
@@ -419,13 +414,13 @@ fn says_nothing(item: &Item) -> bool {
             Value::Boolean(on) => !on.value(),
             Value::Datetime(_) => false,
             Value::Array(array) => array.is_empty(),
-            Value::InlineTable(table) => table.iter().all(|(_, v)| value_says_nothing(v)),
+            Value::InlineTable(table) => table.iter().all(|(_, v)| is_unset_value(v)),
         }
     }
     match item {
         Item::None => true,
-        Item::Value(value) => value_says_nothing(value),
-        Item::Table(table) => table.iter().all(|(_, item)| says_nothing(item)),
+        Item::Value(value) => is_unset_value(value),
+        Item::Table(table) => table.iter().all(|(_, item)| is_unset(item)),
         Item::ArrayOfTables(array) => array.is_empty(),
     }
 }
@@ -470,7 +465,7 @@ fn nearest<'k>(name: &str, known: &'k [String]) -> Option<&'k str> {
         .map(|(_, key)| key)
 }
 
-/// Levenshtein's distance.
+/// The number of single-character edits between two texts (Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -499,11 +494,11 @@ mod tests {
     }
 
     #[test]
-    fn what_the_incumbent_writes_for_nothing_says_nothing() {
+    fn what_gitlab_runner_writes_for_nothing_counts_as_unset() {
         let text = "a = ''\nb = 0\nc = false\nd = []\n[e]\nf = 0\n";
         let document = toml_edit::Document::parse(text).unwrap();
-        assert!(document.iter().all(|(_, item)| says_nothing(item)));
+        assert!(document.iter().all(|(_, item)| is_unset(item)));
         let document = toml_edit::Document::parse("[e]\nf = 1\n").unwrap();
-        assert!(!document.iter().all(|(_, item)| says_nothing(item)));
+        assert!(!document.iter().all(|(_, item)| is_unset(item)));
     }
 }

@@ -1,5 +1,5 @@
 //! Feature flags (GitLab Runner 19.4: `helpers/featureflags/flags.go`): their names, defaults and
-//! what longshore does with them; and which value counts, as a pure function.
+//! what longshore does with them; and which value is in force, as a pure function.
 
 use std::collections::BTreeMap;
 
@@ -100,13 +100,13 @@ pub fn find(name: &str) -> Option<&'static Flag> {
 /// A flag's value and whether a job's variable for it was unreadable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resolved {
-    /// What counts.
+    /// The value in force.
     pub on: bool,
     /// The job's variable was no boolean, and counts as off.
     pub malformed: bool,
 }
 
-/// The value that counts: the file's beats the job's variable, which beats the default.
+/// The value in force: the file's overrides the job's variable, which overrides the default.
 #[must_use]
 pub fn resolve(flag: &Flag, file: &BTreeMap<String, bool>, variable: Option<&str>) -> Resolved {
     if let Some(&on) = file.get(flag.name) {
@@ -121,7 +121,7 @@ pub fn resolve(flag: &Flag, file: &BTreeMap<String, bool>, variable: Option<&str
     }
 }
 
-/// What to say about a flag of the file that does not do what it asks for.
+/// A warning for a flag of the file whose value has no effect.
 #[must_use]
 pub fn warning(name: &str, on: bool) -> Option<&'static str> {
     match find(name) {
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_that_does_not_do_what_it_asks_for_is_said() {
+    fn a_flag_whose_value_has_no_effect_is_warned_of() {
         assert_eq!(warning("FF_NETWORK_PER_BUILD", true), None);
         assert_eq!(warning("FF_CONCRETE", false), None);
         assert!(warning("FF_CONCRETE", true).unwrap().contains("not supported"));

@@ -13,7 +13,7 @@ pub struct Problem {
     pub value: Option<String>,
     /// What is wrong with it.
     pub why: String,
-    /// What to do.
+    /// What to write in its place.
     pub hint: Option<String>,
 }
 
@@ -44,7 +44,7 @@ pub struct Problems {
     pub path: PathBuf,
     /// At least one, in file order.
     pub problems: Vec<Problem>,
-    /// What would be said of the file if it could be used.
+    /// Warnings about the rest of the file.
     pub warnings: Vec<Warning>,
 }
 
@@ -66,7 +66,7 @@ pub struct Warning {
     pub key: String,
     /// Line, counted from 1.
     pub line: Option<usize>,
-    /// What to know.
+    /// A sentence for the operator.
     pub message: String,
 }
 

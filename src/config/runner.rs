@@ -8,13 +8,16 @@ use super::{
     executor::{ExecutorConfig, docker::DockerConfig},
     gitlab::GitLabConfig,
 };
-use crate::base::ids::ShortToken;
+use crate::base::{
+    ids::{RunnerName, ShortToken},
+    paths::ContainerPath,
+};
 
 /// One `[[runners]]` entry. A job keeps the one it was started with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunnerConfig {
     /// Description, shown in the trace.
-    pub name: String,
+    pub name: RunnerName,
     /// Jobs at once of this runner; 0 for no limit of its own.
     pub limit: usize,
     /// Labels, the global ones overlaid by the runner's own.
@@ -26,9 +29,9 @@ pub struct RunnerConfig {
     /// What they get as containers.
     pub containers: ContainerConfig,
     /// Root of work trees in the containers.
-    pub builds_dir: String,
+    pub builds_dir: ContainerPath,
     /// Root of local caches in the containers.
-    pub cache_dir: String,
+    pub cache_dir: ContainerPath,
     /// Variables for every job, `(name, value)`, in file order.
     pub environment: Vec<(String, String)>,
     /// Shell text of the operator around the stages.

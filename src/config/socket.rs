@@ -8,16 +8,16 @@ pub enum SocketMode {
     /// Nothing, unless `volumes` mounts it: then a guarded one.
     #[default]
     Off,
-    /// A guarded one.
+    /// A guarded socket, in every job.
     Guarded,
-    /// What `volumes` mounts is meant: the socket as it is.
+    /// What `volumes` mounts is the engine's socket itself.
     Raw,
 }
 
 /// `build` of `[runners.docker.socket]`: what builds images for a job with a guarded socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SocketBuild {
-    /// Nothing.
+    /// Jobs cannot build images.
     Off,
     /// The engine's classic builder.
     #[default]
@@ -29,17 +29,16 @@ pub enum SocketBuild {
 /// `guard` of `[runners.docker.socket]`: where a job's guard runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum GuardPlace {
-    /// Here where the engine sees what is mounted here, else in a container beside the engine.
+    /// In this process where the engine sees what is mounted here, else in a container.
     #[default]
     Auto,
-    /// In this process.
+    /// In this process, which must be on the engine's host.
     Here,
     /// In a container beside the engine.
     Sidecar,
 }
 
-/// `[runners.docker.socket]`. Names of keys are those of the guard's policy
-/// (docker-socket-guard.md §16).
+/// `[runners.docker.socket]`; see `docs/configuration.md`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SocketConfig {
     /// What a job gets.
@@ -59,7 +58,7 @@ pub struct SocketConfig {
     /// Registries that the engine may be made to ask, beside those that the server has credentials
     /// for.
     pub registries: Vec<String>,
-    /// Whether images that a job made go with it.
+    /// Removes the images that a job made with the job.
     pub remove_images: bool,
     /// How much of the engine a job may take.
     pub limits: SocketLimits,
@@ -69,7 +68,7 @@ pub struct SocketConfig {
     pub allowed_devices: Vec<String>,
     /// Runtimes beside the engine's default one.
     pub allowed_runtimes: Vec<String>,
-    /// Where the audit log is kept; without it, it goes with the job.
+    /// File of the audit log of all jobs; without it, each job's log is removed with the job.
     pub audit_log: Option<PathBuf>,
 }
 

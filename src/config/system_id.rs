@@ -36,7 +36,7 @@ impl SystemId {
         valid.then(|| Self(text.to_owned()))
     }
 
-    /// The text.
+    /// The id as GitLab gets it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -74,7 +74,7 @@ pub struct SystemIdError {
     pub source: io::Error,
 }
 
-/// The id, and why it could not be kept, which is a warning: it then lives as long as the process.
+/// The id, and why it could not be saved, which is a warning: it is then used until the process ends.
 #[derive(Debug)]
 pub struct Loaded {
     /// The id.
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn api_25_a_first_start_makes_an_id_and_keeps_it_without_a_newline() {
+    fn api_25_a_first_start_makes_an_id_and_saves_it_without_a_newline() {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("new/config.toml");
         let loaded = load_or_create_with(&config, Some("0123456789abcdef")).unwrap();
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_cannot_be_kept_is_used_and_one_that_cannot_be_read_is_an_error() {
+    fn an_id_that_cannot_be_saved_is_used_and_one_that_cannot_be_read_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("file"), "").unwrap();
         let inside_a_file = directory.path().join("file/config.toml");

@@ -1,9 +1,11 @@
-//! The small languages inside values: durations, sizes, processors, devices, limits. Each is a pure
-//! function from text; keys, files and lines are the business of `check`.
-
-use std::time::Duration;
+//! The small languages inside values: sizes, processors, devices, limits. Each is a pure
+//! function from text and knows nothing of keys, files and lines.
 
 use super::executor::docker::{Device, Ulimit};
+use crate::base::{
+    decimal,
+    paths::{ContainerPath, HostPath},
+};
 
 /// What to write where [`memory_size`] fails.
 pub(super) const SIZE_HINT: &str = "write for example \"512m\" or \"2g\"";
@@ -13,9 +15,6 @@ pub(super) const CPUS_HINT: &str = "write for example \"1.5\" or \"1/2\"";
 /// Why a text is not what its key wants; a fragment that does not repeat the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {
-    /// Not a duration.
-    #[error("not a duration")]
-    Duration,
     /// Not an amount of memory.
     #[error("not an amount of memory")]
     Size,
@@ -23,89 +22,20 @@ pub enum ValueError {
     #[error("not a number of processors")]
     Cpus,
     /// Device with too many or empty parts.
-    #[error("not a device: wanted `host[:container[:permissions]]`")]
+    #[error("must be `host[:container[:permissions]]`")]
     Device,
     /// Permissions other than `r`, `w`, `m`.
     #[error("device permissions are made of `r`, `w` and `m` only")]
     DevicePermissions,
     /// Not `soft[:hard]`.
-    #[error("not a limit: wanted `soft[:hard]`, whole numbers")]
+    #[error("must be `soft[:hard]`, whole numbers")]
     Ulimit,
     /// The soft limit is over the hard one.
     #[error("the soft limit is greater than the hard one")]
     UlimitOrder,
     /// Not `NAME=value`.
-    #[error("not a variable: wanted `NAME=value`")]
+    #[error("must be `NAME=value`")]
     Variable,
-}
-
-/// Parses a duration as Go writes it: `90s`, `1h30m`, `1.5h`, `-1s`. The sign comes back beside
-/// the magnitude, as several keys mean "off" by a negative one (Go: `time.ParseDuration`).
-pub fn go_duration(text: &str) -> Result<(bool, Duration), ValueError> {
-    let (negative, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Ok((negative, Duration::ZERO));
-    }
-    if rest.is_empty() {
-        return Err(ValueError::Duration);
-    }
-    let mut nanos = 0_u128;
-    while !rest.is_empty() {
-        let end = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .filter(|&end| end > 0)
-            .ok_or(ValueError::Duration)?;
-        let (number, tail) = rest.split_at(end);
-        let end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(end);
-        let unit: u128 = match unit {
-            "ns" => 1,
-            "us" | "µs" | "μs" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60 * 1_000_000_000,
-            "h" => 3_600 * 1_000_000_000,
-            _ => return Err(ValueError::Duration),
-        };
-        nanos += decimal_times(number, unit).ok_or(ValueError::Duration)?;
-        rest = tail;
-    }
-    let nanos = u64::try_from(nanos).ok().filter(|&n| i64::try_from(n).is_ok());
-    nanos.map(|n| (negative, Duration::from_nanos(n))).ok_or(ValueError::Duration)
-}
-
-/// `number × unit` for a decimal `number`, fractions below the unit's last digit cut off.
-fn decimal_times(number: &str, unit: u128) -> Option<u128> {
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() && fraction.is_empty() || fraction.len() > 18 {
-        return None;
-    }
-    let digits = |text: &str| {
-        if text.is_empty() { Some(0_u128) } else { text.parse::<u128>().ok() }
-    };
-    let scale = 10_u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-    let whole = digits(whole)?.checked_mul(unit)?;
-    let fraction = digits(fraction)?.checked_mul(unit)? / scale;
-    whole.checked_add(fraction)
-}
-
-/// Writes a duration as Go does: `1h30m0s`, `90s` as `1m30s`, `1.5s`, `0s`.
-#[must_use]
-pub fn format_duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let fraction = match duration.subsec_nanos() {
-        0 => String::new(),
-        nanos => format!(".{nanos:09}").trim_end_matches('0').to_owned(),
-    };
-    let (hours, minutes, rest) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
-    match (hours, minutes) {
-        (0, 0) => format!("{rest}{fraction}s"),
-        (0, _) => format!("{minutes}m{rest}{fraction}s"),
-        _ => format!("{hours}h{minutes}m{rest}{fraction}s"),
-    }
 }
 
 /// Parses an amount of memory with Docker's suffixes: `512m`, `1.5g`, `2GiB`, plain bytes
@@ -126,7 +56,7 @@ pub fn memory_size(text: &str) -> Result<i64, ValueError> {
             u32::try_from(power).map_err(|_| ValueError::Size)? + 1
         }
     };
-    let bytes = decimal_times(number, 1_u128 << (10 * power)).ok_or(ValueError::Size)?;
+    let bytes = decimal::times(number, 1_u128 << (10 * power)).ok_or(ValueError::Size)?;
     i64::try_from(bytes).map_err(|_| ValueError::Size)
 }
 
@@ -141,7 +71,7 @@ pub fn nano_cpus(text: &str) -> Result<i64, ValueError> {
                 .checked_div(u128::from(denominator))
                 .ok_or(ValueError::Cpus)?
         }
-        None => decimal_times(text, BILLION).ok_or(ValueError::Cpus)?,
+        None => decimal::times(text, BILLION).ok_or(ValueError::Cpus)?,
     };
     i64::try_from(nanos).map_err(|_| ValueError::Cpus)
 }
@@ -158,8 +88,8 @@ pub fn device(text: &str) -> Result<Device, ValueError> {
         return Err(ValueError::DevicePermissions);
     }
     Ok(Device {
-        host: parts[0].to_owned(),
-        container: parts.get(1).unwrap_or(&parts[0]).to_string(),
+        host: HostPath::new(parts[0]),
+        container: ContainerPath::new(*parts.get(1).unwrap_or(&parts[0])),
         permissions: permissions.to_owned(),
     })
 }
@@ -234,27 +164,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_read_as_go_writes_them() {
-        let parse = |text| go_duration(text).map(|(negative, d)| (negative, d.as_millis()));
-        assert_eq!(parse("90s"), Ok((false, 90_000)));
-        assert_eq!(parse("1h30m"), Ok((false, 5_400_000)));
-        assert_eq!(parse("1.5h"), Ok((false, 5_400_000)));
-        assert_eq!(parse("-1s"), Ok((true, 1_000)));
-        assert_eq!(parse("0"), Ok((false, 0)));
-        assert_eq!(parse(".5s"), Ok((false, 500)));
-        for bad in ["", "5", "s", "1d", "1h30", "--1s", ".s", "1e3s", "9999999999h"] {
-            assert_eq!(parse(bad), Err(ValueError::Duration), "{bad}");
-        }
-    }
-
-    #[test]
-    fn durations_are_written_as_go_reads_them() {
-        for text in ["0s", "1.5s", "1m30s", "1h0m0s", "10h0m0.25s"] {
-            assert_eq!(format_duration(go_duration(text).unwrap().1), text);
-        }
-    }
-
-    #[test]
     fn docker_42_memory_has_docker_suffixes_and_bad_text_is_an_error() {
         for (text, bytes) in [
             ("512m", 512 << 20),
@@ -286,7 +195,9 @@ mod tests {
     #[test]
     fn docker_43_a_device_has_one_to_three_fields() {
         let parse = |text| device(text).map(|d| (d.host, d.container, d.permissions));
-        let of = |a: &str, b: &str, c: &str| Ok((a.to_owned(), b.to_owned(), c.to_owned()));
+        let of = |host: &str, container: &str, permissions: &str| {
+            Ok((HostPath::new(host), ContainerPath::new(container), permissions.to_owned()))
+        };
         assert_eq!(parse("/dev/kvm"), of("/dev/kvm", "/dev/kvm", "rwm"));
         assert_eq!(parse("/dev/kvm:/dev/vm"), of("/dev/kvm", "/dev/vm", "rwm"));
         assert_eq!(parse("/dev/kvm:/dev/vm:r"), of("/dev/kvm", "/dev/vm", "r"));

@@ -1,5 +1,5 @@
-//! Says when the file has changed. The kernel is asked to tell, and as it cannot on every file
-//! system, the file is looked at every three seconds as well. Reading it is the caller's business.
+//! Reports when the file has changed. The kernel notifies of changes, and as it cannot on every file
+//! system, the file is polled every three seconds as well. The caller reads it.
 
 use std::{
     fs,
@@ -11,21 +11,21 @@ use std::{
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::{sync::mpsc, time};
 
-/// How often the file is looked at (GitLab Runner: `common.ReloadConfigInterval`).
+/// How often the file is polled (GitLab Runner: `common.ReloadConfigInterval`).
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
 
 /// How long a changed file must be left alone before it counts: editors and copies write it in
 /// several steps.
 const QUIET: Duration = Duration::from_millis(150);
 
-/// A watch over one file, which need not exist. There is no task behind it: drop it to end it.
+/// A watch over one file, which need not exist. It has no task; dropping it ends it.
 #[derive(Debug)]
 pub struct ConfigWatch {
     path: PathBuf,
     seen: Option<Fingerprint>,
     hints: mpsc::Receiver<()>,
     interval: Duration,
-    /// `None` where the kernel does not tell.
+    /// `None` where the kernel cannot notify.
     _watcher: Option<RecommendedWatcher>,
 }
 
@@ -48,7 +48,7 @@ impl Fingerprint {
     }
 }
 
-/// Watches `path`. What is there now is known; only later changes are told.
+/// Watches `path` for changes after this call.
 #[must_use]
 pub fn watch(path: &Path) -> ConfigWatch {
     ConfigWatch::new(path, POLL_INTERVAL, true)
@@ -84,7 +84,7 @@ impl ConfigWatch {
     }
 
     /// Waits until the file is another than at the last return (or at the start), and has been
-    /// left alone for a moment. Cancel-safe: a change that was not told is told by the next call.
+    /// left alone for a moment. Cancel-safe: a change that was not reported is reported by the next call.
     pub async fn changed(&mut self) {
         loop {
             self.wait_for_hint().await;
@@ -122,39 +122,39 @@ mod tests {
     const LONG: Duration = Duration::from_hours(1);
     const SOON: Duration = Duration::from_secs(20);
 
-    async fn told(watch: &mut ConfigWatch) {
-        time::timeout(SOON, watch.changed()).await.expect("the change is told");
+    async fn reported(watch: &mut ConfigWatch) {
+        time::timeout(SOON, watch.changed()).await.expect("the change is reported");
     }
 
     #[tokio::test]
-    async fn config_6_a_change_is_told_by_the_kernel_whether_written_in_place_or_renamed() {
+    async fn config_6_the_kernel_notifies_of_a_change_whether_written_in_place_or_renamed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("config.toml");
         let mut watch = ConfigWatch::new(&path, LONG, true);
         fs::write(&path, "concurrent = 1").unwrap();
-        told(&mut watch).await;
+        reported(&mut watch).await;
         fs::write(&path, "concurrent = 22").unwrap();
-        told(&mut watch).await;
+        reported(&mut watch).await;
         let other = directory.path().join("other");
         fs::write(&other, "concurrent = 33").unwrap();
         fs::rename(&other, &path).unwrap();
-        told(&mut watch).await;
+        reported(&mut watch).await;
         fs::remove_file(&path).unwrap();
-        told(&mut watch).await;
+        reported(&mut watch).await;
     }
 
     #[tokio::test]
-    async fn config_6_a_change_is_seen_by_looking_where_the_kernel_does_not_tell() {
+    async fn config_6_polling_finds_a_change_where_the_kernel_does_not_notify() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("config.toml");
         fs::write(&path, "concurrent = 1").unwrap();
         let mut watch = ConfigWatch::new(&path, Duration::from_millis(5), false);
         fs::write(&path, "concurrent = 22").unwrap();
-        told(&mut watch).await;
+        reported(&mut watch).await;
     }
 
     #[tokio::test]
-    async fn a_neighbour_is_not_told_and_a_cancelled_wait_loses_nothing() {
+    async fn a_change_of_a_neighbour_is_not_reported_and_a_cancelled_wait_loses_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("config.toml");
         let mut watch = ConfigWatch::new(&path, Duration::from_millis(5), true);
@@ -162,7 +162,7 @@ mod tests {
         assert!(time::timeout(QUIET * 2, watch.changed()).await.is_err());
         fs::write(&path, "concurrent = 1").unwrap();
         let cancelled = time::timeout(Duration::from_millis(20), watch.changed()).await;
-        assert!(cancelled.is_err(), "told before it was left alone");
-        told(&mut watch).await;
+        assert!(cancelled.is_err(), "reported before it was left alone");
+        reported(&mut watch).await;
     }
 }

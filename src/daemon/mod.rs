@@ -206,7 +206,7 @@ impl Daemon {
             };
             let Some(runner) = runner_of(&entry, config) else {
                 tracing::warn!(
-                    job.id = %entry.owner.job(), runner = entry.runner,
+                    job.id = %entry.owner.job(), runner = entry.runner.as_str(),
                     "an earlier job's runner is not configured any more; the job stays in the ledger"
                 );
                 continue;

@@ -42,7 +42,7 @@ pub fn incoming(
         provenance: Provenance {
             name: spec.name.clone(),
             sha: spec.source.sha.clone(),
-            runner: config.name.clone(),
+            runner: config.name.as_str().to_owned(),
         },
     };
     let passes = config.gitlab.final_update_retry_limit;

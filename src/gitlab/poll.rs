@@ -105,7 +105,10 @@ pub async fn poll(
     orders: Orders,
 ) {
     if runner.config().gitlab.token.is_empty() {
-        tracing::warn!(runner = runner.config().name, "runner has no token and is skipped");
+        tracing::warn!(
+            runner = runner.config().name.as_str(),
+            "runner has no token and is skipped"
+        );
         return;
     }
     let state = Poller {

@@ -6,7 +6,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use globset::GlobBuilder;
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
@@ -14,6 +13,7 @@ use super::{
     parse::size::bytes,
     settings::{Build, GuardSettings, Mapping},
 };
+use crate::base::glob::{self, Wildcards};
 
 /// The keys of the file. All may be left out.
 #[derive(Debug, Default, Deserialize)]
@@ -171,7 +171,9 @@ impl PolicyFile {
             settings.socket_paths = absolute("socket_paths", paths)?;
         }
         if let Some(globs) = self.shared_images {
-            if let Some(glob) = globs.iter().find(|glob| GlobBuilder::new(glob).build().is_err()) {
+            if let Some(glob) =
+                globs.iter().find(|glob| glob::compile(glob, Wildcards::WithinComponent).is_err())
+            {
                 return Err(wrong("shared_images", glob, "it is no glob"));
             }
             settings.images.shared = globs;

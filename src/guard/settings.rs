@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use globset::GlobBuilder;
+use crate::base::glob::{self, Wildcards};
 use serde::{Deserialize, Serialize};
 
 use super::{ids::is_id_like, image::Reference, names::Names, refusal::Refusal};
@@ -94,12 +94,8 @@ impl ImagePolicy {
     /// Whether all jobs see this image (G-60). A digest matches no glob on tags.
     pub(crate) fn shares(&self, reference: &Reference) -> bool {
         let short = reference.short();
-        self.shared.iter().any(|glob| {
-            GlobBuilder::new(glob)
-                .literal_separator(true)
-                .build()
-                .is_ok_and(|glob| glob.compile_matcher().is_match(&short))
-        })
+        let matches = |glob: &String| glob::matches(glob, Wildcards::WithinComponent, &short);
+        self.shared.iter().any(matches)
     }
 
     /// Whether a registry may be asked (G-65).

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     base::{
+        glob::{self, Wildcards},
         ids::{JobId, ProjectId, hex},
         secret::Secret,
     },
@@ -268,8 +269,7 @@ fn matching(root: &Path, glob: &str, files: &mut BTreeSet<PathBuf>) {
         files.insert(PathBuf::from(glob));
         return;
     }
-    let glob = globset::GlobBuilder::new(glob).literal_separator(true).build();
-    let Ok(glob) = glob.map(|glob| glob.compile_matcher()) else { return };
+    let Ok(glob) = glob::compile(glob, Wildcards::WithinComponent) else { return };
     let walk = walkdir::WalkDir::new(root);
     for entry in walk.into_iter().filter_entry(|e| e.file_name() != ".git").flatten() {
         let Ok(name) = entry.path().strip_prefix(root) else { continue };

@@ -224,7 +224,7 @@ fn greet(log: &JobLog, runner: &Runner, workload: &Result<Arc<Workload>, SystemF
         name: "longshore",
         version: env!("CARGO_PKG_VERSION"),
         revision: crate::REVISION,
-        runner: &runner.config.name,
+        runner: runner.config.name.as_str(),
         token: &runner.config.short_token(),
         system_id: &runner.process.system_id,
         flags: &flags,

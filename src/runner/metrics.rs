@@ -1,5 +1,5 @@
 //! What a monitoring system asks about: counted where things happen, shown as Prometheus' text
-//! (config-toml.md §19). Handed down, never global; the socket is the command line's business.
+//! (docs/compatibility.md, "Metrics"). Handed down, never global; the socket is the command line's business.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,10 @@ use std::{
     time::Instant,
 };
 
-use crate::base::ids::{JobId, ShortToken};
+use crate::base::{
+    duration,
+    ids::{JobId, RunnerName, ShortToken},
+};
 
 /// A runner, as labels name it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,7 +19,7 @@ pub struct RunnerLabels {
     /// `runner`.
     pub token: ShortToken,
     /// `runner_name`.
-    pub name: String,
+    pub name: RunnerName,
 }
 
 /// A configured runner.
@@ -151,7 +154,7 @@ impl Metrics {
                 row.url,
                 row.stage,
                 row.executor_stage,
-                duration(row.since.elapsed().as_secs())
+                duration::format_seconds(row.since.elapsed())
             );
         }
         text
@@ -166,7 +169,7 @@ impl Metrics {
         let of = |runner: &RunnerLabels| {
             [
                 ("runner", runner.token.as_str().to_owned()),
-                ("runner_name", runner.name.clone()),
+                ("runner_name", runner.name.to_string()),
                 ("system_id", id.to_owned()),
             ]
         };
@@ -277,16 +280,6 @@ impl Page {
     }
 }
 
-/// As Go writes it.
-fn duration(seconds: u64) -> String {
-    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    match (hours, minutes) {
-        (0, 0) => format!("{rest}s"),
-        (0, _) => format!("{minutes}m{rest}s"),
-        _ => format!("{hours}h{minutes}m{rest}s"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,7 +287,8 @@ mod tests {
     #[test]
     fn jobs_failures_and_answers_are_counted_by_runner() {
         let metrics = Arc::new(Metrics::new("s_1".to_owned()));
-        let runner = RunnerLabels { token: ShortToken::of("glrt-abc"), name: "a \"b\"".to_owned() };
+        let runner =
+            RunnerLabels { token: ShortToken::of("glrt-abc"), name: RunnerName::new("a \"b\"") };
         let configured = Configured { runner: runner.clone(), limit: 3, request_concurrency: 2 };
         metrics.loaded(7, vec![configured]);
         let labels = "runner=\"abc\",runner_name=\"a \\\"b\\\"\",system_id=\"s_1\"";

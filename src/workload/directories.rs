@@ -52,14 +52,14 @@ impl Directories {
         placement: &Placement,
         shared_builds: bool,
     ) -> Self {
-        let builds = runner.builds_dir.trim_end_matches('/').to_owned();
+        let builds = runner.builds_dir.as_str().trim_end_matches('/').to_owned();
         let path = project_path(job);
         let project = if shared_builds {
             format!("{builds}/{}/{}/{path}", runner.short_token(), placement.project_slot)
         } else {
             format!("{builds}/{path}")
         };
-        let cache = runner.cache_dir.trim_end_matches('/').to_owned();
+        let cache = runner.cache_dir.as_str().trim_end_matches('/').to_owned();
         Self {
             temp: temp_of(&project),
             project_cache: format!("{cache}/{path}"),

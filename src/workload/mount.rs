@@ -252,7 +252,7 @@ impl Request<'_> {
             if let Some(host) = &self.runner.containers.volumes.cache_dir {
                 mounts.binds.push(format!(
                     "{}/runner-{owner}/{digest}{suffix}:{destination}",
-                    host.trim_end_matches('/')
+                    host.as_str().trim_end_matches('/')
                 ));
                 mounts.directories.push(destination.to_owned());
                 return;

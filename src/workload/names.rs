@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::config::RunnerConfig;
 
-use super::{outcome::go_duration, placement::Placement, spec::JobSpec, variable::Expanded};
+use super::{placement::Placement, spec::JobSpec, variable::Expanded};
 
 /// Prefix of the incumbent's labels, which tools and operators know.
 pub const LABEL_PREFIX: &str = "com.gitlab.gitlab-runner";
@@ -97,7 +97,7 @@ pub(super) fn labels(
         ("job.sha", job.source.sha.clone()),
         ("job.before_sha", job.source.before_sha.clone()),
         ("job.ref", job.source.reference.clone()),
-        ("job.timeout", go_duration(job.timeout)),
+        ("job.timeout", crate::base::duration::format_seconds(job.timeout)),
         ("project.id", job.project.id.to_string()),
         ("project.runner_id", placement.project_slot.to_string()),
         ("pipeline.id", job.pipeline.to_string()),

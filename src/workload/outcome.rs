@@ -5,6 +5,8 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::duration;
+
 /// How a job, or a stage of it, ended when the system worked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -74,23 +76,9 @@ impl fmt::Display for StopReason {
                     Deadline::Sources => "fetching the sources (get_sources_timeout)",
                     Deadline::Script => "script (RUNNER_SCRIPT_TIMEOUT)",
                 };
-                write!(f, "{what} took longer than {} seconds", go_duration(*after))
+                write!(f, "{what} took longer than {} seconds", duration::format_seconds(*after))
             }
         }
-    }
-}
-
-/// A duration as Go writes it, such as `1h0m0s`, for texts that users match.
-#[must_use]
-pub fn go_duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    if hours > 0 {
-        format!("{hours}h{minutes}m{rest}s")
-    } else if minutes > 0 {
-        format!("{minutes}m{rest}s")
-    } else {
-        format!("{rest}s")
     }
 }
 
@@ -181,7 +169,7 @@ mod tests {
     fn durations_read_as_the_incumbent_writes_them() {
         let stop = StopReason::TimedOut { deadline: Deadline::Job, after: Duration::from_hours(1) };
         assert_eq!(stop.to_string(), "execution took longer than 1h0m0s seconds");
-        assert_eq!(go_duration(Duration::from_secs(5)), "5s");
-        assert_eq!(go_duration(Duration::from_secs(90)), "1m30s");
+        let stop = StopReason::TimedOut { deadline: Deadline::Job, after: Duration::from_secs(90) };
+        assert_eq!(stop.to_string(), "execution took longer than 1m30s seconds");
     }
 }

@@ -152,7 +152,7 @@ impl Workload {
         let flags = Flags::resolve(&runner.feature_flags, &value, &mut warnings);
         let names = Names::new(job, runner, placement);
         let network = NetworkPlan::new(containers, &flags, &names);
-        let shared_builds = mount::covers(&containers.volumes.entries, &runner.builds_dir);
+        let shared_builds = mount::covers(&containers.volumes.entries, runner.builds_dir.as_str());
         let environment = Environment { job, runner, placement, flags: &flags, network: &network };
         let usual = Directories::new(job, runner, placement, shared_builds);
         let Place { strategy, directories, mut variables } = place(&environment, usual)?;

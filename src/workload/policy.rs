@@ -1,9 +1,10 @@
 //! What a job may ask of the engine: pull policies, images, services, users. Pure; the refusals'
 //! texts are for the job's author.
 
-use globset::GlobBuilder;
-
-use crate::config::{ContainerConfig, PullPolicy};
+use crate::{
+    base::glob::{self, Wildcards},
+    config::{ContainerConfig, PullPolicy},
+};
 
 /// A wish of the job that the runner's settings forbid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -159,13 +160,7 @@ pub fn check_user(user: &str, config: &ContainerConfig) -> Result<(), Refusal> {
 #[must_use]
 pub fn matches_any(patterns: &[String], name: &str) -> bool {
     patterns.iter().any(|pattern| {
-        let matches = |pattern: &str| {
-            GlobBuilder::new(pattern)
-                .literal_separator(true)
-                .backslash_escape(true)
-                .build()
-                .is_ok_and(|glob| glob.compile_matcher().is_match(name))
-        };
+        let matches = |pattern: &str| glob::matches(pattern, Wildcards::WithinComponent, name);
         matches(pattern) || pattern.strip_suffix("/**").is_some_and(matches)
     })
 }

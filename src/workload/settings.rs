@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::config::{RunnerConfig, values};
+use crate::{base::duration, config::RunnerConfig};
 
 use super::{
     flags::Flags,
@@ -138,7 +138,7 @@ impl<'a> Reader<'a> {
 
     fn duration(&mut self, name: &str, limit: Duration) -> Option<Duration> {
         let text = self.get(name)?;
-        match values::go_duration(text) {
+        match duration::parse(text) {
             Ok((false, duration)) if duration.is_zero() => None,
             Ok((false, duration)) if duration <= limit => Some(duration),
             Ok((false, _)) => {

@@ -7,7 +7,9 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use globset::{GlobBuilder, GlobMatcher};
+use globset::GlobMatcher;
+
+use crate::base::glob::{self, Wildcards};
 
 /// One alternative of a pattern.
 #[derive(Debug)]
@@ -118,12 +120,8 @@ impl Deep {
 }
 
 fn glob(text: &str) -> Result<GlobMatcher, PatternError> {
-    GlobBuilder::new(text)
-        .literal_separator(true)
-        .backslash_escape(true)
-        .build()
-        .map(|glob| glob.compile_matcher())
-        .map_err(|error| PatternError::Bad(format!("syntax error in pattern: {}", error.kind())))
+    glob::compile(text, Wildcards::WithinComponent)
+        .map_err(|error| PatternError::Bad(format!("syntax error in pattern: {error}")))
 }
 
 /// The parts of a path relative to the project, without `.`, `..` and empty ones, and with no two

@@ -1,5 +1,5 @@
-//! `[runners.cache]` and its stores. A store that cannot be used is said and means local caches
-//! alone, as for the incumbent: a wrong cache must not stop jobs.
+//! `[runners.cache]` and its stores. A store that cannot be used is a warning and means local
+//! caches alone, as for gitlab-runner: a wrong cache must not stop jobs.
 
 use url::Url;
 
@@ -26,7 +26,7 @@ pub(super) fn cache(section: Section<'_>) -> CacheConfig {
             None
         }
     };
-    ask_for_all(&s3_section);
+    read_all_keys(&s3_section);
     s3_section.finish();
     for (table, keys) in [
         (
@@ -52,8 +52,8 @@ pub(super) fn cache(section: Section<'_>) -> CacheConfig {
     cache
 }
 
-/// A table of a store that is not in use keeps its keys without a word.
-fn ask_for_all(section: &Section<'_>) {
+/// Keys of a store that is not in use are not warned of.
+fn read_all_keys(section: &Section<'_>) {
     for key in [
         "ServerAddress",
         "AccessKey",
@@ -90,13 +90,13 @@ fn s3(section: &Section<'_>) -> Option<S3Config> {
             return None;
         }
         None => {
-            let message = "without ServerAddress, AccessKey and SecretKey the incumbent asks the \
-                           machine's role (iam), which is not supported: no remote cache";
+            let message = "without ServerAddress, AccessKey and SecretKey gitlab-runner asks \
+                           for the machine's role (iam), which is not supported: no remote cache";
             section.warn("AuthenticationType", message);
             return None;
         }
         Some(_) => {
-            section.warn("AuthenticationType", "wanted access-key or iam: no remote cache");
+            section.warn("AuthenticationType", "must be access-key or iam: no remote cache");
             return None;
         }
     }
@@ -127,7 +127,7 @@ fn s3(section: &Section<'_>) -> Option<S3Config> {
         .ok()
         .filter(|url| url.has_host() && url.path() == "/" && url.username().is_empty());
     let Some(endpoint) = endpoint else {
-        section.warn("ServerAddress", "wanted `host` or `host:port`: no remote cache");
+        section.warn("ServerAddress", "must be `host` or `host:port`: no remote cache");
         return None;
     };
     let path_style =

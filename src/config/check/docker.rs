@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use crate::base::paths::HostPath;
 use crate::config::{
     containers::{
         ContainerConfig, ImagePolicy, NetworkConfig, PrivilegePolicy, PullPolicy, ServiceConfig,
@@ -119,7 +120,7 @@ fn containers(section: &Section<'_>) -> ContainerConfig {
         },
         volumes: VolumeConfig {
             entries: volumes(section),
-            cache_dir: section.text("cache_dir"),
+            cache_dir: section.text("cache_dir").map(HostPath::new),
             disable_cache: on(section, "disable_cache"),
             tmpfs: section.map("tmpfs").into_iter().collect(),
             services_tmpfs: section.map("services_tmpfs").into_iter().collect(),
@@ -190,7 +191,7 @@ fn policy(text: &str) -> Result<PullPolicy, &'static str> {
         "always" => Ok(PullPolicy::Always),
         "if-not-present" => Ok(PullPolicy::IfNotPresent),
         "never" => Ok(PullPolicy::Never),
-        _ => Err("wanted always, if-not-present or never"),
+        _ => Err("must be always, if-not-present or never"),
     }
 }
 
@@ -297,7 +298,7 @@ fn volumes(section: &Section<'_>) -> Vec<String> {
 fn isolation(section: &Section<'_>) -> Option<String> {
     section.parsed("isolation", "", |text| match text {
         "default" | "hyperv" | "process" => Ok(text.to_owned()),
-        _ => Err("wanted default, hyperv or process"),
+        _ => Err("must be default, hyperv or process"),
     })
 }
 

@@ -1,13 +1,14 @@
 //! Lists of globs of images.
 
-use globset::GlobBuilder;
-
-use crate::config::file::Section;
+use crate::{
+    base::glob::{self, Wildcards},
+    config::file::Section,
+};
 
 pub(super) fn glob(text: &str) -> Result<String, String> {
-    match GlobBuilder::new(text).literal_separator(true).build() {
+    match glob::compile(text, Wildcards::WithinComponent) {
         Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(format!("not a pattern: {}", error.kind())),
+        Err(error) => Err(format!("not a pattern: {error}")),
     }
 }
 

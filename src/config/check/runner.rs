@@ -8,7 +8,7 @@ use super::{
     variables::environment,
 };
 use crate::{
-    base::secret::Secret,
+    base::{ids::RunnerName, paths::ContainerPath, secret::Secret},
     config::{
         executor::ExecutorConfig,
         file::Section,
@@ -77,7 +77,7 @@ pub(super) fn runner(
         feature_flags: feature_flags(&section),
         cache: cache::cache(section.table("cache")),
         local_bundle: None,
-        name,
+        name: RunnerName::new(name),
     };
     without_effect(&section);
     section.finish();
@@ -197,17 +197,17 @@ fn existing_file(section: &Section<'_>, key: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-fn directory(section: &Section<'_>, key: &str, default: &str) -> String {
+fn directory(section: &Section<'_>, key: &str, default: &str) -> ContainerPath {
     let parse = |text: &str| {
         if !text.starts_with('/') {
             Err("must be an absolute path in the container")
         } else if text.trim_matches('/').is_empty() {
             Err("must not be `/`")
         } else {
-            Ok(text.trim_end_matches('/').to_owned())
+            Ok(ContainerPath::new(text.trim_end_matches('/')))
         }
     };
-    section.parsed(key, "", parse).unwrap_or_else(|| default.to_owned())
+    section.parsed(key, "", parse).unwrap_or_else(|| ContainerPath::new(default))
 }
 
 fn all_labels(
@@ -217,7 +217,7 @@ fn all_labels(
     let own = labels(section);
     let mut all = global.clone();
     all.extend(own.clone());
-    // More than the limit on its own was said already.
+    // Either of them alone being above the limit is already reported.
     if own.len().max(global.len()) <= MAX_LABELS {
         check_label_count(section, &all);
     }

@@ -1,4 +1,4 @@
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 use super::*;
 use crate::config::{
@@ -72,7 +72,7 @@ shutdown_timeout = 0
 "#;
 
 #[test]
-fn config_1_a_file_of_the_incumbent_is_taken_without_a_word() {
+fn config_1_a_file_of_gitlab_runner_is_accepted_without_warnings() {
     let checked = checked(REGISTERED);
     assert_eq!(checked.warnings, []);
     let runner = &checked.config.runners[0];
@@ -270,7 +270,7 @@ fn config_16_credentials_decide_how_to_log_in() {
     assert_eq!(cache(&named).0.unwrap().endpoint.as_str(), "https://s3.eu-west-1.amazonaws.com/");
     for (more, says) in [
         ("AuthenticationType = 'iam'", "`iam` is not supported"),
-        ("AuthenticationType = 'magic'", "wanted access-key or iam"),
+        ("AuthenticationType = 'magic'", "must be access-key or iam"),
         ("RoleARN = 'arn:aws:iam::1:role/x'", "roles are not supported"),
         ("UploadRoleARN = 'arn:aws:iam::1:role/x'", "roles are not supported"),
     ] {
@@ -298,7 +298,7 @@ fn config_17_the_bucket_is_in_the_path_but_at_amazon_and_google() {
 }
 
 #[test]
-fn other_stores_mean_local_caches_and_are_said() {
+fn other_stores_mean_local_caches_and_are_warned_of() {
     for kind in ["gcs", "azure", "floppy"] {
         let text = with("", "") + &format!("[runners.cache]\nType = '{kind}'\n");
         let checked = checked(&text);
@@ -308,7 +308,7 @@ fn other_stores_mean_local_caches_and_are_said() {
 }
 
 #[test]
-fn flags_that_do_nothing_are_said_and_kept() {
+fn flags_without_effect_are_warned_of_and_kept() {
     let text = with("", "")
         + "[runners.feature_flags]\nFF_NETWORK_PER_BUILD = true\nFF_CONCRETE = true\nFF_X = false\n";
     let checked = checked(&text);
@@ -346,7 +346,7 @@ fn docker_40_limits_land_in_their_fields() {
     assert_eq!(docker.kernel.shm_size, 1024);
     assert_eq!((docker.devices.gpus.as_str(), docker.devices.service_gpus.as_str()), ("all", "1"));
     assert_eq!((docker.kernel.ulimits[0].soft, docker.kernel.ulimits[0].hard), (1, 2));
-    assert_eq!(docker.devices.services[0].1[0].container, "/dev/fuse");
+    assert_eq!(docker.devices.services[0].1[0].container.as_str(), "/dev/fuse");
 }
 
 #[test]
@@ -535,7 +535,7 @@ fn docker_107_108_volumes_are_checked_and_kept_as_written() {
 }
 
 #[test]
-fn stage_timeouts_of_nothing_are_ignored_and_said() {
+fn stage_timeouts_of_zero_are_ignored_with_a_warning() {
     assert_eq!(one("prepare_timeout = '10m'", "").timeouts.prepare, Some(Duration::from_mins(10)));
     let text = with("get_sources_timeout = '0s'", "");
     assert_eq!(checked(&text).config.runners[0].timeouts.get_sources, None);
@@ -588,47 +588,131 @@ fn the_example_has_every_key_that_is_known_and_no_other() {
     let document = toml_edit::Document::parse(text.as_str()).unwrap();
     let mut present = BTreeSet::new();
     collect(document.as_item(), "", &mut present);
-    let unsupported = [
-        "session_server",
-        "user",
-        "sentry_dsn",
-        "machine",
-        "experimental",
-        "runners.use_slot_cgroups",
-        "runners.slot_cgroup_template",
-        "runners.proxy_exec",
-        "runners.step_runner_image",
-        "runners.monitoring",
-        "runners.referees",
-        "runners.experimental",
-        "runners.kubernetes",
-        "runners.custom",
-        "runners.ssh",
-        "runners.parallels",
-        "runners.virtualbox",
-        "runners.machine",
-        "runners.instance",
-        "runners.autoscaler",
-        "runners.docker.helper_image_flavor",
-        "runners.docker.service_slot_cgroup_template",
-        "runners.docker.services.suspend_data_path",
-        "runners.cache.gcs",
-        "runners.cache.azure",
-        "runners.cache.s3.ServerSideEncryption",
-        "runners.cache.s3.ServerSideEncryptionKeyID",
-        "runners.cache.s3.DualStack",
-        "runners.cache.s3.Accelerate",
-        "runners.cache.s3.RoleARN",
-        "runners.cache.s3.UploadRoleARN",
-        "runners.cache.s3.AssumeRoleMaxConcurrency",
-        "runners.cache.s3.DisableAssumeRoleCredentialsCaching",
-    ];
     let missing: Vec<_> = asked
         .iter()
         .filter(|key| !present.contains(*key))
-        .filter(|key| !unsupported.iter().any(|u| *key == u || key.starts_with(&format!("{u}."))))
+        .filter(|key| !is_without_effect(key))
         .collect();
     assert_eq!(missing, [""; 0], "keys that the example does not name");
+}
+
+/// Keys of gitlab-runner that are known and do nothing, with all below them.
+const WITHOUT_EFFECT: &[&str] = &[
+    "session_server",
+    "user",
+    "sentry_dsn",
+    "machine",
+    "experimental",
+    "runners.use_slot_cgroups",
+    "runners.slot_cgroup_template",
+    "runners.proxy_exec",
+    "runners.step_runner_image",
+    "runners.monitoring",
+    "runners.referees",
+    "runners.experimental",
+    "runners.kubernetes",
+    "runners.custom",
+    "runners.ssh",
+    "runners.parallels",
+    "runners.virtualbox",
+    "runners.machine",
+    "runners.instance",
+    "runners.autoscaler",
+    "runners.docker.helper_image_flavor",
+    "runners.docker.service_slot_cgroup_template",
+    "runners.docker.services.suspend_data_path",
+    "runners.cache.gcs",
+    "runners.cache.azure",
+    "runners.cache.s3.ServerSideEncryption",
+    "runners.cache.s3.ServerSideEncryptionKeyID",
+    "runners.cache.s3.DualStack",
+    "runners.cache.s3.Accelerate",
+    "runners.cache.s3.RoleARN",
+    "runners.cache.s3.UploadRoleARN",
+    "runners.cache.s3.AssumeRoleMaxConcurrency",
+    "runners.cache.s3.DisableAssumeRoleCredentialsCaching",
+];
+
+fn is_without_effect(key: &str) -> bool {
+    let below = |table: &&str| {
+        key.strip_prefix(*table).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    WITHOUT_EFFECT.iter().any(|table| below(&table))
+}
+
+const REFERENCE: &str = include_str!("../../../docs/configuration.md");
+
+/// The keys of the reference's tables with their defaults, as written; headings name the tables.
+fn reference() -> BTreeMap<String, String> {
+    let mut keys = BTreeMap::new();
+    let mut path = String::new();
+    for line in REFERENCE.lines() {
+        if line.starts_with('#') {
+            path = match line.split_once('`') {
+                Some((_, table)) => table.trim_matches(['[', ']', '`']).to_owned() + ".",
+                None => String::new(),
+            };
+        } else if let Some(row) = line.strip_prefix("| `") {
+            let cells: Vec<&str> = row.split(" | ").collect();
+            let key = cells[0].trim_end_matches('`');
+            assert_eq!(cells.len(), 4, "{line}");
+            let old = keys.insert(format!("{path}{key}"), cells[2].trim_matches('`').to_owned());
+            assert_eq!(old, None, "{line}");
+        }
+    }
+    keys
+}
+
+/// The keys of the example with their defaults; without one for those that have none.
+fn defaults_of_the_example() -> BTreeMap<String, String> {
+    let mut defaults = BTreeMap::new();
+    let mut path = String::new();
+    for line in include_str!("../../../config.example.toml").lines() {
+        let has_default = line.starts_with('#') && !line.starts_with("#?");
+        let line = line.strip_prefix("#? ").or(line.strip_prefix('#')).unwrap_or(line);
+        if let Some(table) = line.strip_prefix('[') {
+            path = table.trim_matches(['[', ']']).to_owned() + ".";
+        } else if let Some((key, value)) = line.split_once(" = ")
+            && !line.starts_with(' ')
+        {
+            let value = if has_default { value } else { "–" };
+            defaults.insert(format!("{path}{key}"), value.to_owned());
+        }
+    }
+    defaults
+}
+
+#[test]
+fn the_reference_has_every_key_that_is_known_and_no_other() {
+    let path = Path::new("config.example.toml");
+    let (_, asked) = check_and_list_keys(&example(true), path, &no_env).unwrap();
+    let reference = reference();
+    let is_table = |key: &str| asked.iter().any(|other| other.starts_with(&format!("{key}.")));
+    // Its keys are names of flags, which are listed elsewhere.
+    let is_open = |key: &str| key == "runners.feature_flags";
+    let missing: Vec<_> = asked
+        .iter()
+        .filter(|key| !reference.contains_key(*key))
+        .filter(|key| !is_table(key) && !is_open(key) && !is_without_effect(key))
+        .collect();
+    assert_eq!(missing, [""; 0], "keys that docs/configuration.md does not name");
+    let unknown: Vec<_> = reference
+        .keys()
+        .filter(|key| !asked.contains(*key) && !key.starts_with("runners.feature_flags."))
+        .collect();
+    assert_eq!(unknown, [""; 0], "keys of docs/configuration.md that do not exist");
+    let unnamed: Vec<_> =
+        WITHOUT_EFFECT.iter().filter(|key| !REFERENCE.contains(&format!("`{key}`"))).collect();
+    assert_eq!(unnamed, [&""; 0], "keys without effect that docs/configuration.md does not name");
+}
+
+#[test]
+fn the_reference_names_the_defaults_of_the_example() {
+    let mut defaults = defaults_of_the_example();
+    defaults.retain(|key, _| !key.starts_with("runners.feature_flags."));
+    let mut reference = reference();
+    reference.retain(|key, _| !key.starts_with("runners.feature_flags."));
+    assert_eq!(reference, defaults);
 }
 
 fn collect(item: &toml_edit::Item, path: &str, keys: &mut BTreeSet<String>) {

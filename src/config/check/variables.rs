@@ -9,12 +9,7 @@ pub(super) fn environment(section: &Section<'_>) -> Vec<(String, String)> {
         match values::variable(text) {
             Ok(variable) => variables.push(variable),
             Err(error) => {
-                section.problem(
-                    "environment",
-                    None,
-                    format!("entry {} is {error}", number + 1),
-                    "",
-                );
+                section.problem("environment", None, format!("entry {} {error}", number + 1), "");
             }
         }
     }

@@ -5,6 +5,8 @@ use std::{
     path::PathBuf,
 };
 
+use crate::base::paths::{ContainerPath, HostPath};
+
 /// How the engine is reached, and what it is told of containers beside the job's plan.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DockerConfig {
@@ -127,10 +129,10 @@ pub struct DeviceConfig {
 /// A device handed to a container, `host[:container[:permissions]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// Path on the engine's host.
-    pub host: String,
-    /// Path in the container.
-    pub container: String,
+    /// Where it is on the engine's host.
+    pub host: HostPath,
+    /// Where the container has it.
+    pub container: ContainerPath,
     /// `rwm` and parts of it.
     pub permissions: String,
 }

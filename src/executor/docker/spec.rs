@@ -389,8 +389,8 @@ fn devices(devices: &[Device]) -> Option<Vec<DeviceMapping>> {
     let mapped: Vec<_> = devices
         .iter()
         .map(|device| DeviceMapping {
-            path_on_host: Some(device.host.clone()),
-            path_in_container: Some(device.container.clone()),
+            path_on_host: Some(device.host.to_string()),
+            path_in_container: Some(device.container.to_string()),
             cgroup_permissions: Some(device.permissions.clone()),
         })
         .collect();

@@ -1,10 +1,12 @@
 //! Answers of the engine without what is not the job's (G-6, G-58). Pure.
 
-use globset::GlobBuilder;
 use regex::RegexBuilder;
 use serde_json::{Map, Value, json};
 
-use crate::guard::{ids::is_id, image::Reference};
+use crate::{
+    base::glob::{self, Wildcards},
+    guard::{ids::is_id, image::Reference},
+};
 
 use super::{context::PolicyContext, forward::NameFilter};
 
@@ -386,8 +388,7 @@ pub(crate) fn named(list: &mut Value, filter: &NameFilter) {
 fn referenced(list: &mut Value, patterns: &[String]) {
     let globs: Vec<_> = patterns
         .iter()
-        .filter_map(|text| GlobBuilder::new(text).literal_separator(true).build().ok())
-        .map(|glob| glob.compile_matcher())
+        .filter_map(|text| glob::compile(text, Wildcards::WithinComponent).ok())
         .collect();
     let matches = |text: &Value| {
         let Some(mut reference) = text.as_str().and_then(Reference::parse) else { return false };

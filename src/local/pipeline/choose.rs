@@ -18,7 +18,10 @@ use super::{
     rules::{self, Variables},
     value,
 };
-use crate::gitlab::api::wire;
+use crate::{
+    base::glob::{self, Wildcards},
+    gitlab::api::wire,
+};
 
 /// How a job is in the pipeline.
 #[derive(Debug, Clone)]
@@ -52,8 +55,7 @@ impl<'a> Files<'a> {
             if !glob.contains(['*', '?', '[', '{']) {
                 return self.root.join(glob).exists();
             }
-            let glob = globset::GlobBuilder::new(glob).literal_separator(true).build();
-            let Ok(glob) = glob.map(|glob| glob.compile_matcher()) else { return false };
+            let Ok(glob) = glob::compile(glob, Wildcards::WithinComponent) else { return false };
             self.listed.get_or_init(|| self.list()).iter().any(|file| glob.is_match(file))
         })
     }

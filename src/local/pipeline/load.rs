@@ -13,6 +13,7 @@ use super::{
     rules::{self, Variables},
     value, yaml,
 };
+use crate::base::glob::{self, Wildcards};
 
 /// How deep files may include files (GitLab: 100 levels; no real pipeline gets near ten).
 const MAX_DEPTH: usize = 20;
@@ -157,8 +158,7 @@ impl Loader<'_> {
             }
             return vec![path];
         }
-        let glob = globset::GlobBuilder::new(relative).literal_separator(true).build();
-        let Ok(glob) = glob.map(|glob| glob.compile_matcher()) else {
+        let Ok(glob) = glob::compile(relative, Wildcards::WithinComponent) else {
             self.report.error(&["include"], format!("`{local}` is not a valid pattern"));
             return Vec::new();
         };

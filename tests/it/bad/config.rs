@@ -65,7 +65,7 @@ async fn config_4_all_that_is_wrong_is_named_at_once_with_key_value_and_reason()
         &[
             "config.toml",
             "line 2: concurrent = 0: must be at least 1",
-            "line 3: check_interval = \"often\": is text, wanted a whole number",
+            "line 3: check_interval = \"often\": must be a whole number, found text",
             "line 8: runners[0].executor = \"shell\": runner `one` has an executor that is not",
             "runners[1].url",
             "runners[1].token",

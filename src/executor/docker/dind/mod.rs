@@ -20,8 +20,7 @@ use rustls::ClientConfig;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
-    base::error_chain,
-    config::values,
+    base::{duration, error_chain},
     executor::docker::engine::{self, Engine, image::Image},
     trace::JobLog,
     workload::access::{DindPlan, InnerNetworks, SOCKET_DIRECTORY, SocketPlan},
@@ -77,7 +76,7 @@ pub enum DaemonError {
     #[error(
         "the job's Docker daemon ({service}) was not ready in {} ([runners.docker.dind] \
          ready_timeout): {why}",
-        values::format_duration(*limit)
+        duration::format(*limit)
     )]
     Late {
         /// The service.
