@@ -637,7 +637,7 @@ fn is_without_effect(key: &str) -> bool {
     let below = |table: &&str| {
         key.strip_prefix(*table).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
-    WITHOUT_EFFECT.iter().any(|table| below(&table))
+    WITHOUT_EFFECT.iter().any(below)
 }
 
 const REFERENCE: &str = include_str!("../../../docs/configuration.md");

@@ -177,12 +177,8 @@ async fn tls_shows_the_clients_certificate_and_trusts_the_engines_ca_alone() {
             let _ = stream.shutdown().await;
         }
     });
-    let config = EngineAddress {
-        host: Some(host),
-        tls_verify: true,
-        tls_cert_path: Some(path.to_owned()),
-        ..EngineAddress::default()
-    };
+    let config =
+        EngineAddress { host: Some(host), tls_verify: true, tls_cert_path: Some(path.to_owned()) };
     let engine = Engine::connect(&config, &EngineEnv::default()).await.unwrap();
     assert_eq!(engine.architecture(), "amd64");
 
