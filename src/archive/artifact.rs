@@ -8,7 +8,10 @@ use url::Url;
 
 use super::select::{Note, Severity};
 use crate::{
-    base::ids::{JobId, ShortToken},
+    base::{
+        backoff::Backoff,
+        ids::{JobId, ShortToken},
+    },
     workload::transfer::Format,
 };
 
@@ -93,7 +96,7 @@ impl UploadTries {
 
     /// Says what follows from the answer to the current try.
     pub fn next(&mut self, answer: Answer) -> Next {
-        let (limit, failure) = match answer {
+        let (attempts, failure) = match answer {
             Answer::Status(201) => return Next::Done,
             Answer::Redirect(location) if self.hops < Self::MOST_HOPS => {
                 self.hops += 1;
@@ -106,15 +109,9 @@ impl UploadTries {
         };
         self.made += 1;
         self.hops = 0;
-        if self.made >= limit {
-            return Next::GiveUp(failure);
-        }
-        Next::Retry(Duration::from_secs(match self.made {
-            1 => 1,
-            2 => 2,
-            3 => 4,
-            _ => 5,
-        }))
+        let policy =
+            Backoff { attempts, first: Duration::from_secs(1), longest: Duration::from_secs(5) };
+        policy.pause_after(self.made).map_or(Next::GiveUp(failure), Next::Retry)
     }
 }
 
@@ -126,8 +123,7 @@ pub struct DownloadTries {
 }
 
 impl DownloadTries {
-    const MOST: u32 = 3;
-    const PAUSE: Duration = Duration::from_secs(1);
+    const POLICY: Backoff = Backoff::constant(3, Duration::from_secs(1));
 
     /// `direct` is `FF_USE_DIRECT_DOWNLOAD`.
     #[must_use]
@@ -151,7 +147,7 @@ impl DownloadTries {
             Answer::Status(_) | Answer::Redirect(_) | Answer::Broken => Failure::Other,
         };
         self.made += 1;
-        if self.made >= Self::MOST { Next::GiveUp(failure) } else { Next::Retry(Self::PAUSE) }
+        Self::POLICY.pause_after(self.made).map_or(Next::GiveUp(failure), Next::Retry)
     }
 }
 

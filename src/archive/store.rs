@@ -10,12 +10,10 @@ use reqwest::{Client, Response, StatusCode, header};
 use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle};
 use url::Url;
 
-use crate::config::S3Config;
+use crate::{base::backoff::Backoff, config::S3Config};
 
-/// Tries of a request in all.
-const TRIES: u32 = 3;
-/// Between two of them.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How often a request is tried.
+const RETRY: Backoff = Backoff::constant(3, Duration::from_secs(1));
 /// To connect (gitlab-runner: `cacheClient`).
 const CONNECT: Duration = Duration::from_secs(30);
 /// What S3 allows for a presigned request (AWS Signature Version 4, query parameters).
@@ -74,7 +72,7 @@ pub struct Store {
     bucket: Bucket,
     credentials: Credentials,
     expiry: Duration,
-    pause: Duration,
+    retry: Backoff,
 }
 
 /// What is known of an object.
@@ -143,7 +141,7 @@ impl Store {
             .build()
             .map_err(|source| StoreError::Client { source })?;
         let expiry = expiry.clamp(Duration::from_secs(1), LONGEST_EXPIRY);
-        Ok(Self { client, bucket, credentials, expiry, pause: PAUSE })
+        Ok(Self { client, bucket, credentials, expiry, retry: RETRY })
     }
 
     /// Asks about an object; `None` when there is none.
@@ -236,10 +234,10 @@ impl Store {
                 false
             }
         };
-        if !retryable || made >= TRIES {
-            return Err(error);
+        match self.retry.pause_after(made) {
+            Some(pause) if retryable => tokio::time::sleep(pause).await,
+            _ => return Err(error),
         }
-        tokio::time::sleep(self.pause).await;
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! What everything else stands on: names and numbers that must not be mixed up, text that does not
-//! print, durations, globs, and how an error is put into words.
+//! print, durations, globs, how often something is tried, and how an error is put into words.
 
+pub(crate) mod backoff;
 pub(crate) mod decimal;
 pub(crate) mod duration;
 mod error;

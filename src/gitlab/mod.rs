@@ -12,6 +12,8 @@ mod provenance;
 mod recovery;
 mod reporter;
 mod runner;
+#[cfg(test)]
+pub(crate) mod test_server;
 pub mod trace;
 
 pub use incoming::incoming;

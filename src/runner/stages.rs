@@ -19,6 +19,7 @@ use tokio::{
 use tokio_util::io::ReaderStream;
 
 use crate::{
+    base::backoff::{Backoff, Pauses},
     config::RunnerConfig,
     executor::{
         HelperStreams,
@@ -39,7 +40,7 @@ use super::{
     reporter::ArtifactStore,
 };
 
-/// Pauses between tries of a stage: doubling from the first to the last (docker-executor.md §14.2).
+/// Pauses between tries of a stage, which double from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LAST_PAUSE: Duration = Duration::from_mins(5);
 
@@ -60,28 +61,21 @@ pub(super) struct Stages<'a> {
     spool: PathBuf,
 }
 
-/// How often a stage is tried, and what it is called.
-struct Attempts {
-    left: u32,
-    pause: Duration,
-}
+/// The attempts that a stage has left.
+struct Attempts(Pauses);
 
 impl Attempts {
     fn new(attempts: u32, exponential: bool) -> Self {
-        Self {
-            left: attempts,
-            pause: if exponential { FIRST_PAUSE } else { Duration::from_secs(1) },
-        }
+        let first = if exponential { FIRST_PAUSE } else { Duration::from_secs(1) };
+        Self(Backoff { attempts, first, longest: LAST_PAUSE }.pauses())
     }
 
-    /// Waits before another try; false when there is none.
+    /// Waits before another attempt; false when there is none.
     async fn again(&mut self) -> bool {
-        self.left = self.left.saturating_sub(1);
-        if self.left == 0 {
-            return false;
+        match self.0.next() {
+            Some(pause) => sleep(pause).await,
+            None => return false,
         }
-        sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(LAST_PAUSE);
         true
     }
 }

@@ -16,7 +16,7 @@ use super::{
     client::{Client, status_text},
     error::TransportError,
     reply::text,
-    retry::Policy,
+    retry,
     transport::{ByteStream, Call, Content, Timing},
 };
 use crate::base::{error_chain, ids::JobId, secret::Secret};
@@ -195,7 +195,7 @@ impl Client {
             call.token("job-token", token)
         };
         if direct {
-            let mut probe = call(Timing { retry: Policy::NEVER, ..timing });
+            let mut probe = call(Timing { retry: retry::NEVER, ..timing });
             (probe.follow, probe.user_agent) = (false, false);
             let response = self.transport.send(probe).await.0?;
             if !matches!(response.status().as_u16(), 302 | 307) {

@@ -1,14 +1,10 @@
 //! The job API's client: one for each server and token. Endpoints of jobs are here, those of
 //! runners in `runners`, artifacts in `artifact`; how a call is made is `transport`'s business.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, path::PathBuf};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use reqwest::{
     Method,
     header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue},
@@ -19,69 +15,19 @@ use serde::{
 };
 
 use super::{
-    address::{api_base, clean, shown},
+    address::{api_base, clean},
     error::{ClientError, TransportError, json_problem},
     reply::{PatchOutcome, PatchReply, UpdateReply, text},
+    settings::ClientSettings,
     transport::{Call, Content, MAX_ANSWER, Timing, Transport},
     wire::{Info, JobPayload, JobRequest, JobUpdate},
 };
-use crate::{
-    base::{error_chain, ids::JobId, secret::Secret},
-    config::RunnerConfig,
-};
+use crate::base::{error_chain, ids::JobId, secret::Secret};
 
 /// `Content-Type` and `Accept` of JSON.
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Where the server says that something has changed in the runner's queue.
 const LAST_UPDATE: &str = "x-gitlab-last-update";
-
-/// What a client is made of. Clients whose url, token, CA file and client certificate are equal
-/// should be one, as they share a queue cursor.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ClientSettings {
-    /// GitLab's address.
-    pub url: String,
-    /// The runner's token; empty for a client that only handles artifacts.
-    pub token: Secret,
-    /// PEM bundle of CAs that are trusted beside the system's.
-    pub tls_ca_file: Option<PathBuf>,
-    /// Client certificate; only with the key.
-    pub tls_cert_file: Option<PathBuf>,
-    /// Its key.
-    pub tls_key_file: Option<PathBuf>,
-    /// Where `<host>.crt`, `<host>.auth.crt` and `<host>.auth.key` are looked for: `certs` beside
-    /// the configuration file.
-    pub certs_dir: Option<PathBuf>,
-    /// How long idle connections live; zero for ever.
-    pub connection_max_age: Duration,
-}
-
-impl fmt::Debug for ClientSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // An address may hold a password.
-        f.debug_struct("ClientSettings").field("url", &shown(&self.url)).finish_non_exhaustive()
-    }
-}
-
-impl ClientSettings {
-    /// The settings of a `[[runners]]` entry.
-    #[must_use]
-    pub fn of(
-        runner: &RunnerConfig,
-        certs_dir: Option<&Path>,
-        connection_max_age: Duration,
-    ) -> Self {
-        Self {
-            url: runner.gitlab.url.clone(),
-            token: runner.gitlab.token.clone(),
-            tls_ca_file: runner.gitlab.tls.ca.clone(),
-            tls_cert_file: runner.gitlab.tls.cert.clone(),
-            tls_key_file: runner.gitlab.tls.key.clone(),
-            certs_dir: certs_dir.map(Path::to_owned),
-            connection_max_age,
-        }
-    }
-}
 
 /// The client: owns connections, TLS (renewed when its files change) and the queue cursor. Share it
 /// by `Arc`. Every call is cancelled by dropping its future.
@@ -252,7 +198,7 @@ impl Client {
 
     /// Asks for a job; may take as long as the server likes to hold the request.
     pub async fn request_job(&self, info: &Info, system_id: &str) -> JobReply {
-        let last_update = self.cursor.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let last_update = self.cursor.lock().clone();
         let body = JobRequest { info, token: &self.token, system_id, last_update };
         let call = self.json(Method::POST, "jobs/request", &body);
         let call = call.token("runner-token", &self.token).header(ACCEPT, JSON);
@@ -407,8 +353,7 @@ impl Client {
     pub(super) fn note_cursor(&self, answer: &Answer) {
         if let Some(cursor) = text(&answer.headers, LAST_UPDATE).filter(|cursor| !cursor.is_empty())
         {
-            let mut known = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
-            *known = Some(cursor.to_owned());
+            *self.cursor.lock() = Some(cursor.to_owned());
         }
     }
 }

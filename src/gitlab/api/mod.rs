@@ -8,15 +8,17 @@ mod info;
 mod reply;
 mod retry;
 mod runners;
+mod settings;
 #[cfg(test)]
-mod test_server;
+mod testing;
 mod tls;
 mod transport;
 pub mod wire;
 
 pub use artifact::{ArtifactUpload, Download, DownloadError, UploadOutcome, UploadReply};
-pub use client::{Client, ClientSettings, JobReply, Received};
+pub use client::{Client, JobReply, Received};
 pub use error::{ClientError, RequestError, TransportError};
 pub use info::info;
 pub use reply::{PatchOutcome, PatchReply, RemoteState, UpdateOutcome, UpdateReply};
 pub use runners::{Registration, RunnerDetails, TokenReply, Verification};
+pub use settings::ClientSettings;

@@ -1,50 +1,19 @@
-//! When a call is made again, and after which wait. The only file that names the `backoff` crate:
-//! its defaults give up after 15 minutes, and its retry functions let a server's `Retry-After` go on
-//! for ever; here attempts are counted.
-//!
-//! Deciding is all this does; `transport` waits.
+//! When a call is made again, and after which wait. Deciding is all this does; `transport` waits.
 
 use std::time::Duration;
 
-use backoff::{ExponentialBackoff, backoff::Backoff};
 use jiff::Timestamp;
 use reqwest::{StatusCode, header::HeaderMap};
 
 use super::reply::text;
+use crate::base::backoff::{Backoff, Pauses};
 
-/// How a call is repeated (GitLab Runner: `network/retry_requester.go`).
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Policy {
-    /// Attempts in total.
-    pub(super) attempts: u32,
-    /// First wait.
-    pub(super) base: Duration,
-    /// Longest wait that no header asked for.
-    pub(super) cap: Duration,
-}
+/// As the job API has it (GitLab Runner: `network/retry_requester.go`).
+pub(super) const JOB_API: Backoff =
+    Backoff { attempts: 5, first: Duration::from_millis(100), longest: Duration::from_mins(1) };
 
-impl Policy {
-    /// As the job API has it.
-    pub(super) const JOB_API: Self =
-        Self { attempts: 5, base: Duration::from_millis(100), cap: Duration::from_mins(1) };
-
-    /// One attempt.
-    pub(super) const NEVER: Self = Self { attempts: 1, ..Self::JOB_API };
-
-    /// A call's retries.
-    pub(super) fn start(self) -> Retries {
-        let longest = ExponentialBackoff {
-            current_interval: self.base,
-            initial_interval: self.base,
-            randomization_factor: 0.0,
-            multiplier: 2.0,
-            max_interval: self.cap,
-            max_elapsed_time: None,
-            ..ExponentialBackoff::default()
-        };
-        Retries { left: self.attempts.saturating_sub(1), base: self.base, longest }
-    }
-}
+/// One attempt.
+pub(super) const NEVER: Backoff = Backoff { attempts: 1, ..JOB_API };
 
 /// Whether another attempt may bring another status.
 pub(super) fn is_retriable(status: StatusCode) -> bool {
@@ -54,24 +23,26 @@ pub(super) fn is_retriable(status: StatusCode) -> bool {
 /// What is left of a call's attempts.
 #[derive(Debug)]
 pub(super) struct Retries {
-    left: u32,
-    base: Duration,
-    longest: ExponentialBackoff,
+    shortest: Duration,
+    pauses: Pauses,
 }
 
 impl Retries {
+    pub(super) fn new(policy: Backoff) -> Self {
+        Self { shortest: policy.first, pauses: policy.pauses() }
+    }
+
     /// How long to wait before the next attempt; `None` when there is none. What a server asks for
-    /// in `headers` beats the policy, and is not capped.
+    /// in `headers` overrides the policy, and is not capped.
     pub(super) fn next(&mut self, headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-        self.left = self.left.checked_sub(1)?;
-        let longest = self.longest.next_backoff()?;
+        let longest = self.pauses.next()?;
         if let Some(asked) = reset_time(headers, now).or_else(|| retry_after(headers)) {
             return Some(asked);
         }
-        // The crate's own jitter lies around the interval; ours lies between the base and it.
-        let spread = longest.saturating_sub(self.base).as_millis();
+        // As GitLab Runner's, the jitter lies between the first pause and the current one.
+        let spread = longest.saturating_sub(self.shortest).as_millis();
         let spread = u64::try_from(spread).unwrap_or(u64::MAX);
-        Some(self.base + Duration::from_millis(rand::random_range(0..=spread)))
+        Some(self.shortest + Duration::from_millis(rand::random_range(0..=spread)))
     }
 }
 
@@ -103,7 +74,7 @@ mod tests {
             (HeaderName::from_static(name), HeaderValue::from_static(value))
         };
         let headers = pairs.iter().map(pair).collect();
-        Policy::JOB_API.start().next(&headers, now()).unwrap()
+        Retries::new(JOB_API).next(&headers, now()).unwrap()
     }
 
     #[test]
@@ -153,7 +124,7 @@ mod tests {
     #[test]
     fn api_14_without_headers_waits_double_between_100_ms_and_800_ms() {
         for _ in 0..200 {
-            let mut retries = Policy::JOB_API.start();
+            let mut retries = Retries::new(JOB_API);
             let waits: Vec<_> =
                 std::iter::from_fn(|| retries.next(&HeaderMap::new(), now())).collect();
             assert_eq!(waits.len(), 4);
@@ -168,8 +139,7 @@ mod tests {
 
     #[test]
     fn waits_end_at_the_cap() {
-        let policy = Policy { attempts: 40, ..Policy::JOB_API };
-        let mut retries = policy.start();
+        let mut retries = Retries::new(Backoff { attempts: 40, ..JOB_API });
         while let Some(wait) = retries.next(&HeaderMap::new(), now()) {
             assert!(wait <= Duration::from_mins(1));
         }

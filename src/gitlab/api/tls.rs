@@ -4,11 +4,12 @@
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::SystemTime,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use parking_lot::Mutex;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
@@ -22,7 +23,7 @@ use rustls::{
 };
 use url::Url;
 
-use super::{client::ClientSettings, error::ClientError};
+use super::{address::clean, error::ClientError, settings::ClientSettings};
 use crate::base::secret::Secret;
 
 /// The files of one server, whether they exist or not.
@@ -96,7 +97,7 @@ impl Tls {
     /// Reads the files. A file that cannot be used is logged and left out, as is one that is not
     /// there (GitLab Runner: `network/client.go`).
     pub(super) fn load(files: &TlsFiles, base: &Url) -> Result<Self, ClientError> {
-        let address = || super::address::clean(base);
+        let address = || clean(base);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
         let (mut ca, mut own) = (None, Vec::new());
@@ -210,7 +211,7 @@ impl Verifier {
     }
 
     fn chain(&self) -> Option<String> {
-        self.chain.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.chain.lock().clone()
     }
 
     fn is_host(&self, name: &ServerName<'_>) -> bool {
@@ -246,7 +247,7 @@ impl ServerCertVerifier for Verifier {
                         now,
                         || rustls_native_certs::load_native_certs().certs,
                     );
-                    *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = chain;
+                    *self.chain.lock() = chain;
                 }
                 Ok(verified)
             }

@@ -3,12 +3,13 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, future::Either};
+use parking_lot::Mutex;
 use reqwest::{
     Body, Method, Response, StatusCode,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT},
@@ -17,14 +18,14 @@ use url::Url;
 
 use super::{
     address::clean,
-    client::ClientSettings,
     error::{ClientError, TransportError},
     info::user_agent,
     reply::text,
-    retry::{Policy, is_retriable},
+    retry::{self, Retries, is_retriable},
+    settings::ClientSettings,
     tls::{Stamp, Tls, TlsFiles},
 };
-use crate::base::{error_chain, secret::Secret};
+use crate::base::{backoff::Backoff, error_chain, secret::Secret};
 
 /// Redirects that are followed.
 const MAX_HOPS: usize = 10;
@@ -45,7 +46,7 @@ pub(super) struct Timing {
     /// Everything, bodies included.
     pub(super) whole: Duration,
     /// Repetition.
-    pub(super) retry: Policy,
+    pub(super) retry: Backoff,
 }
 
 impl Timing {
@@ -54,7 +55,7 @@ impl Timing {
         connect: Duration::from_secs(40),
         answer: Duration::from_mins(10),
         whole: Duration::from_hours(1),
-        retry: Policy::JOB_API,
+        retry: retry::JOB_API,
     };
 }
 
@@ -192,7 +193,7 @@ impl Transport {
     /// The pool, renewed when a TLS file has changed, or, to close idle connections, when it is
     /// old. Files that cannot be used leave the old one in its place.
     fn pool(&self) -> Arc<Pool> {
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pool = self.pool.lock();
         let stamp = self.files.stamp();
         let changed = stamp != pool.stamp;
         let old = !self.max_age.is_zero() && pool.made.elapsed() > self.max_age;
@@ -222,7 +223,7 @@ impl Transport {
         &self,
         mut call: Call<'_>,
     ) -> (Result<Response, TransportError>, bool) {
-        let mut left = call.timing.retry.start();
+        let mut left = Retries::new(call.timing.retry);
         let mut retried = false;
         let Some(mut payload) = call.content.again() else {
             return (Err(TransportError::NoBody { address: clean(&call.url) }), false);

@@ -10,6 +10,7 @@ use super::{
     server::JobServer,
 };
 use crate::{
+    base::backoff::Backoff,
     gitlab::api::{PatchOutcome, UpdateOutcome, wire::JobState},
     trace::Trace,
 };
@@ -92,22 +93,20 @@ pub async fn finish(
 ) -> Result<(), FinishError> {
     trace.close();
     let passes = if limits.passes == 0 { DEFAULT_PASSES } else { limits.passes };
-    let mut pause = FIRST_PAUSE;
-    let mut pass = 1;
+    let policy = Backoff { attempts: passes, first: FIRST_PAUSE, longest: LONGEST_PAUSE };
+    let mut pauses = policy.pauses();
     loop {
         let mut delivering =
             Pass { trace, server, delivery, end, until: limits.until, interval: Interval::new() };
         match delivering.run().await {
             Ok(()) => return Ok(()),
             Err(PassError::Expired) => return Err(FinishError::Expired),
-            Err(PassError::Failed(source)) if pass == passes => {
-                return Err(FinishError::Exhausted { passes, source });
-            }
-            Err(PassError::Failed(failure)) => {
-                tracing::debug!(pass, error = %failure, "final state not delivered yet");
+            Err(PassError::Failed(source)) => {
+                let Some(pause) = pauses.next() else {
+                    return Err(FinishError::Exhausted { passes, source });
+                };
+                tracing::debug!(error = %source, ?pause, "final state not delivered yet");
                 wait(pause, limits.until).await?;
-                pause = LONGEST_PAUSE.min(pause * 2);
-                pass += 1;
             }
         }
     }

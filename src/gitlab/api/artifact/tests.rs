@@ -3,7 +3,10 @@ use std::cell::Cell;
 use futures_util::TryStreamExt;
 
 use super::*;
-use crate::gitlab::api::test_server::{Reply, Server, client, settings};
+use crate::gitlab::{
+    api::testing::{client, client_of, settings},
+    test_server::{Reply, Server},
+};
 
 fn token() -> Secret {
     Secret::new("glcbt-secret")
@@ -40,7 +43,7 @@ async fn bytes(download: Download) -> Result<Vec<u8>, TransportError> {
 async fn api_136_an_upload_is_one_part_named_file_with_its_options_in_order() {
     let server = Server::start(|_, _| Reply::status(201).body("201")).await;
     let upload = archive("zip", "1 week");
-    let reply = server.client().upload_artifact(JobId(7), &token(), &upload, content).await;
+    let reply = client_of(&server).upload_artifact(JobId(7), &token(), &upload, content).await;
     assert_eq!((reply.outcome, reply.status), (UploadOutcome::Stored, Some(201)));
     let seen = &server.seen()[0];
     assert_eq!(seen.method, "POST");
@@ -65,7 +68,7 @@ async fn api_136_an_upload_is_one_part_named_file_with_its_options_in_order() {
 async fn api_137_without_options_the_url_ends_in_a_question_mark() {
     let server = Server::start(|_, _| Reply::status(201)).await;
     let reply =
-        server.client().upload_artifact(JobId(7), &token(), &archive("", ""), content).await;
+        client_of(&server).upload_artifact(JobId(7), &token(), &archive("", ""), content).await;
     assert_eq!(reply.outcome, UploadOutcome::Stored);
     assert_eq!(server.seen()[0].target, "/api/v4/jobs/7/artifacts?");
 }
@@ -81,7 +84,7 @@ async fn each_refusal_is_told_from_the_others() {
         (503, 5, UploadOutcome::Unavailable),
     ] {
         let server = Server::start(move |_, _| Reply::status(status)).await;
-        let reply = upload(&server.client()).await;
+        let reply = upload(&client_of(&server)).await;
         assert_eq!(reply.outcome, outcome, "{status}");
         assert!(reply.problem.unwrap().contains(&status.to_string()));
         let seen = server.seen();
@@ -95,7 +98,7 @@ async fn api_142_a_redirected_upload_is_replayed_there() {
     let storage = Server::start(|_, _| Reply::status(201)).await;
     let target = format!("{}/store?sig=1", storage.url());
     let server = Server::start(move |_, _| Reply::status(307).header("Location", &target)).await;
-    let reply = upload(&server.client()).await;
+    let reply = upload(&client_of(&server)).await;
     assert_eq!(reply.outcome, UploadOutcome::Stored);
     let (first, second) = (server.seen(), storage.seen());
     assert_eq!((second[0].method.as_str(), second[0].target.as_str()), ("POST", "/store?sig=1"));
@@ -114,7 +117,7 @@ async fn content_that_cannot_be_sent_again_ends_the_attempts() {
         _ => Reply::status(307),
     })
     .await;
-    let client = server.client();
+    let client = client_of(&server);
     let (id, token, archive) = (JobId(7), token(), archive("zip", ""));
     let reply = client.upload_artifact(id, &token, &archive, once()).await;
     assert_eq!(reply.outcome, UploadOutcome::Unavailable);
@@ -131,7 +134,7 @@ async fn content_that_cannot_be_sent_again_ends_the_attempts() {
 #[tokio::test]
 async fn the_deadline_of_an_answer_begins_when_the_content_is_out() {
     let server = Server::start(|n, _| if n == 0 { Reply::status(201) } else { Reply::Hang }).await;
-    let client = server.client();
+    let client = client_of(&server);
     let archive = ArtifactUpload {
         response_header_timeout: Duration::from_millis(400),
         ..archive("zip", "")
@@ -159,7 +162,7 @@ async fn content_that_breaks_off_is_a_failure() {
         Some(Body::wrap_stream(futures_util::stream::iter(pieces)))
     };
     let reply =
-        server.client().upload_artifact(JobId(7), &token(), &archive("zip", ""), broken).await;
+        client_of(&server).upload_artifact(JobId(7), &token(), &archive("zip", ""), broken).await;
     assert_eq!((reply.outcome, reply.status), (UploadOutcome::Failed, None));
     assert!(reply.problem.unwrap().contains("disk on fire"));
     assert!(server.seen().is_empty());
@@ -170,7 +173,7 @@ async fn api_146_a_direct_download_asks_twice_and_then_goes_to_storage() {
     let storage = Server::start(|_, _| Reply::status(200).body("archive")).await;
     let target = format!("http://localhost:{}/o?sig=1", storage.address.port());
     let server = Server::start(move |_, _| Reply::status(302).header("Location", &target)).await;
-    let client = server.client();
+    let client = client_of(&server);
     let download = client.download_artifact(JobId(7), &token(), true).await.unwrap();
     assert_eq!(download.length, Some(7));
     assert_eq!(bytes(download).await.unwrap(), b"archive");
@@ -190,7 +193,7 @@ async fn api_146_a_direct_download_asks_twice_and_then_goes_to_storage() {
 #[tokio::test]
 async fn a_direct_download_may_be_answered_at_once() {
     let server = Server::start(|_, _| Reply::status(200).body("archive")).await;
-    let download = server.client().download_artifact(JobId(7), &token(), true).await.unwrap();
+    let download = client_of(&server).download_artifact(JobId(7), &token(), true).await.unwrap();
     assert_eq!(bytes(download).await.unwrap(), b"archive");
     assert_eq!(server.seen().len(), 1);
 }
@@ -202,7 +205,7 @@ async fn api_147_a_failed_probe_is_not_repeated_and_a_plain_attempt_has_no_param
         _ => Reply::status(200).body("archive"),
     })
     .await;
-    let client = server.client();
+    let client = client_of(&server);
     let error = client.download_artifact(JobId(7), &token(), true).await.unwrap_err();
     assert!(matches!(error, DownloadError::Failed { .. }));
     assert_eq!(server.seen().len(), 1);
@@ -216,7 +219,7 @@ async fn api_148_refusals_of_a_download_are_final() {
     for status in [401, 403, 404] {
         for direct in [true, false] {
             let server = Server::start(move |_, _| Reply::status(status)).await;
-            let client = server.client();
+            let client = client_of(&server);
             let error = client.download_artifact(JobId(7), &token(), direct).await.unwrap_err();
             let is_final =
                 matches!(error, DownloadError::Forbidden { .. } | DownloadError::NotFound { .. });
@@ -235,7 +238,7 @@ async fn a_store_that_refuses_is_quoted() {
         )
     })
     .await;
-    let error = server.client().download_artifact(JobId(7), &token(), false).await.unwrap_err();
+    let error = client_of(&server).download_artifact(JobId(7), &token(), false).await.unwrap_err();
     assert!(error.to_string().ends_with("403 Forbidden (AccessDenied: Request has expired)"));
 }
 
@@ -244,7 +247,7 @@ async fn a_download_that_breaks_off_is_an_error() {
     let server =
         Server::start(|_, _| Reply::Raw("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort"))
             .await;
-    let download = server.client().download_artifact(JobId(7), &token(), false).await.unwrap();
+    let download = client_of(&server).download_artifact(JobId(7), &token(), false).await.unwrap();
     assert_eq!(download.length, Some(100));
     assert!(bytes(download).await.is_err());
 }

@@ -1,11 +1,16 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::*;
-use crate::gitlab::api::{
-    PatchOutcome, RemoteState, UpdateOutcome, info,
-    retry::Policy,
-    test_server::{Reply, Server, client, quick, settings},
-    wire::{JobState, TraceOutput},
+use crate::{
+    base::backoff::Backoff,
+    gitlab::{
+        api::{
+            PatchOutcome, RemoteState, UpdateOutcome, info, retry,
+            testing::{client, client_of, quick, settings},
+            wire::{JobState, TraceOutput},
+        },
+        test_server::{Reply, Server},
+    },
 };
 
 fn runner_info() -> Info {
@@ -69,7 +74,7 @@ async fn api_2_a_scheme_other_than_http_makes_no_client() {
 #[tokio::test]
 async fn api_5_an_update_carries_the_jobs_token_and_asks_for_no_json() {
     let server = Server::start(|_, _| Reply::status(200).body("200")).await;
-    let reply = update(&server.client(), JobState::Running).await;
+    let reply = update(&client_of(&server), JobState::Running).await;
     assert_eq!((reply.outcome, reply.status), (UpdateOutcome::Success, Some(200)));
     let seen = &server.seen()[0];
     assert_eq!((seen.method.as_str(), seen.target.as_str()), ("PUT", "/api/v4/jobs/7"));
@@ -84,7 +89,7 @@ async fn api_5_an_update_carries_the_jobs_token_and_asks_for_no_json() {
 #[tokio::test]
 async fn api_6_four_503_and_a_200_are_a_200_after_five_equal_requests() {
     let server = Server::start(|n, _| Reply::status(if n < 4 { 503 } else { 200 })).await;
-    let reply = update(&server.client(), JobState::Success).await;
+    let reply = update(&client_of(&server), JobState::Success).await;
     assert_eq!(reply.outcome, UpdateOutcome::Success);
     let seen = server.seen();
     assert_eq!(seen.len(), 5);
@@ -95,7 +100,7 @@ async fn api_6_four_503_and_a_200_are_a_200_after_five_equal_requests() {
 async fn api_7_five_500_are_the_callers() {
     let server =
         Server::start(|_, _| Reply::json(500, r#"{"message":"500 Internal Server Error"}"#)).await;
-    let reply = update(&server.client(), JobState::Success).await;
+    let reply = update(&client_of(&server), JobState::Success).await;
     assert_eq!((reply.outcome, reply.status), (UpdateOutcome::Failed, Some(500)));
     assert!(reply.problem.unwrap().ends_with("/api/v4/jobs/7: 500 Internal Server Error"));
     assert_eq!(server.seen().len(), 5);
@@ -105,7 +110,7 @@ async fn api_7_five_500_are_the_callers() {
 async fn api_8_9_501_is_not_tried_again_but_520_is() {
     for (status, requests) in [(501, 1), (505, 1), (520, 5)] {
         let server = Server::start(move |_, _| Reply::status(status)).await;
-        assert_eq!(update(&server.client(), JobState::Success).await.status, Some(status));
+        assert_eq!(update(&client_of(&server), JobState::Success).await.status, Some(status));
         assert_eq!(server.seen().len(), requests, "{status}");
     }
 }
@@ -113,7 +118,7 @@ async fn api_8_9_501_is_not_tried_again_but_520_is() {
 #[tokio::test]
 async fn api_10_a_wait_that_the_server_asks_for_is_kept() {
     let server = Server::start(|_, _| Reply::status(429).header("Retry-After", "3600")).await;
-    let client = server.client();
+    let client = client_of(&server);
     let call = update(&client, JobState::Success);
     assert!(tokio::time::timeout(Duration::from_millis(500), call).await.is_err());
     assert_eq!(server.seen().len(), 1);
@@ -138,7 +143,7 @@ async fn api_16_61_a_page_instead_of_json_is_no_job_and_healthy() {
         Reply::status(201).header("Content-Type", "text/html").body(page)
     })
     .await;
-    let reply = server.client().request_job(&runner_info(), "s").await;
+    let reply = client_of(&server).request_job(&runner_info(), "s").await;
     assert!(reply.healthy);
     let Received::Undecodable { id: None, token: None, error } = reply.job else {
         panic!("{reply:?}");
@@ -153,7 +158,7 @@ async fn api_17_parameters_of_the_media_type_do_not_matter() {
         reply.body(r#"{"id": 7, "token": "glcbt-secret"}"#)
     })
     .await;
-    let reply = server.client().request_job(&runner_info(), "s").await;
+    let reply = client_of(&server).request_job(&runner_info(), "s").await;
     let Received::Job(job) = reply.job else { panic!("{reply:?}") };
     assert_eq!(job.id, JobId(7));
 }
@@ -166,7 +171,7 @@ async fn api_18_307_and_308_repeat_method_and_body() {
             _ => Reply::status(202),
         })
         .await;
-        assert_eq!(patch(&server.client(), 0, "hello").await.outcome, PatchOutcome::Accepted);
+        assert_eq!(patch(&client_of(&server), 0, "hello").await.outcome, PatchOutcome::Accepted);
         let seen = server.seen();
         assert_eq!(seen[1].target, "/elsewhere?x=1");
         assert_eq!((seen[1].method.as_str(), seen[1].body.as_slice()), ("PATCH", &b"hello"[..]));
@@ -183,7 +188,7 @@ async fn redirects_of_the_old_kind_become_a_get_without_a_body() {
             _ => Reply::status(200).body("<html>"),
         })
         .await;
-        assert_eq!(patch(&server.client(), 0, "hello").await.outcome, PatchOutcome::Failed);
+        assert_eq!(patch(&client_of(&server), 0, "hello").await.outcome, PatchOutcome::Failed);
         let seen = &server.seen()[1];
         assert_eq!((seen.method.as_str(), seen.body.len()), ("GET", 0));
         assert!(seen.header("content-type").is_none());
@@ -195,7 +200,7 @@ async fn a_redirect_to_another_host_does_not_carry_the_token() {
     let storage = Server::start(|_, _| Reply::status(202)).await;
     let target = format!("http://localhost:{}/here", storage.address.port());
     let server = Server::start(move |_, _| Reply::status(307).header("Location", &target)).await;
-    assert_eq!(patch(&server.client(), 0, "hello").await.outcome, PatchOutcome::Accepted);
+    assert_eq!(patch(&client_of(&server), 0, "hello").await.outcome, PatchOutcome::Accepted);
     let seen = &storage.seen()[0];
     assert!(seen.header("job-token").is_none());
     assert_eq!(seen.body, b"hello");
@@ -206,7 +211,7 @@ async fn a_redirect_to_another_host_does_not_carry_the_token() {
 async fn a_redirect_loop_ends_with_its_address() {
     let server =
         Server::start(|_, _| Reply::status(307).header("Location", "/again?secret=1")).await;
-    let reply = update(&server.client(), JobState::Running).await;
+    let reply = update(&client_of(&server), JobState::Running).await;
     assert_eq!((reply.outcome, reply.status), (UpdateOutcome::Failed, None));
     let problem = reply.problem.unwrap();
     assert!(problem.contains("more than 10 redirects") && !problem.contains("secret"), "{problem}");
@@ -216,10 +221,10 @@ async fn a_redirect_loop_ends_with_its_address() {
 #[tokio::test]
 async fn a_redirect_to_nowhere_is_a_clear_error() {
     let server = Server::start(|_, _| Reply::status(302).header("Location", "ftp://h/")).await;
-    let problem = update(&server.client(), JobState::Running).await.problem.unwrap();
+    let problem = update(&client_of(&server), JobState::Running).await.problem.unwrap();
     assert!(problem.contains("redirects to something that is no http address"), "{problem}");
     let server = Server::start(|_, _| Reply::status(307)).await;
-    let reply = update(&server.client(), JobState::Running).await;
+    let reply = update(&client_of(&server), JobState::Running).await;
     assert_eq!((reply.outcome, reply.status), (UpdateOutcome::Failed, Some(307)));
 }
 
@@ -227,7 +232,7 @@ async fn a_redirect_to_nowhere_is_a_clear_error() {
 async fn a_server_that_says_nothing_is_given_up_at_the_deadline() {
     let server = Server::start(|_, _| Reply::Hang).await;
     let timing = Timing { answer: Duration::from_millis(500), ..quick() };
-    let client = Client::with(settings(&server.url()), None, timing).unwrap();
+    let client = Client::with(settings(server.url()), None, timing).unwrap();
     let reply = patch(&client, 0, "x").await;
     assert_eq!((reply.outcome, reply.status), (PatchOutcome::Failed, None));
     let problem = reply.problem.unwrap();
@@ -239,7 +244,7 @@ async fn a_server_that_says_nothing_is_given_up_at_the_deadline() {
 async fn a_closed_connection_or_no_http_is_a_clear_error() {
     for reply in [Reply::Close, Reply::Raw("SSH-2.0-OpenSSH\r\n")] {
         let server = Server::start(move |_, _| reply.clone()).await;
-        let reply = update(&server.client(), JobState::Running).await;
+        let reply = update(&client_of(&server), JobState::Running).await;
         assert_eq!((reply.outcome, reply.status), (UpdateOutcome::Failed, None));
         assert!(reply.problem.unwrap().contains("cannot reach http://127.0.0.1"));
         assert_eq!(server.seen().len(), 1);
@@ -257,7 +262,7 @@ async fn api_45_46_47_the_queue_cursor_comes_from_any_json_call_and_stays() {
         _ => Reply::status(204).header("X-GitLab-Last-Update", ""),
     })
     .await;
-    let client = server.client();
+    let client = client_of(&server);
     let poll = async || client.request_job(&runner_info(), "s").await;
     poll().await;
     poll().await;
@@ -288,7 +293,7 @@ async fn api_44_48_a_held_request_is_no_error_and_sends_no_session() {
         }
     })
     .await;
-    let (client, info) = (server.client(), runner_info());
+    let (client, info) = (client_of(&server), runner_info());
     let release = async {
         ask.recv().await.unwrap();
         told.notify_one();
@@ -316,7 +321,7 @@ async fn api_49_51_53_54_only_403_is_unhealthy() {
         (200, true, false),
     ] {
         let server = Server::start(move |_, _| Reply::status(status)).await;
-        let reply = server.client().request_job(&runner_info(), "s").await;
+        let reply = client_of(&server).request_job(&runner_info(), "s").await;
         assert!(matches!(reply.job, Received::Nothing), "{status}");
         assert_eq!((reply.healthy, reply.retried), (healthy, retried), "{status}");
         assert_eq!(reply.status, Some(status));
@@ -331,7 +336,7 @@ async fn an_answer_is_known_by_the_servers_request_id_or_else_by_ours() {
         _ => Reply::status(204),
     })
     .await;
-    let client = server.client();
+    let client = client_of(&server);
     let first = client.request_job(&runner_info(), "s").await;
     assert_eq!(first.request_id.as_deref(), Some("theirs"));
     let second = client.request_job(&runner_info(), "s").await;
@@ -346,7 +351,7 @@ async fn a_job_after_a_503_is_a_job_and_is_marked() {
         _ => Reply::json(201, r#"{"id": 7, "token": "t"}"#),
     })
     .await;
-    let reply = server.client().request_job(&runner_info(), "s").await;
+    let reply = client_of(&server).request_job(&runner_info(), "s").await;
     assert!(reply.retried && reply.healthy && matches!(reply.job, Received::Job(_)));
 }
 
@@ -364,7 +369,7 @@ async fn a_payload_that_does_not_fit_gives_the_job_and_its_token() {
         ("", false, false),
     ] {
         let server = Server::start(move |_, _| Reply::json(201, body)).await;
-        let reply = server.client().request_job(&runner_info(), "s").await;
+        let reply = client_of(&server).request_job(&runner_info(), "s").await;
         assert!(reply.healthy);
         let Received::Undecodable { id: found, token: secret, error } = reply.job else {
             panic!("{body}");
@@ -385,7 +390,7 @@ async fn a_payload_that_breaks_off_gives_the_job_and_its_token() {
         )
     })
     .await;
-    let reply = server.client().request_job(&runner_info(), "s").await;
+    let reply = client_of(&server).request_job(&runner_info(), "s").await;
     let Received::Undecodable { id, token, .. } = reply.job else { panic!("{reply:?}") };
     assert_eq!((id, token), (Some(JobId(7)), Some(Secret::new("glcbt-1"))));
 }
@@ -393,7 +398,7 @@ async fn a_payload_that_breaks_off_gives_the_job_and_its_token() {
 #[tokio::test]
 async fn api_96_97_pieces_of_trace_say_where_they_belong() {
     let server = Server::start(|_, _| Reply::status(202)).await;
-    let client = server.client();
+    let client = client_of(&server);
     patch(&client, 0, "1234").await;
     patch(&client, 4, "5").await;
     let debug = client.patch_trace(JobId(7), &token(), true, 5, Bytes::from_static(b"6789")).await;
@@ -422,7 +427,7 @@ async fn api_99_105_107_108_the_answer_to_a_piece_is_understood() {
         _ => Reply::status(202).header("Job-Status", "canceling"),
     })
     .await;
-    let client = server.client();
+    let client = client_of(&server);
     let reply = patch(&client, 20, "x").await;
     assert_eq!(reply.outcome, PatchOutcome::Mismatch { next: 10 });
     assert_eq!(reply.interval, Some(Duration::from_secs(7)));
@@ -438,7 +443,7 @@ async fn api_99_105_107_108_the_answer_to_a_piece_is_understood() {
 async fn api_129_an_update_that_is_refused_is_not_repeated() {
     for status in [403, 404] {
         let server = Server::start(move |_, _| Reply::status(status)).await;
-        let reply = update(&server.client(), JobState::Success).await;
+        let reply = update(&client_of(&server), JobState::Success).await;
         assert_eq!(reply.outcome, UpdateOutcome::Abort);
         assert_eq!(server.seen().len(), 1);
     }
@@ -448,7 +453,7 @@ async fn api_129_an_update_that_is_refused_is_not_repeated() {
 async fn idle_connections_end_with_their_age() {
     let server = Server::start(|_, _| Reply::status(204)).await;
     let settings =
-        ClientSettings { connection_max_age: Duration::from_nanos(1), ..settings(&server.url()) };
+        ClientSettings { connection_max_age: Duration::from_nanos(1), ..settings(server.url()) };
     let client = client(settings);
     for _ in 0..3 {
         client.request_job(&runner_info(), "s").await;
@@ -459,9 +464,9 @@ async fn idle_connections_end_with_their_age() {
 #[tokio::test]
 async fn a_dropped_call_stops_waiting() {
     let server = Server::start(|_, _| Reply::status(503)).await;
-    let retry = Policy { base: Duration::from_hours(1), ..Policy::JOB_API };
+    let retry = Backoff { first: Duration::from_hours(1), ..retry::JOB_API };
     let timing = Timing { retry, ..quick() };
-    let client = Client::with(settings(&server.url()), None, timing).unwrap();
+    let client = Client::with(settings(server.url()), None, timing).unwrap();
     let info = runner_info();
     let call = client.request_job(&info, "s");
     assert!(tokio::time::timeout(Duration::from_millis(500), call).await.is_err());
@@ -472,7 +477,7 @@ async fn a_dropped_call_stops_waiting() {
 async fn a_token_with_a_line_break_is_sent_without_it_or_not_at_all() {
     let server = Server::start(|_, _| Reply::status(403)).await;
     for token in ["glrt-abc\n", "glrt-a\nbc", ""] {
-        let settings = ClientSettings { token: Secret::new(token), ..settings(&server.url()) };
+        let settings = ClientSettings { token: Secret::new(token), ..settings(server.url()) };
         assert!(!client(settings).request_job(&runner_info(), "s").await.healthy);
     }
     let seen = server.seen();

@@ -1,10 +1,13 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::gitlab::api::{
-    error::TransportError,
-    info,
-    test_server::{Reply, Server, client, settings},
+use crate::gitlab::{
+    api::{
+        error::TransportError,
+        info,
+        testing::{client, client_of, settings},
+    },
+    test_server::{Reply, Server},
 };
 
 fn runner_info() -> Info {
@@ -23,7 +26,7 @@ async fn api_4_33_a_registration_sends_its_token_and_every_flag() {
         locked: true,
         ..Registration::default()
     };
-    let details = server.client().register(&registration).await.unwrap();
+    let details = client_of(&server).register(&registration).await.unwrap();
     assert_eq!((details.id, details.token), (12, Secret::new("glrt-new")));
     assert_eq!(details.token_expires_at, None);
     let seen = &server.seen()[0];
@@ -48,7 +51,7 @@ async fn api_33_34_a_refused_registration_lists_what_is_wrong() {
         _ => Reply::status(410),
     })
     .await;
-    let client = server.client();
+    let client = client_of(&server);
     let registration = Registration { token: Secret::new("hunter2"), ..Registration::default() };
     let error = client.register(&registration).await.unwrap_err();
     assert!(matches!(error, RequestError::Refused { status: 400, .. }));
@@ -73,7 +76,7 @@ async fn api_29_verify_sends_the_whole_info_and_the_machine() {
         )
     })
     .await;
-    let verified = server.client().verify(&runner_info(), "s_0123456789ab").await;
+    let verified = client_of(&server).verify(&runner_info(), "s_0123456789ab").await;
     let Verification::Valid(details) = verified else { panic!("{verified:?}") };
     assert_eq!(details.id, 5);
     assert_eq!(details.token_expires_at.as_deref(), Some("2027-01-01T00:00:00Z"));
@@ -93,7 +96,7 @@ async fn api_30_an_answer_without_json_is_asked_for_a_second_time() {
     let server =
         Server::start(|_, _| Reply::status(200).header("Content-Type", "text/plain").body("200"))
             .await;
-    let verified = server.client().verify(&runner_info(), "s").await;
+    let verified = client_of(&server).verify(&runner_info(), "s").await;
     let Verification::Valid(details) = verified else { panic!("{verified:?}") };
     assert_eq!(details.id, 0);
     let seen = server.seen();
@@ -106,7 +109,7 @@ async fn api_30_an_answer_without_json_is_asked_for_a_second_time() {
 async fn api_31_32_only_403_makes_a_token_invalid() {
     for (status, requests) in [(403, 1), (404, 1), (500, 5)] {
         let server = Server::start(move |_, _| Reply::status(status)).await;
-        let verified = server.client().verify(&runner_info(), "s").await;
+        let verified = client_of(&server).verify(&runner_info(), "s").await;
         match status {
             403 => assert!(matches!(verified, Verification::Invalid(_)), "{verified:?}"),
             _ => assert!(matches!(verified, Verification::Unclear(_)), "{verified:?}"),
@@ -124,7 +127,7 @@ async fn api_31_32_only_403_makes_a_token_invalid() {
 #[tokio::test]
 async fn api_37_38_39_unregistering_names_the_machine_or_only_the_token() {
     let server = Server::start(|n, _| Reply::status(if n < 2 { 204 } else { 404 })).await;
-    let client = server.client();
+    let client = client_of(&server);
     client.unregister_manager("").await.unwrap();
     client.unregister_runner().await.unwrap();
     let error = client.unregister_manager("s_0123456789ab").await.unwrap_err();
@@ -147,7 +150,7 @@ async fn api_40_41_a_token_is_reset_by_itself_or_by_a_personal_one() {
         _ => Reply::json(403, r#"{"message":"403 Forbidden"}"#),
     })
     .await;
-    let client = server.client();
+    let client = client_of(&server);
     assert_eq!(client.reset_token().await.unwrap().token, Secret::new("glrt-new"));
     let pat = Secret::new("glpat-hunter2");
     assert_eq!(client.reset_token_with_pat(12, &pat).await.unwrap().token_expires_at, None);
@@ -167,7 +170,7 @@ async fn api_40_41_a_token_is_reset_by_itself_or_by_a_personal_one() {
 async fn an_answer_that_does_not_fit_shows_no_token() {
     let server =
         Server::start(|_, _| Reply::json(201, r#"{"token": ["hunter2"], "id": "hunter2"}"#)).await;
-    let error = server.client().reset_token().await.unwrap_err();
+    let error = client_of(&server).reset_token().await.unwrap_err();
     let text = error.to_string();
     assert!(text.contains("cannot understand") && !text.contains("hunter2"), "{text}");
 }

@@ -5,9 +5,12 @@ use rustls::{ServerConfig, pki_types::PrivatePkcs8KeyDer, server::WebPkiClientVe
 use tempfile::TempDir;
 
 use super::*;
-use crate::gitlab::api::{
-    Client, JobReply, info,
-    test_server::{Reply, Server, client, settings},
+use crate::gitlab::{
+    api::{
+        Client, JobReply, info,
+        testing::{client, settings},
+    },
+    test_server::{Reply, Server},
 };
 
 type Ca = CertifiedIssuer<'static, KeyPair>;
@@ -175,7 +178,7 @@ async fn api_23_plain_http_hands_nothing_to_jobs() {
     let server = Server::start(|_, _| Reply::status(204)).await;
     let dir = tempfile::tempdir().unwrap();
     let path = file(&dir, "ca.pem", &ca("private").pem());
-    let client = client(ClientSettings { tls_ca_file: Some(path), ..settings(&server.url()) });
+    let client = client(ClientSettings { tls_ca_file: Some(path), ..settings(server.url()) });
     assert_eq!(poll(&client).await.status, Some(204));
     assert_eq!((client.server_ca(), client.client_certificate()), (None, None));
 }
@@ -296,7 +299,7 @@ async fn a_ca_file_that_is_missing_or_broken_leaves_the_system_alone() {
     let dir = tempfile::tempdir().unwrap();
     let broken = file(&dir, "ca.pem", "-----BEGIN CERTIFICATE-----\nnothing\n");
     for path in [broken, dir.path().join("missing.pem")] {
-        let settings = ClientSettings { tls_ca_file: Some(path), ..settings(&server.url()) };
+        let settings = ClientSettings { tls_ca_file: Some(path), ..settings(server.url()) };
         assert_eq!(poll(&client(settings)).await.status, Some(204));
     }
 }

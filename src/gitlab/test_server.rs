@@ -1,15 +1,16 @@
-//! A small HTTP server on a loopback port for tests: it answers as told, records what was asked,
-//! and can misbehave in the ways that servers and proxies do.
+//! A GitLab for unit tests, on a loopback port: it answers as told, records what was asked, and can
+//! misbehave in the ways that servers and proxies do. It knows nothing of jobs: the GitLab that
+//! keeps jobs, traces and artifacts for a whole longshore is that of the integration tests.
 
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::TcpListener,
@@ -17,36 +18,39 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{
-    client::{Client, ClientSettings},
-    retry::Policy,
-    transport::Timing,
-};
-use crate::base::secret::Secret;
-
 /// A request as it came.
 #[derive(Debug, Clone)]
-pub(super) struct Seen {
-    pub(super) method: String,
-    pub(super) target: String,
+pub(crate) struct Seen {
+    pub(crate) method: String,
+    pub(crate) target: String,
     headers: Vec<(String, String)>,
-    pub(super) body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Seen {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
     }
 
-    pub(super) fn json(&self) -> serde_json::Value {
+    /// The body, which is JSON if there is one.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        if self.body.is_empty() {
+            return serde_json::Value::Null;
+        }
         serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// Method and path, without the query.
+    pub(crate) fn line(&self) -> String {
+        let path = self.target.split('?').next().unwrap_or_default();
+        format!("{} {path}", self.method)
     }
 }
 
 /// What the server does with a request.
 #[derive(Debug, Clone)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     Answer {
         status: u16,
         headers: Vec<(String, String)>,
@@ -63,22 +67,22 @@ pub(super) enum Reply {
 }
 
 impl Reply {
-    pub(super) fn status(status: u16) -> Self {
+    pub(crate) fn status(status: u16) -> Self {
         Self::Answer { status, headers: Vec::new(), body: Vec::new() }
     }
 
-    pub(super) fn json(status: u16, body: &str) -> Self {
+    pub(crate) fn json(status: u16, body: &str) -> Self {
         Self::status(status).header("Content-Type", "application/json").body(body)
     }
 
-    pub(super) fn header(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         if let Self::Answer { headers, .. } = &mut self {
             headers.push((name.to_owned(), value.to_owned()));
         }
         self
     }
 
-    pub(super) fn body(mut self, text: &str) -> Self {
+    pub(crate) fn body(mut self, text: &str) -> Self {
         if let Self::Answer { body, .. } = &mut self {
             text.as_bytes().clone_into(body);
         }
@@ -89,8 +93,9 @@ impl Reply {
 type Handler = Arc<Mutex<dyn FnMut(usize, &Seen) -> Reply + Send>>;
 
 /// The server; it ends with this value.
-pub(super) struct Server {
-    pub(super) address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    url: String,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
@@ -98,12 +103,24 @@ pub(super) struct Server {
 
 impl Server {
     /// Plain HTTP; `handler` is told how many requests came before this one.
-    pub(super) async fn start(handler: impl FnMut(usize, &Seen) -> Reply + Send + 'static) -> Self {
+    pub(crate) async fn start(handler: impl FnMut(usize, &Seen) -> Reply + Send + 'static) -> Self {
         Self::serve(None, handler).await
     }
 
+    /// Plain HTTP: these answers, a status and a body each, in this order, then 404.
+    pub(crate) async fn scripted(answers: &[(u16, &str)]) -> Self {
+        let answers: Vec<_> = answers
+            .iter()
+            .map(|(status, body)| {
+                let kind = if body.starts_with('{') { "application/json" } else { "text/plain" };
+                Reply::status(*status).header("Content-Type", kind).body(body)
+            })
+            .collect();
+        Self::start(move |n, _| answers.get(n).cloned().unwrap_or(Reply::status(404))).await
+    }
+
     /// HTTPS with this configuration.
-    pub(super) async fn tls(
+    pub(crate) async fn tls(
         config: Arc<rustls::ServerConfig>,
         handler: impl FnMut(usize, &Seen) -> Reply + Send + 'static,
     ) -> Self {
@@ -138,49 +155,26 @@ impl Server {
                 });
             }
         });
-        Self { address, seen, connections, _tasks: tasks }
+        Self { address, url: format!("http://{address}"), seen, connections, _tasks: tasks }
     }
 
-    pub(super) fn url(&self) -> String {
-        format!("http://{}", self.address)
+    /// Of plain HTTP.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
-    pub(super) fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().clone()
     }
 
-    pub(super) fn connections(&self) -> usize {
+    /// Methods and paths of all requests.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.seen.lock().iter().map(Seen::line).collect()
+    }
+
+    pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
-
-    /// A client whose waits are short.
-    pub(super) fn client(&self) -> Client {
-        client(settings(&self.url()))
-    }
-}
-
-/// Settings with a token and nothing else.
-pub(super) fn settings(url: &str) -> ClientSettings {
-    ClientSettings {
-        url: url.to_owned(),
-        token: Secret::new("glrt-secret"),
-        tls_ca_file: None,
-        tls_cert_file: None,
-        tls_key_file: None,
-        certs_dir: None,
-        connection_max_age: Duration::from_mins(15),
-    }
-}
-
-/// Retries that come at once; deadlines far away.
-pub(super) fn quick() -> Timing {
-    let base = Duration::from_millis(1);
-    Timing { retry: Policy { base, ..Policy::JOB_API }, ..Timing::JOB_API }
-}
-
-/// A client whose retries come at once.
-pub(super) fn client(settings: ClientSettings) -> Client {
-    Client::with(settings, None, quick()).unwrap()
 }
 
 async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
@@ -191,8 +185,8 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     let mut stream = BufReader::new(stream);
     while let Some(request) = read_request(&mut stream).await {
         let reply = {
-            let mut seen = seen.lock().unwrap();
-            let reply = (handler.lock().unwrap())(seen.len(), &request);
+            let mut seen = seen.lock();
+            let reply = (handler.lock())(seen.len(), &request);
             seen.push(request);
             reply
         };
