@@ -10,7 +10,10 @@ use std::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Failure, Outcome, paths::User};
+use super::{
+    exit::{Exit, Failure, Outcome},
+    paths::User,
+};
 use crate::{
     config::{Config, check},
     daemon::{Daemon, DaemonError, Stop},

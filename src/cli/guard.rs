@@ -8,7 +8,10 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Console, Exit, Failure, Outcome};
+use super::{
+    console::Console,
+    exit::{Exit, Failure, Outcome},
+};
 use crate::guard::{Guard, GuardSettings, PolicyError, PolicyFile, Summary, audit::Log};
 
 /// Arguments of `guard`.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Exit, Failure, Outcome};
+use super::exit::{Exit, Failure, Outcome};
 use crate::{guard::container, helper};
 
 /// Subcommands of `helper`.

@@ -18,14 +18,12 @@ mod rotate;
 pub mod run;
 pub mod run_single;
 mod runner_options;
-#[cfg(test)]
-mod test_server;
 mod unregister;
 mod verify;
 
 use std::{future::Future, path::PathBuf, process::ExitCode};
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use self::{
     completions::completions,
@@ -168,7 +166,7 @@ fn execute(cli: Cli, console: &mut Console) -> Outcome {
     match cli.command {
         Command::List => list(&setting, console),
         Command::Lint => lint(&setting, console),
-        Command::Completions { shell } => completions(shell, console),
+        Command::Completions { shell } => completions(shell, Cli::command(), console),
         Command::Verify(args) => wait(verify(&setting, &args, console)),
         Command::Unregister(args) => wait(unregister(&setting, &args, console)),
         Command::ResetToken(args) => wait(reset_token(&setting, &args, console)),
@@ -198,5 +196,7 @@ async fn interrupt() {
     }
 }
 
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;

@@ -208,7 +208,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::{cli::test_server::TestServer, config::check};
+    use crate::{config::check, gitlab::test_server::Server};
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
@@ -257,9 +257,9 @@ mod tests {
     #[tokio::test]
     async fn api_42_config_29_a_due_token_is_renewed_and_kept_in_the_file() {
         let answer = r#"{"token": "glrt-new", "token_expires_at": "2026-02-01T00:00:00Z"}"#;
-        let server = TestServer::start(&[(403, "{}"), (201, answer)]).await;
+        let server = Server::scripted(&[(403, "{}"), (201, answer)]).await;
         let directory = tempfile::tempdir().unwrap();
-        let (path, config) = file(directory.path(), &server.url, LIFE);
+        let (path, config) = file(directory.path(), server.url(), LIFE);
         let before = fs::read_to_string(&path).unwrap();
         let mut rotation = rotation(path.clone(), "2026-01-01T10:00:00Z");
         let early = at("2026-01-01T11:14:00Z");
@@ -283,9 +283,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_that_cannot_be_kept_is_tried_again_and_not_renewed_twice() {
-        let server = TestServer::start(&[(201, r#"{"token": "glrt-new"}"#)]).await;
+        let server = Server::scripted(&[(201, r#"{"token": "glrt-new"}"#)]).await;
         let directory = tempfile::tempdir().unwrap();
-        let (path, config) = file(directory.path(), &server.url, LIFE);
+        let (path, config) = file(directory.path(), server.url(), LIFE);
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, "not toml").unwrap();
         let mut rotation = rotation(path.clone(), "2026-01-01T10:00:00Z");

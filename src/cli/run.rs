@@ -12,7 +12,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Failure, Outcome, log, paths::User, rotate};
+use super::{
+    exit::{Exit, Failure, Outcome},
+    log,
+    paths::User,
+    rotate,
+};
 use crate::{
     config::{Config, check, diff, system_id, watch as config_watch},
     daemon::{Daemon, Quota, Stop, listen},

@@ -4,7 +4,7 @@
 use std::{path::Path, time::Duration};
 
 use super::{
-    Failure, Outcome,
+    exit::{Failure, Outcome},
     run::{self, LogChoice},
     runner_options::RunnerOptions,
 };

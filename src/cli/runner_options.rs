@@ -467,7 +467,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::{cli::tests::parsed, config::check::check};
+    use crate::{cli::testing::parsed, config::check::check};
 
     #[derive(Parser)]
     struct Program {

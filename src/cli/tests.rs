@@ -1,22 +1,10 @@
 use std::{fmt::Write, fs, path::Path};
 
-use clap::{CommandFactory, FromArgMatches, builder::Resettable};
-
-use super::{console::testing::console, test_server::TestServer, *};
-use crate::config::edit::entries;
+use super::{console::testing::console, exit::Exit, testing::parsed, *};
+use crate::{config::edit::entries, gitlab::test_server::Server};
 
 fn setting(directory: &Path) -> Setting {
     Setting { config: directory.join("config.toml"), env: |_| None }
-}
-
-/// The same arguments, deaf to the variables that the tests happen to be run with.
-pub(in crate::cli) fn parsed<T: CommandFactory + FromArgMatches>(
-    arguments: &[&str],
-) -> Result<T, clap::Error> {
-    let deaf = |argument: clap::Arg| argument.env(Resettable::Reset);
-    let command = T::command().mut_args(deaf).mut_subcommands(|command| command.mut_args(deaf));
-    let all = std::iter::once("program").chain(arguments.iter().copied());
-    T::from_arg_matches(&command.try_get_matches_from(all)?)
 }
 
 fn parse(arguments: &[&str]) -> Command {
@@ -145,7 +133,7 @@ fn config_2_config_3_lint_fails_on_findings_and_on_a_missing_file() {
 #[test]
 fn completions_come_from_the_parser() {
     let (mut console, out, _) = console("");
-    completions(clap_complete::Shell::Bash, &mut console).unwrap();
+    completions(clap_complete::Shell::Bash, Cli::command(), &mut console).unwrap();
     assert!(out.text().contains("--docker-volumes"));
     assert!(out.text().contains("reset-token"));
 }
@@ -156,8 +144,8 @@ async fn api_31_config_26_verify_reports_and_changes_nothing_unless_told_to_dele
     let setting = setting(directory.path());
     let answers =
         [(200, r#"{"id":1,"token":"glrt-one"}"#), (403, r#"{"message":"403 Forbidden"}"#)];
-    let server = TestServer::start(&answers).await;
-    let text = two_runners(&setting, &server.url);
+    let server = Server::scripted(&answers).await;
+    let text = two_runners(&setting, server.url());
     let (mut console, _, err) = console("");
     let failure = verify(&setting, &verify_args(&[]), &mut console).await.unwrap_err();
     assert_eq!(failure.exit(), Exit::Failure);
@@ -165,13 +153,13 @@ async fn api_31_config_26_verify_reports_and_changes_nothing_unless_told_to_dele
     assert!(err.text().contains("`one` (one) is valid"), "{}", err.text());
     assert!(err.text().contains("`two` (legacy-tw) is not valid"), "{}", err.text());
     assert_eq!(fs::read_to_string(&setting.config).unwrap(), text);
-    let asked = server.asked();
-    assert_eq!(asked[0].line, "POST /api/v4/runners/verify");
-    assert_eq!(asked[0].body["token"], "glrt-one");
-    assert_eq!(asked[0].body["info"]["executor"], "docker");
+    let asked = server.seen();
+    assert_eq!(asked[0].line(), "POST /api/v4/runners/verify");
+    assert_eq!(asked[0].json()["token"], "glrt-one");
+    assert_eq!(asked[0].json()["info"]["executor"], "docker");
 
-    let server = TestServer::start(&answers).await;
-    two_runners(&setting, &server.url);
+    let server = Server::scripted(&answers).await;
+    two_runners(&setting, server.url());
     let outcome = verify(&setting, &verify_args(&["--delete"]), &mut console).await;
     assert_eq!(outcome.unwrap(), Exit::Success);
     assert_eq!(names(&setting), ["one"]);
@@ -182,22 +170,22 @@ async fn api_31_config_26_verify_reports_and_changes_nothing_unless_told_to_dele
 async fn api_28_commands_send_one_system_id() {
     let directory = tempfile::tempdir().unwrap();
     let setting = setting(directory.path());
-    let server = TestServer::start(&[(403, ""), (403, "")]).await;
-    two_runners(&setting, &server.url);
+    let server = Server::scripted(&[(403, ""), (403, "")]).await;
+    two_runners(&setting, server.url());
     let (mut console, _, _) = console("");
     let _ = verify(&setting, &verify_args(&[]), &mut console).await;
-    let asked = server.asked();
+    let asked = server.seen();
     let kept = fs::read_to_string(directory.path().join(".runner_system_id")).unwrap();
-    assert_eq!(asked[0].body["system_id"], kept.as_str());
-    assert_eq!(asked[1].body["system_id"], kept.as_str());
+    assert_eq!(asked[0].json()["system_id"], kept.as_str());
+    assert_eq!(asked[1].json()["system_id"], kept.as_str());
 }
 
 #[tokio::test]
 async fn api_32_verify_keeps_a_runner_whose_server_does_not_say() {
     let directory = tempfile::tempdir().unwrap();
     let setting = setting(directory.path());
-    let server = TestServer::start(&[(400, "")]).await;
-    let text = two_runners(&setting, &server.url);
+    let server = Server::scripted(&[(400, "")]).await;
+    let text = two_runners(&setting, server.url());
     let (mut console, _, err) = console("");
     let args = verify_args(&["--delete", "--name", "one"]);
     assert_eq!(verify(&setting, &args, &mut console).await.unwrap(), Exit::Success);
@@ -225,17 +213,17 @@ async fn a_selection_that_fits_nothing_is_an_error() {
 async fn api_37_api_38_unregister_removes_a_manager_or_a_legacy_runner() {
     let directory = tempfile::tempdir().unwrap();
     let setting = setting(directory.path());
-    let server = TestServer::start(&[(204, ""), (204, "")]).await;
-    two_runners(&setting, &server.url);
+    let server = Server::scripted(&[(204, ""), (204, "")]).await;
+    two_runners(&setting, server.url());
     let (mut console, _, _) = console("");
     let args = unregister_args(&["--all-runners"]);
     assert_eq!(unregister(&setting, &args, &mut console).await.unwrap(), Exit::Success);
     let lines = ["DELETE /api/v4/runners/managers", "DELETE /api/v4/runners"];
     assert_eq!(server.lines(), lines);
-    let (manager, runner) = (&server.asked()[0], &server.asked()[1]);
-    assert_eq!(manager.body["token"], "glrt-one");
-    assert!(manager.body["system_id"].as_str().is_some_and(|id| id.len() == 14));
-    assert_eq!(runner.body, serde_json::json!({ "token": "legacy-two" }));
+    let (manager, runner) = (&server.seen()[0], &server.seen()[1]);
+    assert_eq!(manager.json()["token"], "glrt-one");
+    assert!(manager.json()["system_id"].as_str().is_some_and(|id| id.len() == 14));
+    assert_eq!(runner.json(), serde_json::json!({ "token": "legacy-two" }));
     assert_eq!(names(&setting), [""; 0]);
 }
 
@@ -243,8 +231,8 @@ async fn api_37_api_38_unregister_removes_a_manager_or_a_legacy_runner() {
 async fn api_39_config_27_entries_that_stay_at_their_server_stay_in_the_file() {
     let directory = tempfile::tempdir().unwrap();
     let setting = setting(directory.path());
-    let server = TestServer::start(&[(404, ""), (204, "")]).await;
-    two_runners(&setting, &server.url);
+    let server = Server::scripted(&[(404, ""), (204, "")]).await;
+    two_runners(&setting, server.url());
     let (mut console, _, _) = console("");
     let args = unregister_args(&["--all-runners"]);
     assert!(unregister(&setting, &args, &mut console).await.is_err());
@@ -255,9 +243,9 @@ async fn api_39_config_27_entries_that_stay_at_their_server_stay_in_the_file() {
 async fn a_runner_of_no_file_is_unregistered_by_address_and_token() {
     let directory = tempfile::tempdir().unwrap();
     let setting = setting(directory.path());
-    let server = TestServer::start(&[(204, "")]).await;
+    let server = Server::scripted(&[(204, "")]).await;
     let (mut console, _, _) = console("");
-    let args = unregister_args(&["--url", &server.url, "--token", "glrt-other"]);
+    let args = unregister_args(&["--url", server.url(), "--token", "glrt-other"]);
     assert_eq!(unregister(&setting, &args, &mut console).await.unwrap(), Exit::Success);
     assert_eq!(server.lines(), ["DELETE /api/v4/runners/managers"]);
 }
@@ -267,15 +255,15 @@ async fn api_40_config_28_a_reset_token_and_its_expiry_are_stored() {
     let directory = tempfile::tempdir().unwrap();
     let setting = setting(directory.path());
     let answer = r#"{"token":"glrt-new","token_expires_at":"2030-01-02T03:04:05Z"}"#;
-    let server = TestServer::start(&[(201, answer)]).await;
-    two_runners(&setting, &server.url);
+    let server = Server::scripted(&[(201, answer)]).await;
+    two_runners(&setting, server.url());
     let (mut console, out, err) = console("");
     let outcome = reset_token(&setting, &reset_args(&["--name", "one"]), &mut console).await;
     assert_eq!(outcome.unwrap(), Exit::Success);
-    let asked = &server.asked()[0];
-    assert_eq!(asked.line, "POST /api/v4/runners/reset_authentication_token");
-    assert_eq!(asked.body, serde_json::json!({ "token": "glrt-one" }));
-    assert!(!asked.headers.contains_key("runner-token"));
+    let asked = &server.seen()[0];
+    assert_eq!(asked.line(), "POST /api/v4/runners/reset_authentication_token");
+    assert_eq!(asked.json(), serde_json::json!({ "token": "glrt-one" }));
+    assert!(asked.header("runner-token").is_none());
     let text = fs::read_to_string(&setting.config).unwrap();
     assert!(text.contains("token = \"glrt-new\""), "{text}");
     assert!(text.contains("token_expires_at = 2030-01-02T03:04:05Z"), "{text}");
@@ -287,15 +275,15 @@ async fn api_40_config_28_a_reset_token_and_its_expiry_are_stored() {
 async fn api_41_a_token_is_reset_with_a_personal_one() {
     let directory = tempfile::tempdir().unwrap();
     let setting = setting(directory.path());
-    let server = TestServer::start(&[(201, r#"{"token":"new","token_expires_at":null}"#)]).await;
-    two_runners(&setting, &server.url);
+    let server = Server::scripted(&[(201, r#"{"token":"new","token_expires_at":null}"#)]).await;
+    two_runners(&setting, server.url());
     let (mut console, _, _) = console("");
-    let args = reset_args(&["--url", &server.url, "--id", "2", "--pat", "glpat-x"]);
+    let args = reset_args(&["--url", server.url(), "--id", "2", "--pat", "glpat-x"]);
     assert_eq!(reset_token(&setting, &args, &mut console).await.unwrap(), Exit::Success);
-    let asked = &server.asked()[0];
-    assert_eq!(asked.line, "POST /api/v4/runners/2/reset_authentication_token");
-    assert_eq!(asked.headers["private-token"], "glpat-x");
-    assert_eq!(asked.body, serde_json::Value::Null);
+    let asked = &server.seen()[0];
+    assert_eq!(asked.line(), "POST /api/v4/runners/2/reset_authentication_token");
+    assert_eq!(asked.header("private-token"), Some("glpat-x"));
+    assert_eq!(asked.json(), serde_json::Value::Null);
     assert!(fs::read_to_string(&setting.config).unwrap().contains("token = \"new\""));
 }
 
@@ -303,8 +291,8 @@ async fn api_41_a_token_is_reset_with_a_personal_one() {
 async fn a_refused_reset_leaves_the_file_alone() {
     let directory = tempfile::tempdir().unwrap();
     let setting = setting(directory.path());
-    let server = TestServer::start(&[(403, ""), (403, "")]).await;
-    let text = two_runners(&setting, &server.url);
+    let server = Server::scripted(&[(403, ""), (403, "")]).await;
+    let text = two_runners(&setting, server.url());
     let (mut console, _, _) = console("");
     assert!(reset_token(&setting, &reset_args(&["--all-runners"]), &mut console).await.is_err());
     assert_eq!(fs::read_to_string(&setting.config).unwrap(), text);
