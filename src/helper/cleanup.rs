@@ -1,25 +1,24 @@
-//! Removes what only the job needed.
+//! Removes what only the job needed (docs/compatibility.md, "Cleanup after a job").
 //!
-//! Contract: docker-executor.md §11.3 (lifetime) and §11.5. Every step is tried, whatever became of
-//! those before; all that failed is reported together.
+//! Every step is tried, whatever became of those before; all failures are reported together.
 
 use std::path::{Component, Path};
 
 use super::credentials;
 use super::error::Error;
 use super::files;
+use super::frames::FrameSender;
 use super::git::{Environment, Git};
 use super::hygiene;
 use super::sources::{HOME, TEMPLATE, off_thread};
 use super::submodule;
-use super::trace::Trace;
 use crate::{
     base::error_chain,
     workload::transfer::{CleanUp, Strategy},
 };
 
 /// Cleans up after a job.
-pub(super) async fn clean_up(task: &CleanUp, trace: &Trace) -> Result<(), Error> {
+pub(super) async fn clean_up(task: &CleanUp, trace: &FrameSender) -> Result<(), Error> {
     let project = Path::new(&task.project_dir);
     let temp = Path::new(&task.temp_dir);
     let mut failures = Vec::new();
@@ -65,7 +64,7 @@ async fn clean_worktree(
     task: &CleanUp,
     strategy: Strategy,
     flags: &[String],
-    trace: &Trace,
+    trace: &FrameSender,
 ) -> Result<(), Error> {
     let project = Path::new(&task.project_dir);
     match strategy {
@@ -107,9 +106,9 @@ async fn clean_worktree(
     }
 }
 
-/// Takes tracked and untracked files out of a work tree, before its sources are tried again. What
-/// git cannot work in any more is removed as a whole, so that the next try is not the same.
-pub(super) async fn clear_worktree(project: &Path, trace: &Trace) -> Result<(), Error> {
+/// Removes tracked and untracked files from a work tree before the next attempt at its sources. A work
+/// tree that git cannot work in is removed as a whole, so that the next attempt differs.
+pub(super) async fn clear_worktree(project: &Path, trace: &FrameSender) -> Result<(), Error> {
     if !project.join(".git").exists() {
         return Ok(());
     }

@@ -1,9 +1,10 @@
-//! Git's credentials for a job: configuration beside the project that goes when the job ends.
+//! Git's credentials for a job: configuration beside the project that is removed when the job ends
+//! (docs/compatibility.md, "Git credentials").
 //!
-//! Contract: docker-executor.md §11.3. The job's own `git fetch origin` authenticates too, in
-//! another container: so the configuration is a file that `.git/config` includes, and never a part
-//! of `.git/config` itself. With `FF_GIT_URLS_WITHOUT_TOKENS` no file has the token: a credential
-//! helper takes it from `CI_JOB_TOKEN`.
+//! The job's own `git fetch origin` authenticates too, in another container: so the configuration is
+//! a file that `.git/config` includes, and never a part of `.git/config` itself. With
+//! `FF_GIT_URLS_WITHOUT_TOKENS` no file has the token: a credential helper takes it from
+//! `CI_JOB_TOKEN`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -35,8 +36,8 @@ const USER: &str = "gitlab-ci-token";
 const HELPER: &str = "!f() { test \"$1\" = get && test -n \"$CI_JOB_TOKEN\" && \
                       printf 'username=gitlab-ci-token\\npassword=%s\\n' \"$CI_JOB_TOKEN\"; :; }; f";
 
-/// Writes the files, and sets the variables that git needs beside them. Gives the path of the file
-/// to include.
+/// Writes the files, and sets the variables that git needs as well. Returns the path of the file to
+/// include.
 pub(super) fn write(task: &Sources, environment: &mut Environment) -> Result<PathBuf, Error> {
     let temp = Path::new(&task.temp_dir);
     for name in FILES {
@@ -63,8 +64,8 @@ pub(super) fn write(task: &Sources, environment: &mut Environment) -> Result<Pat
     Ok(external)
 }
 
-/// What stands in for the user's own global configuration: that, and ours. Git passes over files
-/// that are not there.
+/// The substitute for the user's own global configuration: it includes that, and ours. Git ignores
+/// included files that do not exist.
 fn seed_text(global: Option<&str>, external: &Path) -> String {
     let mut text = String::from("[include]\n");
     let own = match global {
@@ -147,7 +148,7 @@ fn http_server(task: &Sources) -> Option<&str> {
     (server.starts_with("http://") || server.starts_with("https://")).then_some(server)
 }
 
-/// What projects' paths are added to: the server, with the path it is installed under.
+/// The prefix of projects' addresses: the server, with the path that it is installed under.
 fn base<'a>(task: &'a Sources, server: &'a str) -> &'a str {
     variable(task, "CI_PROJECT_PATH")
         .and_then(|path| task.url.strip_suffix(&format!("/{path}.git")))
@@ -155,7 +156,7 @@ fn base<'a>(task: &'a Sources, server: &'a str) -> &'a str {
         .unwrap_or(server)
 }
 
-/// How the same server is named over ssh.
+/// The addresses of the same server over ssh.
 fn ssh_forms(task: &Sources, server: &str) -> Vec<String> {
     let name = server.split_once("://").map_or(server, |(_, authority)| authority);
     let name = match name.rsplit_once(':') {

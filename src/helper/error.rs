@@ -8,7 +8,7 @@ use crate::{base::error_chain, helper::protocol::Done};
 /// Why a task failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// Git said why; its words are in the trace already.
+    /// Git failed; its message is in the trace already.
     #[error("`{command}` failed with exit code {code}")]
     Git { command: String, code: i32 },
     #[error("hook `{hook}` failed with exit code {code}")]
@@ -61,7 +61,7 @@ impl Error {
         }
     }
 
-    /// The end of a task that failed for this.
+    /// The reply of a task that failed with this error.
     pub(super) fn done(&self) -> Done {
         Done { exit_code: self.exit_code(), error: Some(error_chain(self)), ..Done::default() }
     }

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::error::Error;
-use super::trace::Trace;
+use super::frames::FrameSender;
 use crate::helper::protocol::{self, CHUNK, Done, FileInfo, Frame, Receive};
 
 /// Makes the directories and opens them to every user.
@@ -27,9 +27,8 @@ pub(super) fn open_directories(paths: &[String]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes the `Data* End` that follow a task. An error of the stream itself is the outer one; the
-/// pieces of a file that cannot be written are read to the end all the same, so that the next task
-/// is found.
+/// Receives the `Data* End` that follow a task. An error of the stream itself is the outer one. When
+/// the file cannot be written, its pieces are still read to the end, so that the next task is found.
 pub(super) async fn receive(
     task: &Receive,
     input: &mut (impl AsyncRead + Unpin),
@@ -120,8 +119,8 @@ pub(super) fn stat(path: &Path) -> Result<Option<FileInfo>, Error> {
     }
 }
 
-/// Gives a file as `Data* End`. The end is missing when reading fails on the way.
-pub(super) async fn send(path: &Path, trace: &Trace) -> Result<Done, Error> {
+/// Sends a file as `Data* End`. The `End` is missing when reading fails on the way.
+pub(super) async fn send(path: &Path, trace: &FrameSender) -> Result<Done, Error> {
     let mut file = tokio::fs::File::open(path).await.map_err(Error::file("open", path))?;
     let info = stat(path)?;
     loop {
@@ -142,8 +141,8 @@ pub(super) async fn send(path: &Path, trace: &Trace) -> Result<Done, Error> {
     Ok(Done { file: info, ..Done::default() })
 }
 
-/// A directory that is one itself, and no link to another place that an earlier job left in its
-/// stead.
+/// Fails unless the path is a directory itself, not a link to one that an earlier job left in its
+/// place.
 pub(super) fn real_directory(path: &Path) -> Result<(), Error> {
     if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_dir()) {
         fs::remove_file(path).map_err(Error::file("remove", path))?;

@@ -6,14 +6,14 @@ use tokio::process::Command;
 
 use super::error::Error;
 use super::files::parent;
+use super::frames::FrameSender;
 use super::process;
-use super::trace::Trace;
 
 /// Git as a task runs it. No `Debug`: the environment has secrets.
 pub(super) struct Git {
     directory: PathBuf,
     environment: Environment,
-    trace: Trace,
+    trace: FrameSender,
 }
 
 /// The variables of a task: the helper's own and the job's, or exactly what a hook left.
@@ -24,12 +24,12 @@ pub(super) struct Environment {
 }
 
 impl Environment {
-    /// What a hook left: nothing else is handed on.
+    /// The environment that a hook left; nothing is added to it.
     pub(super) fn exactly(variables: Vec<(String, String)>) -> Self {
         Self { exact: true, variables }
     }
 
-    /// Sets a variable; a later one wins.
+    /// Sets a variable; a later one takes precedence.
     pub(super) fn set(&mut self, name: &str, value: impl Into<String>) {
         self.variables.push((name.to_owned(), value.into()));
     }
@@ -44,7 +44,7 @@ impl Environment {
         }
     }
 
-    /// Gives the variables to a program.
+    /// Sets the variables of a program.
     pub(super) fn apply(&self, command: &mut Command) {
         if self.exact {
             command.env_clear();
@@ -55,7 +55,7 @@ impl Environment {
 }
 
 impl Git {
-    pub(super) fn new(directory: &Path, environment: Environment, trace: &Trace) -> Self {
+    pub(super) fn new(directory: &Path, environment: Environment, trace: &FrameSender) -> Self {
         Self { directory: directory.to_owned(), environment, trace: trace.clone() }
     }
 
@@ -78,7 +78,7 @@ impl Git {
         command
     }
 
-    /// Runs git with its output in the trace; gives its exit code.
+    /// Runs git with its output in the trace; returns its exit code.
     pub(super) async fn code(&self, arguments: &[&str]) -> Result<i32, Error> {
         process::stream(&mut self.command(arguments), &self.trace).await.map_err(no_git)
     }
@@ -91,12 +91,12 @@ impl Git {
         }
     }
 
-    /// Runs git in silence; gives its exit code and what it wrote to stdout.
+    /// Runs git without showing its output; returns its exit code and what it wrote to stdout.
     pub(super) async fn quiet(&self, arguments: &[&str]) -> Result<(i32, String), Error> {
         process::capture(&mut self.command(arguments)).await.map_err(no_git)
     }
 
-    /// Sets a key of a configuration file to one value, in silence. `like` is a pattern of the
+    /// Sets a key of a configuration file to one value, without showing its output. `like` is a pattern of the
     /// values that it replaces.
     pub(super) async fn configure(
         &self,

@@ -7,9 +7,9 @@ use std::path::Path;
 use tokio::process::Command;
 
 use super::error::Error;
+use super::frames::FrameSender;
 use super::git::Environment;
 use super::process;
-use super::trace::Trace;
 
 /// A hook: what it is called and the script.
 #[derive(Debug, Clone, Copy)]
@@ -20,15 +20,15 @@ pub(super) struct Hook<'a> {
 
 /// Runs the script in the first shell there is; an exit code other than 0 ends the stage.
 ///
-/// Gives the environment that the script ended with, as what it exports is meant for git (an ssh
-/// agent, proxies): in gitlab-runner both are parts of one script. `None` when the script ended by
-/// itself on the way, or the image has no `env -0`.
+/// Returns the environment that the script ended with, as what it exports is meant for git (an ssh
+/// agent, proxies): in gitlab-runner both are parts of one script. `None` when the script exited
+/// early, or the image has no `env -0`.
 pub(super) async fn run(
     hook: Hook<'_>,
     directory: Option<&Path>,
     temp: &Path,
     environment: &Environment,
-    trace: &Trace,
+    trace: &FrameSender,
 ) -> Result<Option<Environment>, Error> {
     let after = temporary(temp)?;
     let after_path = after.path().to_string_lossy().into_owned();
@@ -87,7 +87,7 @@ mod tests {
         let hook = Hook { name: "pre_get_sources_script", script };
         let mut environment = Environment::default();
         environment.set("FROM_JOB", "1");
-        let end = run(hook, None, temp.path(), &environment, &Trace::new(frames)).await;
+        let end = run(hook, None, temp.path(), &environment, &FrameSender::new(frames)).await;
         assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0, "nothing stays");
         end
     }

@@ -1,8 +1,8 @@
-//! What earlier jobs may have left in a repository that would break git or change what it does.
+//! What earlier jobs may have left in a repository that would break git or change what it does
+//! (docs/compatibility.md, "Steps of get_sources", steps 4 and 5).
 //!
-//! Contract: docker-executor.md §11.2, steps 4 and 5. A work tree is used again by jobs of the same
-//! project, and whoever runs jobs there may write to `.git`: its configuration and hooks must not
-//! run in the helper, which has the next job's token.
+//! A work tree is reused by jobs of the same project, and whoever runs jobs there may write to
+//! `.git`: its configuration and hooks must not run in the helper, which has the next job's token.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,10 +30,10 @@ pub(super) fn remove_locks(project: &Path, submodules: bool) -> Result<(), Error
     Ok(())
 }
 
-/// Removes configuration and hooks. Git makes the configuration anew.
+/// Removes configuration and hooks. Git creates the configuration again.
 ///
-/// Beyond the contract: `commondir` and a `.git` that is no directory would lead git to a
-/// configuration elsewhere, and `config.worktree` is one more.
+/// Beyond what gitlab-runner removes: `commondir` and a `.git` that is not a directory would lead git
+/// to a configuration elsewhere, and `config.worktree` is one more configuration.
 pub(super) fn remove_configuration(project: &Path, submodules: bool) -> Result<(), Error> {
     let git = project.join(".git");
     if fs::symlink_metadata(&git).is_ok_and(|metadata| !metadata.is_dir()) {

@@ -1,6 +1,6 @@
 //! The helper: what runs inside a job's helper container, `longshore helper serve`.
 //!
-//! Longshore and its helper speak [`crate::helper::protocol`] on the container's stdin and stdout. [`serve()`]
+//! longshore and its helper speak [`crate::helper::protocol`] on the container's stdin and stdout. [`serve()`]
 //! takes the tasks one after another; `sources`, `submodule`, `git`, `credentials`, `hygiene` and
 //! `hook` are the stage `get_sources`; `files`, `pack` and `cleanup` are the other tasks. Nothing
 //! of that knows of a server or of Docker: what it needs is in the task. [`guard`] is a container of
@@ -10,6 +10,7 @@ mod cleanup;
 pub mod credentials;
 mod error;
 mod files;
+mod frames;
 mod git;
 pub mod guard;
 mod hook;
@@ -22,6 +23,5 @@ mod sources;
 mod submodule;
 #[cfg(test)]
 mod testing;
-mod trace;
 
 pub use serve::{open_umask, serve};

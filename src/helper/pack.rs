@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
-use super::trace::Trace;
+use super::frames::FrameSender;
 use crate::archive::select::{Note, Severity, Wanted};
 use crate::archive::{artifact, expand, extract, provenance, save, select, write};
 use crate::{
@@ -55,8 +55,8 @@ pub(super) async fn remove(project: PathBuf, paths: Vec<String>) -> Result<(), E
     .await
 }
 
-/// Makes an archive and gives it, or leaves it as a file.
-pub(super) async fn archive(task: Archive, trace: &Trace) -> Result<Done, Error> {
+/// Packs an archive, and sends it or saves it as a file.
+pub(super) async fn archive(task: Archive, trace: &FrameSender) -> Result<Done, Error> {
     let chosen = blocking(move || choose(task)).await?;
     for note in &chosen.notes {
         match note.severity {
@@ -144,8 +144,8 @@ fn choose(task: Archive) -> Result<Chosen, Error> {
     Ok(Chosen { task, name, files, notes })
 }
 
-/// The job's variables, and over them the lines that its script wrote to `GITLAB_ENV`: as they are,
-/// with nothing evaluated.
+/// The job's variables, overridden by the lines that its script wrote to `GITLAB_ENV`, which are
+/// taken literally.
 fn variables(task: &Archive) -> HashMap<String, String> {
     let mut variables: HashMap<String, String> = task.env.iter().cloned().collect();
     let text = task.env_file.as_ref().and_then(|path| fs::read(path).ok()).unwrap_or_default();

@@ -10,11 +10,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 use tokio::sync::watch;
 
-use super::trace::Trace;
+use super::frames::FrameSender;
 use crate::helper::protocol::{CHUNK, Frame};
 
 /// How long the pipes of a program that has ended may be silent before they are given up: a process
-/// that it left behind (an ssh agent) can hold them open for ever.
+/// that it left behind (an ssh agent) can hold them open forever.
 const LINGER: Duration = Duration::from_millis(100);
 
 /// Longest string that Linux takes in an environment (`MAX_ARG_STRLEN`), with its final NUL.
@@ -37,8 +37,8 @@ pub(super) fn set_environment<'a>(
     }
 }
 
-/// Runs the program, with its output as frames; gives its exit code.
-pub(super) async fn stream(command: &mut Command, trace: &Trace) -> io::Result<i32> {
+/// Runs the program, with its output as frames; returns its exit code.
+pub(super) async fn stream(command: &mut Command, trace: &FrameSender) -> io::Result<i32> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn()?;
     let (tell, ended) = watch::channel(false);
@@ -53,7 +53,7 @@ pub(super) async fn stream(command: &mut Command, trace: &Trace) -> io::Result<i
     Ok(code(status?))
 }
 
-/// Runs the program in silence; gives its exit code and what it wrote to stdout.
+/// Runs the program without showing its output; returns its exit code and what it wrote to stdout.
 pub(super) async fn capture(command: &mut Command) -> io::Result<(i32, String)> {
     command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     let output = command.output().await?;
@@ -68,7 +68,7 @@ fn code(status: ExitStatus) -> i32 {
 async fn pass(
     from: Option<impl AsyncRead + Unpin>,
     frame: fn(bytes::Bytes) -> Frame,
-    trace: &Trace,
+    trace: &FrameSender,
     mut ended: watch::Receiver<bool>,
 ) {
     let Some(mut from) = from else { return };
@@ -103,7 +103,7 @@ mod tests {
 
     async fn run(script: &str) -> (i32, Vec<Frame>) {
         let (frames, mut sent) = mpsc::channel(1024);
-        let trace = Trace::new(frames);
+        let trace = FrameSender::new(frames);
         let code = stream(Command::new("sh").args(["-c", script]), &trace).await.unwrap();
         drop(trace);
         let mut seen = Vec::new();
@@ -127,7 +127,7 @@ mod tests {
         let fifo = root.path().join("fifo");
         assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
         let (frames, mut sent) = mpsc::channel(1);
-        let trace = Trace::new(frames);
+        let trace = FrameSender::new(frames);
         let script = format!("echo first; cat {}", fifo.display());
         let mut command = Command::new("sh");
         let program = stream(command.args(["-c", &script]), &trace);

@@ -8,33 +8,33 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use super::error::Error;
+use super::frames::FrameSender;
 use super::sources::off_thread;
-use super::trace::Trace;
 use super::{cleanup, files, pack, sources};
 use crate::helper::protocol::{self, Done, Extract, Frame, Task};
 
 /// Frames that wait to be written: with pieces of at most 128 KiB, 2 MiB at most.
 const WAITING: usize = 16;
 
-/// Takes the umask away, so that a job of any user can change what the helper makes. It is the
+/// Clears the umask, so that a job of any user can change what the helper makes. It is the
 /// process's own: call it once where the helper is the main process of a container, before [`serve`].
 pub fn open_umask() {
     rustix::process::umask(rustix::fs::Mode::empty());
 }
 
-/// Runs tasks until `input` ends, and writes what comes of them to `output`.
+/// Runs tasks until `input` ends, and writes their output and replies to `output`.
 ///
 /// Dropping the future kills the programs that it runs. Git's configuration is the one of the
 /// process's environment, with the variables of each task over it.
 ///
 /// # Errors
-/// When reading or writing fails, or what is read is no protocol. A task that fails is no error: its
+/// When reading or writing fails, or the input violates the protocol. A task that fails is not an error: its
 /// [`Done`] says so.
 pub async fn serve(input: impl AsyncRead, output: impl AsyncWrite) -> io::Result<()> {
     let (mut input, mut output) = (pin!(input), pin!(output));
     let (frames, mut waiting) = mpsc::channel(WAITING);
     let answer = async move {
-        let trace = Trace::new(frames);
+        let trace = FrameSender::new(frames);
         while let Some(frame) = protocol::read(&mut input).await? {
             // Pieces of a file whose task was not understood are passed over.
             if let Frame::Task(text) = frame {
@@ -62,7 +62,7 @@ pub async fn serve(input: impl AsyncRead, output: impl AsyncWrite) -> io::Result
 async fn run(
     task: Task,
     input: &mut (impl AsyncRead + Unpin),
-    trace: &Trace,
+    trace: &FrameSender,
 ) -> io::Result<Result<Done, Error>> {
     let nothing = |()| Done::default();
     Ok(match task {

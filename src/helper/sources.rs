@@ -1,18 +1,19 @@
 //! The stage `get_sources`: from a task to a work tree at the job's commit.
 //!
-//! Contract: docker-executor.md §11, whose step numbers are in the comments. Git is run directly,
-//! with no script between; a stage with the default settings is five short git processes.
+//! The steps that comments number are those of docs/compatibility.md, "Steps of get_sources". Git is
+//! run directly, with no script between; a stage with the default settings is five short git
+//! processes.
 
 use std::path::{Path, PathBuf};
 
 use super::credentials;
 use super::error::Error;
 use super::files;
+use super::frames::FrameSender;
 use super::git::{Environment, Git, pattern, quoted};
 use super::hook::{self, Hook};
 use super::hygiene;
 use super::submodule;
-use super::trace::Trace;
 use crate::workload::transfer::{ENV_FILE, ObjectFormat, Sources, Strategy};
 
 /// Name of git's template under `temp_dir`.
@@ -28,7 +29,7 @@ const SHORT: usize = 8;
 const NATIVE_CLONE: (u32, u32) = (2, 49);
 
 /// Fetches and checks out the sources.
-pub(super) async fn sources(task: &Sources, trace: &Trace) -> Result<(), Error> {
+pub(super) async fn sources(task: &Sources, trace: &FrameSender) -> Result<(), Error> {
     let project = Path::new(&task.project_dir);
     let temp = Path::new(&task.temp_dir);
     files::real_directory(temp)?;
@@ -49,7 +50,7 @@ pub(super) async fn sources(task: &Sources, trace: &Trace) -> Result<(), Error> 
 }
 
 /// No git, and no hooks; the job itself may use git.
-async fn without_sources(task: &Sources, text: &str, trace: &Trace) -> Result<(), Error> {
+async fn without_sources(task: &Sources, text: &str, trace: &FrameSender) -> Result<(), Error> {
     if task.tokens_in_environment_only {
         credentials::write(task, &mut Environment::default())?;
     }
@@ -59,7 +60,7 @@ async fn without_sources(task: &Sources, text: &str, trace: &Trace) -> Result<()
     Ok(())
 }
 
-async fn with_sources(task: &Sources, trace: &Trace) -> Result<(), Error> {
+async fn with_sources(task: &Sources, trace: &FrameSender) -> Result<(), Error> {
     if task.sha.len() < SHORT || !task.sha.is_char_boundary(SHORT) {
         return Err(Error::ShortSha(task.sha.clone()));
     }
@@ -118,7 +119,7 @@ fn home(environment: &mut Environment, temp: &Path) -> Result<(), Error> {
 
 struct Stage<'a> {
     task: &'a Sources,
-    trace: &'a Trace,
+    trace: &'a FrameSender,
     external: PathBuf,
     template: PathBuf,
     environment: Environment,
@@ -166,7 +167,7 @@ impl Stage<'_> {
         Ok(git)
     }
 
-    /// The depth that can be had: a bundle is as deep as it is.
+    /// The depth of the fetch; a bundle has a depth of its own.
     fn depth(&self) -> i64 {
         if self.task.url.starts_with('/') { 0 } else { self.task.depth }
     }
@@ -274,7 +275,7 @@ impl Stage<'_> {
         git.run(&arguments).await
     }
 
-    /// Steps 11 to 13. Says whether there is LFS.
+    /// Steps 11 to 13. Returns whether git-lfs is there.
     async fn check_out(&self, git: &Git) -> Result<bool, Error> {
         let task = self.task;
         let (short, reference) = (&task.sha[..SHORT], &task.reference);

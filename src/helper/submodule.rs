@@ -1,23 +1,23 @@
-//! Submodules. Contract: docker-executor.md §11.4.
+//! Submodules (docs/compatibility.md, "Submodules").
 
 use std::path::Path;
 
 use super::credentials;
 use super::error::Error;
+use super::frames::FrameSender;
 use super::git::Git;
-use super::trace::Trace;
 use crate::workload::transfer::Sources;
 
-/// Cleans submodules where `GIT_CLEAN_FLAGS` is `none`, which is about the project alone.
+/// Cleans submodules where `GIT_CLEAN_FLAGS` is `none`, which applies to the project alone.
 const CLEAN: &str = "-ffdx";
 
-/// Brings the submodules to the commits that the project names.
+/// Updates the submodules to the commits that the project names.
 pub(super) async fn update(
     git: &Git,
     task: &Sources,
     external: &Path,
     lfs: bool,
-    trace: &Trace,
+    trace: &FrameSender,
 ) -> Result<(), Error> {
     let Some(recursive) = task.submodules.recursive else {
         trace.notice("Skipping Git submodules setup").await;

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -13,13 +13,14 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::Response;
 use base64::Engine as _;
+use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt as _;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::error::Error;
-use super::trace::Trace;
+use super::frames::FrameSender;
 use crate::base::secret::Secret;
 use crate::{
     base::error_chain,
@@ -227,13 +228,13 @@ impl Host {
 
     /// Lets the next requests for a repository fail once they are let in.
     pub(super) fn fail(&self, name: &str, times: usize) {
-        self.state.lock().unwrap().failures.insert(format!("/{name}.git"), times);
+        self.state.lock().failures.insert(format!("/{name}.git"), times);
     }
 
     /// Users of all requests for a repository so far; `None` for one without credentials.
     pub(super) fn users(&self, name: &str) -> Vec<Option<String>> {
         let prefix = format!("/{name}.git/");
-        let state = self.state.lock().unwrap();
+        let state = self.state.lock();
         let asked = state.requests.iter().filter(|(path, _)| path.starts_with(&prefix));
         asked.map(|(_, user)| user.clone()).collect()
     }
@@ -272,7 +273,7 @@ pub(super) struct Repository {
 /// Runs the stage; gives its end and all of its trace.
 pub(super) async fn run(task: &Sources) -> (Result<(), Error>, String) {
     let (frames, mut sent) = mpsc::channel(4);
-    let stage = async move { super::sources::sources(task, &Trace::new(frames)).await };
+    let stage = async move { super::sources::sources(task, &FrameSender::new(frames)).await };
     let collect = async {
         let mut text = Vec::new();
         while let Some(frame) = sent.recv().await {
@@ -305,7 +306,7 @@ async fn answer(State((root, state)): State<Shared>, request: Request) -> Respon
     let path = parts.uri.path().to_owned();
     let user = user(&text("authorization"));
     let failed = {
-        let mut state = state.lock().unwrap();
+        let mut state = state.lock();
         state.requests.push((path.clone(), user.clone()));
         let failing = state.failures.iter_mut().find(|(prefix, left)| {
             user.is_some() && path.starts_with(prefix.as_str()) && **left > 0

@@ -45,7 +45,7 @@ impl Place {
 /// Makes the archive; its frames are counted and thrown away.
 async fn make(task: Archive) -> (Result<Done, Error>, Vec<u8>, String) {
     let (frames, mut sent) = mpsc::channel(2);
-    let work = async move { archive(task, &Trace::new(frames)).await };
+    let work = async move { archive(task, &FrameSender::new(frames)).await };
     let collect = async {
         let (mut file, mut text) = (Vec::new(), String::new());
         while let Some(frame) = sent.recv().await {
@@ -150,6 +150,6 @@ async fn an_archive_that_nobody_reads_ends() {
     task.format = Format::Raw;
     let (frames, sent) = mpsc::channel(1);
     drop(sent);
-    let end = archive(task, &Trace::new(frames)).await;
+    let end = archive(task, &FrameSender::new(frames)).await;
     assert!(end.is_err());
 }

@@ -334,7 +334,7 @@ async fn without_clean_flags_the_job_cleanup_only_resets() {
     fs::write(project(&task).join("untracked"), "x").unwrap();
     let worktree = Some((Strategy::Fetch, Vec::new()));
     let (frames, _sent) = tokio::sync::mpsc::channel(64);
-    clean_up(&CleanUp { worktree, ..after(&task) }, &Trace::new(frames)).await.unwrap();
+    clean_up(&CleanUp { worktree, ..after(&task) }, &FrameSender::new(frames)).await.unwrap();
     assert_eq!(read(&task, "a"), "1");
     assert!(project(&task).join("untracked").exists());
 }
@@ -364,7 +364,7 @@ async fn docker_147_after_the_job_no_file_has_the_token() {
     fs::write(Path::new(&task.temp_dir).join("KEY"), TOKEN).unwrap();
     assert!(!host.leaks(&["builds"]).is_empty(), "the job needs it until then");
     let (frames, _sent) = tokio::sync::mpsc::channel(64);
-    clean_up(&after(&task), &Trace::new(frames)).await.unwrap();
+    clean_up(&after(&task), &FrameSender::new(frames)).await.unwrap();
     assert_eq!(host.leaks(&["builds", "home"]), Vec::<PathBuf>::new());
     assert_eq!(fs::read_dir(&task.temp_dir).unwrap().count(), 0);
     assert_eq!(read(&task, "a"), "1");

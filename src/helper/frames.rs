@@ -1,4 +1,4 @@
-//! The way of frames from a task to longshore.
+//! Sends the frames of a task to longshore.
 
 use std::io;
 
@@ -12,12 +12,12 @@ const WARNING: &str = "\x1b[0;33m";
 const ERROR: &str = "\x1b[31;1m";
 const RESET: &str = "\x1b[0;m";
 
-/// Sends frames; a clone sends to the same place. When nobody reads any more, what is sent is lost
-/// without a word: then `serve` is about to end and to drop the task.
+/// Sends frames; a clone sends to the same receiver. Once the receiver is gone, frames are dropped
+/// silently: then `serve` is about to end and to drop the task.
 #[derive(Debug, Clone)]
-pub(super) struct Trace(mpsc::Sender<Frame>);
+pub(super) struct FrameSender(mpsc::Sender<Frame>);
 
-impl Trace {
+impl FrameSender {
     pub(super) fn new(frames: mpsc::Sender<Frame>) -> Self {
         Self(frames)
     }
@@ -47,7 +47,7 @@ impl Trace {
         self.send(Frame::Output(format!("{text}\n").into())).await;
     }
 
-    /// What writes a file to longshore as `Data` frames, from a thread that may block.
+    /// A writer that sends a file as `Data` frames, for a thread that may block.
     pub(super) fn data(&self) -> DataWriter {
         DataWriter { frames: self.0.clone(), pending: BytesMut::with_capacity(CHUNK) }
     }
@@ -97,7 +97,7 @@ mod tests {
     #[tokio::test]
     async fn a_file_is_cut_into_frames_that_fit() {
         let (frames, mut sent) = mpsc::channel(16);
-        let mut writer = Trace::new(frames).data();
+        let mut writer = FrameSender::new(frames).data();
         let text: Vec<u8> = (0..u8::MAX).cycle().take(2 * CHUNK + 7).collect();
         let expected = text.clone();
         tokio::task::spawn_blocking(move || {
