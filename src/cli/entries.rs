@@ -18,7 +18,7 @@ use crate::{
     gitlab::api::{Client, ClientError, ClientSettings, info, wire::Info},
 };
 
-/// What a command is given beside its own arguments.
+/// What a command needs besides its own arguments.
 #[derive(Debug, Clone)]
 pub(super) struct Setting {
     /// The configuration file.
@@ -68,7 +68,7 @@ impl Setting {
     }
 }
 
-/// What an entry says of itself to its server.
+/// The `info` object of an entry, for its server.
 #[must_use]
 pub(super) fn info_of(executor: &str, shell: &str) -> Info {
     let shell = if shell.is_empty() { "bash" } else { shell };
@@ -104,7 +104,7 @@ pub(super) fn is_created_runner(token: &str) -> bool {
     token.starts_with("glrt-")
 }
 
-/// Which runners of the file are meant.
+/// Selects runners of the file.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct Selector {
     /// Name of the runner in the file
@@ -119,13 +119,13 @@ pub(super) struct Selector {
 }
 
 impl Selector {
-    /// Whether nothing was named.
+    /// Whether no criterion is given.
     #[must_use]
     pub(super) fn is_empty(&self) -> bool {
         self.name.is_none() && self.url.is_none() && self.token.is_none()
     }
 
-    /// Whether an entry is meant: all that was named must fit.
+    /// Whether an entry is selected: all criteria must match.
     #[must_use]
     pub(super) fn fits(&self, entry: &Entry) -> bool {
         let same_url = |url: &str| url.trim_end_matches('/') == entry.url.trim_end_matches('/');
@@ -134,7 +134,7 @@ impl Selector {
             && self.token.as_ref().is_none_or(|token| token == entry.token.expose())
     }
 
-    /// The failure of a selection that fits nothing.
+    /// The failure of a selection without a match.
     #[must_use]
     pub(super) fn no_match(&self, config: &Path) -> Failure {
         let mut wanted = Vec::new();

@@ -1,8 +1,10 @@
 //! How a command ends: its exit code, and how a failure is shown. Decided here and nowhere else.
 
 use std::{
+    error::Error,
     fmt,
     io::{self, Write},
+    iter,
     process::ExitCode,
 };
 
@@ -30,7 +32,7 @@ pub enum Exit {
     /// `exec`: the pipeline could not be run, through no fault of its own.
     System = 3,
     /// The configuration file cannot be used (`EX_CONFIG` of sysexits.h): trying again is of no use
-    /// before the file is mended.
+    /// before the file is corrected.
     BadConfiguration = 78,
 }
 
@@ -43,12 +45,20 @@ impl From<Exit> for ExitCode {
 /// A failed command: the error, and what the reader can do now.
 #[derive(Debug)]
 pub struct Failure {
-    error: anyhow::Error,
+    error: Box<dyn Error + Send + Sync>,
     hint: Option<String>,
     exit: Option<Exit>,
 }
 
-impl<E: std::error::Error + Send + Sync + 'static> From<E> for Failure {
+/// An error, and what was tried when it happened.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Context {
+    message: String,
+    source: Box<dyn Error + Send + Sync>,
+}
+
+impl<E: Error + Send + Sync + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
         Self { error: error.into(), hint: None, exit: None }
     }
@@ -57,13 +67,14 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Failure {
 impl Failure {
     /// A failure without a cause beneath it.
     pub fn new(message: impl fmt::Display) -> Self {
-        Self { error: anyhow::anyhow!("{message}"), hint: None, exit: None }
+        Self { error: message.to_string().into(), hint: None, exit: None }
     }
 
     /// Says what was tried when the error happened.
     #[must_use]
     pub fn context(self, message: impl fmt::Display) -> Self {
-        Self { error: self.error.context(message.to_string()), ..self }
+        let context = Context { message: message.to_string(), source: self.error };
+        Self { error: context.into(), ..self }
     }
 
     /// Says what the reader can do now.
@@ -80,8 +91,14 @@ impl Failure {
 
     /// The error with its causes, for those who take any.
     #[must_use]
-    pub fn into_boxed(self) -> Box<dyn std::error::Error + Send + Sync> {
-        self.error.into()
+    pub fn into_boxed(self) -> Box<dyn Error + Send + Sync> {
+        self.error
+    }
+
+    /// The error, then its causes.
+    fn chain(&self) -> impl Iterator<Item = &(dyn Error + 'static)> {
+        let first: &(dyn Error + 'static) = &*self.error;
+        iter::successors(Some(first), |&error| error.source())
     }
 
     /// The code that the process ends with.
@@ -90,7 +107,7 @@ impl Failure {
         if let Some(exit) = self.exit {
             return exit;
         }
-        let bad = self.error.chain().any(|cause| {
+        let bad = self.chain().any(|cause| {
             cause.is::<Problems>()
                 || matches!(cause.downcast_ref(), Some(LoadError::Check(_)))
                 || matches!(
@@ -105,7 +122,7 @@ impl Failure {
     pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "error: {}", self.error)?;
         let mut shown = self.error.to_string();
-        for cause in self.error.chain().skip(1) {
+        for cause in self.chain().skip(1) {
             // A transparent error shows its source as itself.
             let text = cause.to_string();
             if text != shown {

@@ -1,5 +1,5 @@
-//! `guard`: a guarded Docker socket before an engine, without the rest of the runner. It
-//! serves any program that hands out Docker.
+//! `guard`: a guarded Docker socket in front of an engine, without the rest of the runner. It serves
+//! any program that gives others access to Docker, and the guard's own tests.
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use super::{
     console::Console,
     exit::{Exit, Failure, Outcome},
 };
+use crate::base::ids::random_hex;
 use crate::guard::{Guard, GuardSettings, PolicyError, PolicyFile, Summary, audit::Log};
 
 /// Arguments of `guard`.
@@ -74,7 +75,7 @@ pub(super) fn guard(args: &GuardArgs, console: &mut Console) -> Outcome {
 /// Settings of a guard at this socket. Each start has an identity of its own, so that no object of
 /// another guard is taken for this one's.
 fn settings(listen: &Path, namespace: &str) -> GuardSettings {
-    let mark = uuid::Uuid::new_v4().simple().to_string();
+    let mark = random_hex::<16>();
     let (directory, name) = (listen.parent(), listen.file_name());
     let job = listen.display().to_string();
     let identity = (format!("{namespace}.job"), mark.clone());

@@ -5,10 +5,11 @@ use std::{
     fmt::{self, Write as _},
     io::{self, IsTerminal, Write},
     str::FromStr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use jiff::{Timestamp, Unit};
+use parking_lot::Mutex;
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
@@ -92,7 +93,7 @@ pub struct Control(Arc<Mutex<Settings>>);
 impl Control {
     /// Takes effect with the next line.
     pub fn set(&self, settings: Settings) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+        *self.0.lock() = settings;
         // Whether a line is of interest is remembered at its place in the code.
         tracing::callsite::rebuild_interest_cache();
     }
@@ -123,7 +124,7 @@ struct Lines<W> {
 
 impl<W> Lines<W> {
     fn settings(&self) -> Settings {
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.settings.lock()
     }
 }
 
@@ -205,7 +206,7 @@ where
             _ => String::new(),
         };
         let line = self.settings().line(*event.metadata().level(), &message, all, Timestamp::now());
-        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = self.out.lock();
         // There is nobody to tell that the log cannot be written.
         let _ = out.write_all(line.as_bytes());
     }
@@ -311,7 +312,7 @@ mod tests {
 
     impl Write for Sink {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
         fn flush(&mut self) -> io::Result<()> {
@@ -323,7 +324,7 @@ mod tests {
         let sink = Sink::default();
         let (subscriber, control) = subscriber(settings, sink.clone());
         tracing::subscriber::with_default(subscriber, || log(&control));
-        let bytes = sink.0.lock().unwrap().clone();
+        let bytes = sink.0.lock().clone();
         String::from_utf8(bytes).unwrap()
     }
 

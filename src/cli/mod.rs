@@ -1,5 +1,5 @@
-//! The command line: one file a subcommand. Only here is anything printed, and only here is an
-//! error of any kind taken as it comes.
+//! The command line: one file per subcommand. Only here is anything printed, and only here are
+//! errors of any type accepted.
 
 mod completions;
 mod console;
@@ -71,16 +71,16 @@ pub struct Global {
     /// Configuration file [default: /etc/longshore/config.toml, or gitlab-runner's]
     #[arg(short, long, global = true, env = "CONFIG_FILE", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where running jobs and caches are kept [default: /var/lib/longshore]
+    /// State directory: running jobs and caches [default: /var/lib/longshore]
     #[arg(long, global = true, env = "LONGSHORE_STATE_DIR", value_name = "DIRECTORY")]
     pub state_dir: Option<PathBuf>,
-    /// debug, info, warn, error, fatal or panic
+    /// Log level: debug, info, warn, error, fatal or panic
     #[arg(short, long, global = true, env = "LOG_LEVEL", value_name = "LEVEL", value_parser = level)]
     pub log_level: Option<String>,
-    /// runner, text or json
+    /// Log format: runner, text or json
     #[arg(long, global = true, env = "LOG_FORMAT", value_name = "FORMAT", value_parser = format)]
     pub log_format: Option<String>,
-    /// The same as `--log-level debug`, and stronger
+    /// Same as `--log-level debug`, and takes precedence over it
     #[arg(long, global = true, env = "RUNNER_DEBUG")]
     pub debug: bool,
 }
@@ -99,21 +99,21 @@ enum Command {
     Run(RunArgs),
     /// Takes jobs for one runner until its work is done
     RunSingle(Box<RunSingleArgs>),
-    /// Makes a runner known, and writes it into the configuration file
+    /// Registers a runner, and writes it into the configuration file
     Register(Box<RegisterArgs>),
     /// Asks the servers whether they know the runners
     Verify(VerifyArgs),
-    /// Takes runners off their servers and out of the configuration file
+    /// Unregisters runners from their servers, and removes them from the configuration file
     Unregister(UnregisterArgs),
     /// Lists the runners of the configuration file, with their tokens
     List,
-    /// Changes authentication tokens for new ones
+    /// Rotates authentication tokens
     ResetToken(ResetTokenArgs),
     /// Checks the configuration file strictly
     Lint,
     /// Runs jobs of a `.gitlab-ci.yml` on this machine
     Exec(ExecArgs),
-    /// Puts a guarded Docker socket before an engine, without a runner
+    /// Serves a guarded Docker socket in front of an engine, without a runner
     Guard(GuardArgs),
     /// Writes a shell's completion script
     Completions {
@@ -124,7 +124,7 @@ enum Command {
     Helper(HelperCommand),
 }
 
-/// The program: the process's arguments in, its exit code out.
+/// Runs the program with the process's arguments, and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -180,8 +180,8 @@ fn execute(cli: Cli, console: &mut Console) -> Outcome {
     }
 }
 
-/// Runs a short command to its end. The thread that reads answers cannot be stopped, so nothing
-/// waits for it.
+/// Runs a short command to its end. The thread that reads stdin cannot be stopped, so the runtime
+/// does not wait for it.
 fn wait(command: impl Future<Output = Outcome>) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(command);

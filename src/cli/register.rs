@@ -29,16 +29,16 @@ use crate::{
 /// Arguments of `register`.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct RegisterArgs {
-    /// Asks nothing; what is missing is an error
+    /// Asks no questions; a missing answer is an error
     #[arg(short = 'n', long, env = "REGISTER_NON_INTERACTIVE")]
     non_interactive: bool,
-    /// Keeps the runner at its server when a later step fails
+    /// Keeps the runner registered when a later step fails
     #[arg(long, env = "REGISTER_LEAVE_RUNNER")]
     leave_runner: bool,
     /// File with one `[[runners]]` entry, for all that no option sets
     #[arg(long, env = "TEMPLATE_CONFIG_FILE", value_name = "FILE")]
     template_config: Option<PathBuf>,
-    /// Registration token (deprecated: make the runner in GitLab and use --token)
+    /// Registration token (deprecated: create the runner in GitLab and use --token)
     #[arg(short = 'r', long, env = "REGISTRATION_TOKEN", hide_env_values = true)]
     registration_token: Option<String>,
     #[command(flatten)]
@@ -55,37 +55,37 @@ struct Reserved {
     /// Tags, separated by commas
     #[arg(long, env = "RUNNER_TAG_LIST", default_value = "")]
     tag_list: String,
-    /// Takes jobs without tags; always so when there are no tags
+    /// Takes untagged jobs; always true when there are no tags
     #[arg(
         long, env = "REGISTER_RUN_UNTAGGED", value_name = "BOOL", action = ArgAction::Set,
         num_args = 0..=1, require_equals = true, default_value = "false",
         default_missing_value = "true", value_parser = boolean,
     )]
     run_untagged: bool,
-    /// For this project alone
+    /// Locks the runner to this project
     #[arg(
         long, env = "REGISTER_LOCKED", value_name = "BOOL", action = ArgAction::Set,
         num_args = 0..=1, require_equals = true, default_value = "true",
         default_missing_value = "true", value_parser = boolean,
     )]
     locked: bool,
-    /// `not_protected` or `ref_protected`
+    /// Access level: `not_protected` or `ref_protected`
     #[arg(
         long, env = "REGISTER_ACCESS_LEVEL", default_value = "",
         value_parser = ["", "not_protected", "ref_protected"],
     )]
     access_level: String,
-    /// Longest time of a job in seconds; 0 for no limit
+    /// Maximum timeout of a job in seconds; 0 for no limit
     #[arg(long, env = "REGISTER_MAXIMUM_TIMEOUT", default_value_t = 0, value_name = "SECONDS")]
     maximum_timeout: u64,
-    /// Takes no jobs yet
+    /// Registers the runner as paused
     #[arg(
         long, env = "REGISTER_PAUSED", value_name = "BOOL", action = ArgAction::Set,
         num_args = 0..=1, require_equals = true, default_value = "false",
         default_missing_value = "true", value_parser = boolean,
     )]
     paused: bool,
-    /// For administrators
+    /// Maintenance note for administrators
     #[arg(long, env = "REGISTER_MAINTENANCE_NOTE", default_value = "")]
     maintenance_note: String,
 }
@@ -106,9 +106,9 @@ impl Reserved {
     }
 }
 
-/// How the server comes to know us.
+/// How the runner is registered at the server.
 enum Way {
-    /// The runner was made in GitLab: asks whether the token is good.
+    /// The runner was created in GitLab: the token is verified.
     Created(Secret),
     /// The authentication token of a legacy runner: the same.
     Legacy(Secret),

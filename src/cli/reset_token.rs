@@ -25,12 +25,12 @@ pub(super) struct ResetTokenArgs {
     /// All runners of the file
     #[arg(long)]
     all_runners: bool,
-    /// Personal access token, when the runner's own does not do
+    /// Personal access token, where the runner's own does not suffice
     #[arg(long, env = "RESET_TOKEN_PAT", hide_env_values = true)]
     pat: Option<String>,
 }
 
-/// Gets a new token for each runner that is meant. One failure does not stop the others.
+/// Rotates the token of each selected runner. One failure does not stop the others.
 pub(super) async fn reset_token(
     setting: &Setting,
     args: &ResetTokenArgs,
@@ -71,8 +71,8 @@ async fn reset(
     Ok(token_update(reply.token, reply.token_expires_at))
 }
 
-/// Writes the new token. The old one is void by now, so one that cannot be written is shown: it
-/// would be lost else.
+/// Writes the new token. The old one is invalid by now, so a new one that cannot be written is
+/// printed; otherwise it would be lost.
 fn store(
     setting: &Setting,
     entry: &Entry,

@@ -1,5 +1,6 @@
-//! New tokens for runners whose tokens end, while `run` runs (gitlab-job-api.md §3.8): at three
-//! quarters of a token's life, into the file, from where it comes into force like any change.
+//! Rotates the tokens of runners that expire, while `run` runs (docs/compatibility.md, "Token
+//! rotation"): at three quarters of a token's life, into the file, from where the new one takes
+//! effect like any change.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -23,10 +24,10 @@ use crate::{
     gitlab::api::{Client, ClientSettings},
 };
 
-/// The clock is looked at again at least so often: it may be set, or stand still with the machine.
+/// The clock is read again at least this often: it may be set, or stop while the machine sleeps.
 const LOOK_AGAIN: Duration = Duration::from_hours(1);
 
-/// Between two tries, of a reset or of keeping its result.
+/// Between two attempts, of a reset or of saving its result.
 const TRY_AGAIN: Duration = Duration::from_mins(10);
 
 /// How long a server may take.
@@ -40,7 +41,7 @@ fn due(obtained: Option<Timestamp>, expires: Timestamp, started: Timestamp) -> T
     from.saturating_add(expires.duration_since(from) / 4 * 3).unwrap_or(expires)
 }
 
-/// The runner whose token is due first, and when. Runners that do not want it are not meant.
+/// The runner whose token is due first, and when. Runners that turned rotation off are left out.
 fn first<'a>(
     runners: impl IntoIterator<Item = &'a RunnerConfig>,
     started: Timestamp,
@@ -60,8 +61,8 @@ fn is_off(runner: &RunnerConfig) -> bool {
     runner.feature_flags.get(FLAG).copied().unwrap_or(false)
 }
 
-/// Rotates tokens until `stop`. A reset that has begun is brought to its end: its token would be
-/// lost else.
+/// Rotates tokens until `stop`. A reset that has begun is completed: otherwise its token would be
+/// lost.
 pub(super) async fn rotate(
     file: PathBuf,
     mut config: watch::Receiver<Config>,
@@ -94,24 +95,24 @@ fn warn_of_those_that_are_off(config: &Config) {
             tracing::warn!(
                 runner = runner.name.as_str(),
                 expires_at = runner.gitlab.token_expires_at,
-                "the runner's token ends, and {FLAG} forbids to renew it"
+                "the runner's token expires, and {FLAG} turns off its rotation"
             );
         }
     }
 }
 
-/// What goes on from one look at the clock to the next.
+/// What is kept between two reads of the clock.
 struct Rotation {
     setting: Setting,
     started: Timestamp,
     /// Tokens that are not in the file yet, by those that they replace.
     unsaved: Vec<(Secret, TokenUpdate)>,
-    /// After a failure.
+    /// After a failure, when to try again.
     not_before: Option<Timestamp>,
 }
 
 impl Rotation {
-    /// How long to wait until the next look.
+    /// How long to wait until the clock is read again.
     fn wait(&self, config: &Config, now: Timestamp) -> Duration {
         let due =
             if self.unsaved.is_empty() { self.next(config).map(|(_, due)| due) } else { Some(now) };

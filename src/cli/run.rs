@@ -29,10 +29,10 @@ use crate::{
 /// Arguments of `run`.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct RunArgs {
-    /// host:port of the metrics; goes before the file's
+    /// host:port of the metrics; takes precedence over `listen_address` in the file
     #[arg(long, env = "LISTEN_ADDRESS")]
     pub listen_address: Option<String>,
-    /// Changes to this directory first
+    /// Directory to change to first
     #[arg(short = 'd', long)]
     pub working_directory: Option<PathBuf>,
     /// No effect: it is for an executor that is not supported
@@ -46,7 +46,7 @@ pub struct RunArgs {
     pub syslog: bool,
 }
 
-/// What the command line says of the log; it goes before the file.
+/// The log settings of the command line, which take precedence over the file's.
 #[derive(Debug, Clone)]
 pub(super) struct LogChoice {
     pub(super) level: Option<String>,
@@ -175,7 +175,7 @@ pub(super) fn process(
     Ok((Arc::new(Process::new(id.id.as_str().to_owned(), state)), Arc::new(executors)))
 }
 
-/// Signals and changes of the file, in the daemon's words.
+/// Turns signals and changes of the file into requests to the daemon.
 struct Control<'a> {
     /// `None` when it does not come from a file.
     config: Option<PathBuf>,
@@ -188,7 +188,7 @@ struct Control<'a> {
 }
 
 impl Control<'_> {
-    /// Never returns but with an error; the daemon's end ends it.
+    /// Returns only with an error; it is dropped when the daemon ends.
     async fn run(mut self, stop: watch::Sender<Stop>) -> Failure {
         match self.watch(&stop).await {
             Ok(never) => match never {},
@@ -219,7 +219,7 @@ impl Control<'_> {
         }
     }
 
-    /// Takes a changed file; one that is wrong changes nothing.
+    /// Applies a changed file; an invalid one changes nothing.
     async fn reload(&mut self) {
         let Some(path) = &self.config else { return };
         let config = match load(path) {
@@ -252,7 +252,7 @@ async fn changed(file: &mut Option<config_watch::ConfigWatch>) {
     }
 }
 
-/// SIGQUIT drains; repeating it changes nothing, and it weakens nothing.
+/// SIGQUIT drains; repeating it changes nothing, nor does it undo a stronger request.
 fn on_quit(stop: Stop) -> Stop {
     match stop {
         Stop::Not | Stop::Drain => Stop::Drain,

@@ -16,13 +16,13 @@ use crate::{
 /// Arguments of `run-single`.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct RunSingleArgs {
-    /// Takes the entry of that name from the file
+    /// Name of the entry in the file to use
     #[arg(short = 'r', long, value_name = "NAME")]
     pub runner: Option<String>,
-    /// Seconds to wait for a job; 0 waits for ever
+    /// Seconds to wait for a job; 0 waits forever
     #[arg(long, default_value_t = 0, value_name = "SECONDS")]
     pub wait_timeout: u64,
-    /// Ends after that many jobs; 0 for any number
+    /// Number of jobs to run; 0 for no limit
     #[arg(long, default_value_t = 0, value_name = "NUMBER")]
     pub max_builds: u64,
     /// Keys of the runner.
@@ -30,7 +30,7 @@ pub struct RunSingleArgs {
     pub options: RunnerOptions,
 }
 
-/// Runs until its quota is used or a signal comes.
+/// Runs until its quota is used up or a signal arrives.
 pub(super) fn run(
     args: &RunSingleArgs,
     path: &Path,

@@ -1,6 +1,10 @@
 use std::{fmt::Write, fs, path::Path};
 
-use super::{console::testing::console, exit::Exit, testing::parsed, *};
+use super::{
+    exit::Exit,
+    testing::{console, parsed},
+    *,
+};
 use crate::{config::edit::entries, gitlab::test_server::Server};
 
 fn setting(directory: &Path) -> Setting {

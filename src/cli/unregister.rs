@@ -22,8 +22,8 @@ pub(super) struct UnregisterArgs {
     all_runners: bool,
 }
 
-/// Takes the runners that are meant off their servers; those that a server does not let go stay in
-/// the file, and make the command fail.
+/// Unregisters the selected runners. Those that a server refuses to unregister stay in the file, and
+/// make the command fail.
 pub(super) async fn unregister(
     setting: &Setting,
     args: &UnregisterArgs,
@@ -94,7 +94,8 @@ fn selected(setting: &Setting, args: &UnregisterArgs) -> Result<Vec<Entry>, Fail
     }
 }
 
-/// Takes what is ours off the server: this machine's record, or a legacy runner as a whole.
+/// Deletes what belongs to this machine from the server: its runner manager, or all of a legacy
+/// runner.
 pub(super) async fn delete(
     client: &Client,
     token: &Secret,

@@ -12,13 +12,13 @@ use crate::{config::edit::Entry, gitlab::api::Verification};
 pub(super) struct VerifyArgs {
     #[command(flatten)]
     select: Selector,
-    /// Removes runners that their server does not know from the file
+    /// Removes runners from the file that their server does not know
     #[arg(long, env = "VERIFY_DELETE")]
     delete: bool,
 }
 
-/// Asks for each runner that is meant. Only a clear "not known" counts against one; it makes the
-/// command fail, or with `--delete` takes the runner out of the file.
+/// Verifies each selected runner. Only a clear "not known" counts against one: it makes the command
+/// fail, or, with `--delete`, removes the runner from the file.
 pub(super) async fn verify(setting: &Setting, args: &VerifyArgs, console: &mut Console) -> Outcome {
     let system_id = setting.system_id()?;
     let entries: Vec<Entry> =
@@ -60,7 +60,7 @@ pub(super) async fn verify(setting: &Setting, args: &VerifyArgs, console: &mut C
     Ok(Exit::Success)
 }
 
-/// Takes entries out of the file, found again by address and token.
+/// Removes entries from the file, found again by address and token.
 pub(super) fn remove(setting: &Setting, entries: &[Entry]) -> Result<(), Failure> {
     let mut editor = setting.editor()?;
     for entry in entries {

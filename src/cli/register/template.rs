@@ -65,7 +65,7 @@ pub(super) fn fill(entry: &mut Table, template: &Table) {
     }
 }
 
-/// A table of another file must not keep its place there: it would be written among strangers.
+/// Clears the positions of a table of another file, which would order it among unrelated tables.
 fn without_position(item: &mut Item) {
     match item {
         Item::Table(table) => {

@@ -4,7 +4,7 @@ use clap::Parser;
 
 use super::*;
 use crate::{
-    cli::{console::testing::console, testing::parsed},
+    cli::testing::{console, parsed},
     gitlab::test_server::Server,
 };
 
