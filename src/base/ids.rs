@@ -4,6 +4,8 @@ use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 
+use super::random;
+
 /// A job's number at its server, as in `PUT /jobs/:id`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -113,8 +115,9 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// `N` random bytes in hex: a text that nobody can guess, or that nothing else has.
-pub(crate) fn random_hex<const N: usize>() -> String {
-    hex(&rand::random::<[u8; N]>())
+#[must_use]
+pub fn random_hex<const N: usize>() -> String {
+    hex(&random::bytes::<N>())
 }
 
 #[cfg(test)]

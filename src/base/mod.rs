@@ -6,9 +6,11 @@ pub(crate) mod decimal;
 pub(crate) mod duration;
 mod error;
 pub(crate) mod glob;
+pub(crate) mod hash;
 pub mod ids;
 pub mod image_ref;
 pub mod paths;
+pub(crate) mod random;
 pub mod secret;
 
 pub(crate) use error::chain as error_chain;

@@ -6,12 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hmac::{Hmac, KeyInit, Mac};
-use rand::Rng;
-use sha2::Sha256;
-
 use super::edit;
-use crate::base::ids::hex;
+use crate::base::{
+    hash::hmac_sha256,
+    ids::{hex, random_hex},
+};
 
 /// Name of the file beside the configuration.
 const FILE_NAME: &str = ".runner_system_id";
@@ -44,17 +43,13 @@ impl SystemId {
 
     /// The id of a machine: the beginning of a keyed hash, so that the machine's own id stays
     /// private.
-    fn of_machine(machine_id: &str) -> Option<Self> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(machine_id.as_bytes()).ok()?;
-        mac.update(b"gitlab-runner");
-        let hash = mac.finalize().into_bytes();
-        Some(Self(format!("s_{}", hex(&hash[..LENGTH / 2]))))
+    fn of_machine(machine_id: &str) -> Self {
+        let hash = hmac_sha256(machine_id.as_bytes(), b"gitlab-runner");
+        Self(format!("s_{}", hex(&hash[..LENGTH / 2])))
     }
 
     fn random() -> Self {
-        let mut rng = rand::rng();
-        let characters = (0..LENGTH).map(|_| char::from(rng.sample(rand::distr::Alphanumeric)));
-        Self(format!("r_{}", characters.collect::<String>()))
+        Self(format!("r_{}", random_hex::<{ LENGTH / 2 }>()))
     }
 }
 
@@ -99,7 +94,7 @@ fn load_or_create_with(config: &Path, machine: Option<&str>) -> Result<Loaded, S
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(source) => return Err(SystemIdError { path, source }),
     }
-    let id = machine.and_then(SystemId::of_machine).unwrap_or_else(SystemId::random);
+    let id = machine.map_or_else(SystemId::random, SystemId::of_machine);
     let not_saved = save(&path, &id).err().map(|error| (path, error));
     Ok(Loaded { id, not_saved })
 }
@@ -140,7 +135,7 @@ mod tests {
     #[test]
     fn the_id_of_a_machine_is_the_keyed_hash_of_its_id() {
         // printf gitlab-runner | openssl dgst -sha256 -hmac 0123456789abcdef
-        let id = SystemId::of_machine("0123456789abcdef").unwrap();
+        let id = SystemId::of_machine("0123456789abcdef");
         assert_eq!(id.as_str(), "s_7a8ab7a73253");
     }
 

@@ -2,14 +2,17 @@
 //! system, the file is polled every three seconds as well. The caller reads it.
 
 use std::{
-    fs,
-    os::unix::fs::MetadataExt,
+    fs, future, io,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::{sync::mpsc, time};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time,
+};
 
 /// How often the file is polled (GitLab Runner: `common.ReloadConfigInterval`).
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
@@ -23,10 +26,39 @@ const QUIET: Duration = Duration::from_millis(150);
 pub struct ConfigWatch {
     path: PathBuf,
     seen: Option<Fingerprint>,
-    hints: mpsc::Receiver<()>,
     interval: Duration,
     /// `None` where the kernel cannot notify.
-    _watcher: Option<RecommendedWatcher>,
+    notices: Option<Notices>,
+}
+
+/// The kernel's notices of changes in a directory (inotify(7)).
+#[derive(Debug)]
+struct Notices(AsyncFd<OwnedFd>);
+
+impl Notices {
+    #[expect(
+        deprecated,
+        reason = "what replaces it is unsafe, as not every type keeps its descriptor open"
+    )]
+    fn of(directory: &Path) -> io::Result<Self> {
+        let events = WatchFlags::CREATE
+            | WatchFlags::MODIFY
+            | WatchFlags::ATTRIB
+            | WatchFlags::DELETE
+            | WatchFlags::MOVED_FROM
+            | WatchFlags::MOVED_TO;
+        let queue = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+        inotify::add_watch(&queue, directory, events)?;
+        Ok(Self(AsyncFd::with_interest(queue, Interest::READABLE)?))
+    }
+
+    /// Takes what has happened since the last call, or waits for something to happen. What it was
+    /// does not matter.
+    async fn next(&self) -> io::Result<()> {
+        let mut events = [0; 4096];
+        let read = |queue: &OwnedFd| Ok(rustix::io::read(queue, &mut events)?);
+        self.0.async_io(Interest::READABLE, read).await.map(drop)
+    }
 }
 
 /// What tells one state of the file from another without reading it.
@@ -49,6 +81,9 @@ impl Fingerprint {
 }
 
 /// Watches `path` for changes after this call.
+///
+/// # Panics
+/// Outside a runtime.
 #[must_use]
 pub fn watch(path: &Path) -> ConfigWatch {
     ConfigWatch::new(path, POLL_INTERVAL, true)
@@ -56,31 +91,11 @@ pub fn watch(path: &Path) -> ConfigWatch {
 
 impl ConfigWatch {
     fn new(path: &Path, interval: Duration, by_kernel: bool) -> Self {
-        let (sender, hints) = mpsc::channel(1);
-        let watcher = by_kernel.then(|| Self::watcher(path, sender)).flatten();
-        Self {
-            path: path.to_owned(),
-            seen: Fingerprint::of(path),
-            hints,
-            interval,
-            _watcher: watcher,
-        }
-    }
-
-    /// Watches the directory, not the file: an editor that replaces the file ends a watch on it.
-    fn watcher(path: &Path, sender: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+        // Not the file itself: an editor that replaces it would end a watch on it.
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
-        let mut watcher =
-            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-                if event.is_ok_and(|event| !event.kind.is_access()) {
-                    // A full channel holds the same hint already.
-                    let _ = sender.try_send(());
-                }
-            })
-            .ok()?;
-        watcher.watch(directory, RecursiveMode::NonRecursive).ok()?;
-        Some(watcher)
+        let notices = by_kernel.then(|| Notices::of(directory).ok()).flatten();
+        Self { path: path.to_owned(), seen: Fingerprint::of(path), interval, notices }
     }
 
     /// Waits until the file is another than at the last return (or at the start), and has been
@@ -107,9 +122,15 @@ impl ConfigWatch {
         }
     }
 
-    async fn wait_for_hint(&mut self) {
+    async fn wait_for_hint(&self) {
+        let notice = async {
+            match &self.notices {
+                Some(notices) => notices.next().await,
+                None => future::pending().await,
+            }
+        };
         tokio::select! {
-            Some(()) = self.hints.recv() => {}
+            Ok(()) = notice => {}
             () = time::sleep(self.interval) => {}
         }
     }

@@ -121,7 +121,7 @@ impl Server {
 
     /// HTTPS with this configuration.
     pub(crate) async fn tls(
-        config: Arc<rustls::ServerConfig>,
+        config: Arc<tokio_rustls::rustls::ServerConfig>,
         handler: impl FnMut(usize, &Seen) -> Reply + Send + 'static,
     ) -> Self {
         Self::serve(Some(TlsAcceptor::from(config)), handler).await

@@ -124,7 +124,7 @@ impl PolicyFile {
             reader.end().map_err(|error| form(".".to_owned(), error.to_string()))?;
             return Ok(policy);
         }
-        let reader = toml::Deserializer::parse(text)
+        let reader = toml_edit::de::Deserializer::parse(text)
             .map_err(|error| form(".".to_owned(), error.message().to_owned()))?;
         serde_path_to_error::deserialize(reader)
             .map_err(|error| form(error.path().to_string(), error.inner().message().to_owned()))

@@ -142,7 +142,7 @@ struct Record {
     token: Secret,
     started: Instant,
     trace: u64,
-    checksum: crc32fast::Hasher,
+    checksum: flate2::Crc,
     stored: Vec<Stored>,
     dotenv: Vec<(String, String)>,
     canceling: bool,
@@ -160,7 +160,7 @@ impl Coordinator {
             token: Secret::new(format!("glcbt-{}", random_hex::<20>())),
             started: Instant::now(),
             trace: 0,
-            checksum: crc32fast::Hasher::new(),
+            checksum: flate2::Crc::new(),
             stored: Vec::new(),
             dotenv: Vec::new(),
             canceling: false,
@@ -288,7 +288,7 @@ impl Coordinator {
     pub(crate) fn end(&self, job: usize, ending: Ending) {
         let mut inner = self.lock();
         let record = &inner.records[job];
-        let checksum = format!("crc32:{:08x}", record.checksum.clone().finalize());
+        let checksum = format!("crc32:{:08x}", record.checksum.sum());
         if ending.output.checksum.as_ref().is_some_and(|theirs| *theirs != checksum) {
             tracing::warn!(job.id = %self.plan.id(job), "the trace arrived with another checksum");
         }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use flate2::Crc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -16,8 +17,6 @@ use super::limit::Limit;
 
 /// Bytes kept in memory, at most, when there is no room on disk.
 const LONGEST_OVERFLOW: usize = 64 * 1024;
-
-/// A trace's file.
 pub(super) struct Spool {
     /// None when there never was room on disk.
     file: Option<File>,
@@ -30,7 +29,7 @@ pub(super) struct Spool {
 
 struct State {
     limit: Limit,
-    checksum: crc32fast::Hasher,
+    checksum: Crc,
     /// Nothing more is taken: the trace is closed.
     closed: bool,
     /// Set when the disk takes no more.
@@ -68,12 +67,12 @@ impl Spool {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true).mode(0o600);
         let file = options.open(path)?;
-        Ok(Self::over(Some(file), limit, 0, crc32fast::Hasher::new()))
+        Ok(Self::over(Some(file), limit, 0, Crc::new()))
     }
 
     /// One for the runner's words alone, without a file.
     pub(super) fn in_memory(limit: u64) -> Self {
-        let mut spool = Self::over(None, limit, 0, crc32fast::Hasher::new());
+        let mut spool = Self::over(None, limit, 0, Crc::new());
         spool.state.get_mut().overflow = Some(Overflow { from: 0, bytes: Vec::new() });
         spool
     }
@@ -85,7 +84,7 @@ impl Spool {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(path)?;
-        let mut checksum = crc32fast::Hasher::new();
+        let mut checksum = Crc::new();
         let (mut size, mut last) = (0, b'\n');
         let mut room = vec![0; 64 * 1024];
         loop {
@@ -105,7 +104,7 @@ impl Spool {
         Ok(spool)
     }
 
-    fn over(file: Option<File>, limit: u64, size: u64, checksum: crc32fast::Hasher) -> Self {
+    fn over(file: Option<File>, limit: u64, size: u64, checksum: Crc) -> Self {
         let state =
             State { limit: Limit::new(limit, size), checksum, closed: false, overflow: None };
         Self { file, size: AtomicU64::new(size), state: Mutex::new(state), grown: Notify::new() }
@@ -183,8 +182,6 @@ impl Spool {
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
     }
-
-    /// Bytes kept.
     pub(super) fn size(&self) -> u64 {
         self.size.load(Ordering::Acquire)
     }
@@ -192,7 +189,7 @@ impl Spool {
     /// Checksum and size, both of one moment.
     pub(super) fn digest(&self) -> Digest {
         let state = self.state.lock();
-        Digest { crc32: state.checksum.clone().finalize(), size: self.size() }
+        Digest { crc32: state.checksum.sum(), size: self.size() }
     }
 
     /// At most `max` bytes from `offset`; none at the end or beyond.
@@ -234,6 +231,12 @@ mod tests {
 
     fn text(spool: &Spool) -> String {
         String::from_utf8(spool.read_at(0, usize::MAX).unwrap().to_vec()).unwrap()
+    }
+
+    fn crc32(text: &str) -> u32 {
+        let mut crc = Crc::new();
+        crc.update(text.as_bytes());
+        crc.sum()
     }
 
     fn checksum(spool: &Spool) -> u32 {
@@ -318,7 +321,7 @@ mod tests {
             all.ends_with("is missing.\x1b[0;m\nlast word\n") && !all.contains("lost"),
             "{all}"
         );
-        assert_eq!(checksum(&spool), crc32fast::hash(all.as_bytes()));
+        assert_eq!(checksum(&spool), crc32(&all));
         assert_eq!(&spool.read_at(spool.size() - 5, 2).unwrap()[..], b"wo");
         assert!(!spool.append(&vec![b'x'; LONGEST_OVERFLOW], Priority::Runner));
     }
@@ -333,7 +336,7 @@ mod tests {
         spool.file = file;
         let all = text(&spool);
         assert!(all.starts_with("before\n\x1b[33;1mThe build host"), "{all}");
-        assert_eq!(checksum(&spool), crc32fast::hash(all.as_bytes()));
+        assert_eq!(checksum(&spool), crc32(&all));
         assert_eq!(&spool.read_at(4, 4).unwrap()[..], b"re\n\x1b");
     }
 
@@ -363,7 +366,7 @@ mod tests {
             let end = (start + max).min(whole.len());
             let read = spool.read_at(offset as u64, max).unwrap();
             prop_assert_eq!(&read[..], &whole.as_bytes()[start..end]);
-            prop_assert_eq!(checksum(&spool), crc32fast::hash(whole.as_bytes()));
+            prop_assert_eq!(checksum(&spool), crc32(&whole));
             let again = Spool::reopen(&dir.path().join("trace"), 0, false).unwrap();
             prop_assert_eq!(again.digest(), spool.digest());
         }

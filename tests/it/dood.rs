@@ -1,5 +1,6 @@
 //! Jobs with the engine's own socket, guarded.
 
+use longshore::base::ids::random_hex;
 use serde_json::json;
 
 use crate::{
@@ -67,7 +68,7 @@ async fn the_workspace_can_be_mounted_and_no_link_leads_out_of_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_job_made_and_left_goes_with_it() {
     let case = case("").await;
-    let name = format!("left-{:016x}", rand::random::<u64>());
+    let name = format!("left-{}", random_hex::<8>());
     let script = [
         "docker run --detach --name $NAME --restart always docker:cli sleep 1000",
         "docker network create $NAME && docker volume create $NAME",
@@ -172,7 +173,7 @@ async fn raw_is_the_real_socket() {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_kill_nothing_of_a_guarded_job_is_left() {
     let mut case = case("").await;
-    let name = format!("killed-{:016x}", rand::random::<u64>());
+    let name = format!("killed-{}", random_hex::<8>());
     let script = [
         "mkdir data && echo kept > data/file",
         "docker run --detach --name $NAME --volume $PWD/data:/data docker:cli sleep 1000",

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use longshore::base::ids::random_hex;
 use serde_json::Value;
 
 /// How long what is being removed may take to be gone.
@@ -281,7 +282,7 @@ impl Engine {
 
 impl Made {
     fn new(kind: &'static str) -> Self {
-        Self { kind, name: format!("longshore-it-{:016x}", rand::random::<u64>()) }
+        Self { kind, name: format!("longshore-it-{}", random_hex::<8>()) }
     }
 }
 

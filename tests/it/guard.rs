@@ -14,9 +14,12 @@ use std::{
     time::Duration,
 };
 
-use longshore::guard::{
-    Guard, GuardSettings, Mapping, Names, Summary,
-    audit::{AuditEvent, Log},
+use longshore::{
+    base::ids::random_hex,
+    guard::{
+        Guard, GuardSettings, Mapping, Names, Summary,
+        audit::{AuditEvent, Log},
+    },
 };
 use serde_json::Value;
 use tokio::{
@@ -77,7 +80,7 @@ impl Case {
         events: Option<Sender<AuditEvent>>,
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let identity = uuid::Uuid::new_v4().simple().to_string();
+        let identity = random_hex::<16>();
         let workspace = directory.path().join("workspace");
         std::fs::create_dir(&workspace).unwrap();
         let mut settings = GuardSettings::new(

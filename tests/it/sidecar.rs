@@ -2,6 +2,7 @@
 
 use std::{path::Path, process::Command};
 
+use longshore::base::ids::random_hex;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
@@ -257,7 +258,7 @@ fn making(name: &str) -> JobSpec {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_kill_of_longshore_nothing_is_left_on_the_engines_host() {
     let (_relay, mut case) = far().await;
-    let name = format!("killed-{:016x}", rand::random::<u64>());
+    let name = format!("killed-{}", random_hex::<8>());
     let id = case.gitlab.submit(making(&name));
     case.gitlab.until_output(id, "all-there").await;
     let made = left_of_guards(&case).await;
@@ -270,7 +271,7 @@ async fn after_a_kill_of_longshore_nothing_is_left_on_the_engines_host() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sidecar_whose_longshore_is_gone_removes_what_the_job_made() {
     let (_relay, mut case) = far().await;
-    let name = format!("alone-{:016x}", rand::random::<u64>());
+    let name = format!("alone-{}", random_hex::<8>());
     let id = case.gitlab.submit(making(&name));
     case.gitlab.until_output(id, "all-there").await;
     let sidecar = sidecar_of(id);
@@ -285,7 +286,7 @@ async fn a_sidecar_whose_longshore_is_gone_removes_what_the_job_made() {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_kill_of_the_sidecar_another_removes_what_it_left() {
     let (_relay, case) = far().await;
-    let name = format!("orphan-{:016x}", rand::random::<u64>());
+    let name = format!("orphan-{}", random_hex::<8>());
     let id = case.gitlab.submit(making(&name));
     case.gitlab.until_output(id, "all-there").await;
     engine().docker(&["kill", &sidecar_of(id)]);
@@ -300,7 +301,7 @@ async fn after_a_kill_of_the_sidecar_another_removes_what_it_left() {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_kill_of_both_nothing_is_left() {
     let (_relay, mut case) = far().await;
-    let name = format!("both-{:016x}", rand::random::<u64>());
+    let name = format!("both-{}", random_hex::<8>());
     let id = case.gitlab.submit(making(&name));
     case.gitlab.until_output(id, "all-there").await;
     let sidecar = sidecar_of(id);

@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use crc32fast::Hasher;
+use flate2::Crc;
 
 use super::{
     ArchiveError, Kind, Member,
@@ -68,7 +68,7 @@ struct Large {
 
 enum Piece {
     Batch(Vec<(Member, Packed)>),
-    Part { of: Arc<Large>, offset: u64, last: bool, data: Vec<u8>, crc: Hasher, size: u64 },
+    Part { of: Arc<Large>, offset: u64, last: bool, data: Vec<u8>, crc: Crc, size: u64 },
 }
 
 /// Packs `files` and gives the number of members.
@@ -92,7 +92,7 @@ pub(super) fn pack<F: Framing>(
         || None,
         work,
         |feeder| {
-            let mut line = Line { feeder, framing, codec, crc: Hasher::new(), size: 0 };
+            let mut line = Line { feeder, framing, codec, crc: Crc::new(), size: 0 };
             let mut batch = Vec::new();
             let mut batch_bytes = 0;
             let mut entries = 0;
@@ -134,7 +134,7 @@ struct Line<'a, F> {
     feeder: Feeder<Unit, Result<Piece, ArchiveError>>,
     framing: &'a mut F,
     codec: Codec,
-    crc: Hasher,
+    crc: Crc,
     size: u64,
 }
 
@@ -160,7 +160,7 @@ impl<F: Framing> Line<'_, F> {
                 .try_for_each(|(member, packed)| self.framing.whole(&member, packed)),
             Piece::Part { of, offset, last, data, crc, size } => {
                 if offset == 0 {
-                    self.crc = Hasher::new();
+                    self.crc = Crc::new();
                     self.size = 0;
                     self.framing.begin(&of.member, self.codec)?;
                 }
@@ -168,7 +168,7 @@ impl<F: Framing> Line<'_, F> {
                 self.size += size;
                 self.crc.combine(&crc);
                 if last {
-                    let crc = std::mem::take(&mut self.crc).finalize();
+                    let crc = std::mem::take(&mut self.crc).sum();
                     self.framing.end(&of.member, crc, self.size)?;
                 }
                 Ok(())
@@ -221,7 +221,7 @@ impl Worker {
             Kind::Directory => {}
             Kind::Link(target) => {
                 let data = target.as_os_str().as_bytes().to_vec();
-                let (crc, size) = (crc32fast::hash(&data), data.len() as u64);
+                let (crc, size) = (crc32(&data), data.len() as u64);
                 return Ok(Packed { codec: None, crc, size, data });
             }
             Kind::File => {
@@ -231,7 +231,7 @@ impl Worker {
                     .map_err(ArchiveError::read(&member.path))?;
             }
         }
-        let crc = crc32fast::hash(&self.input);
+        let crc = crc32(&self.input);
         let size = self.input.len() as u64;
         let compress = |source| ArchiveError::Compress { source };
         let (codec, data) = match self.compressor.whole(&self.input).map_err(compress)? {
@@ -257,7 +257,7 @@ impl Worker {
             .map_err(ArchiveError::read(&of.member.path))?;
         // A file that shrinks while it is packed just ends early.
         let (before, data) = self.input[..read].split_at(before.min(read));
-        let mut crc = Hasher::new();
+        let mut crc = Crc::new();
         crc.update(data);
         let size = data.len() as u64;
         let data = self
@@ -266,6 +266,12 @@ impl Worker {
             .map_err(|source| ArchiveError::Compress { source })?;
         Ok(Piece::Part { of, offset, last, data, crc, size })
     }
+}
+
+pub(super) fn crc32(data: &[u8]) -> u32 {
+    let mut crc = Crc::new();
+    crc.update(data);
+    crc.sum()
 }
 
 /// Fills `buffer` from `offset` on as far as the file goes.

@@ -19,7 +19,11 @@ use super::{
     retry,
     transport::{ByteStream, Call, Content, Timing},
 };
-use crate::base::{error_chain, ids::JobId, secret::Secret};
+use crate::base::{
+    error_chain,
+    ids::{JobId, random_hex},
+    secret::Secret,
+};
 
 /// What is said of an upload.
 #[derive(Debug, Clone)]
@@ -135,7 +139,7 @@ impl Client {
     ) -> UploadReply {
         let mut url = self.transport.url(&format!("jobs/{id}/artifacts"));
         url.set_query(Some(&query(upload)));
-        let boundary = uuid::Uuid::new_v4().simple().to_string();
+        let boundary = random_hex::<16>();
         let (head, tail) = multipart(&boundary, &upload.file_name);
         let Ok(kind) = HeaderValue::from_str(&format!("multipart/form-data; boundary={boundary}"))
         else {

@@ -32,7 +32,7 @@ pub enum ClientError {
         /// The address, without user and query.
         url: String,
         /// From rustls.
-        source: rustls::Error,
+        source: tokio_rustls::rustls::Error,
     },
     /// The HTTP client cannot be made.
     #[error(

@@ -6,13 +6,14 @@ use jiff::Timestamp;
 use reqwest::{StatusCode, header::HeaderMap};
 
 use super::reply::text;
-use crate::base::backoff::{Backoff, Pauses};
+use crate::base::{
+    backoff::{Backoff, Pauses},
+    random,
+};
 
 /// As the job API has it (GitLab Runner: `network/retry_requester.go`).
 pub(super) const JOB_API: Backoff =
     Backoff { attempts: 5, first: Duration::from_millis(100), longest: Duration::from_mins(1) };
-
-/// One attempt.
 pub(super) const NEVER: Backoff = Backoff { attempts: 1, ..JOB_API };
 
 /// Whether another attempt may bring another status.
@@ -40,9 +41,7 @@ impl Retries {
             return Some(asked);
         }
         // As GitLab Runner's, the jitter lies between the first pause and the current one.
-        let spread = longest.saturating_sub(self.shortest).as_millis();
-        let spread = u64::try_from(spread).unwrap_or(u64::MAX);
-        Some(self.shortest + Duration::from_millis(rand::random_range(0..=spread)))
+        Some(random::duration(self.shortest..=longest))
     }
 }
 

@@ -25,7 +25,7 @@ use super::{
     settings::ClientSettings,
     tls::{Stamp, Tls, TlsFiles},
 };
-use crate::base::{backoff::Backoff, error_chain, secret::Secret};
+use crate::base::{backoff::Backoff, error_chain, ids::random_hex, secret::Secret};
 
 /// Redirects that are followed.
 const MAX_HOPS: usize = 10;
@@ -45,7 +45,6 @@ pub(super) struct Timing {
     pub(super) answer: Duration,
     /// Everything, bodies included.
     pub(super) whole: Duration,
-    /// Repetition.
     pub(super) retry: Backoff,
 }
 
@@ -61,18 +60,14 @@ impl Timing {
 
 /// What a call sends.
 pub(super) enum Content<'a> {
-    /// No body.
     Nothing,
     /// A body of known length.
     Bytes {
-        /// `Content-Type`.
         kind: HeaderValue,
-        /// The body.
         bytes: Bytes,
     },
     /// A body of unknown length, made anew for each attempt.
     Stream {
-        /// `Content-Type`.
         kind: HeaderValue,
         /// Makes the body; `None` when it cannot be made again.
         make: &'a mut (dyn FnMut() -> Option<ByteStream> + Send),
@@ -100,8 +95,6 @@ impl Content<'_> {
         }
     }
 }
-
-/// One call.
 pub(super) struct Call<'a> {
     pub(super) method: Method,
     pub(super) url: Url,
@@ -179,8 +172,6 @@ impl Transport {
         url.set_path(&format!("{}{path}", self.base.path()));
         url
     }
-
-    /// `https` or not.
     pub(super) fn is_tls(&self) -> bool {
         self.base.scheme() == "https"
     }
@@ -256,7 +247,7 @@ impl Transport {
     ) -> Result<Response, TransportError> {
         let (mut method, mut url) = (call.method.clone(), call.url.clone());
         let mut headers = call.headers.clone();
-        let id = uuid::Uuid::new_v4().simple().to_string();
+        let id = random_hex::<16>();
         if let Ok(id) = HeaderValue::from_str(&id) {
             headers.insert(HeaderName::from_static("x-request-id"), id);
         }
@@ -468,8 +459,8 @@ async fn drain(mut response: Response) {
 /// Whether the server's certificate is what went wrong. rustls' error hides in I/O errors, whose
 /// `source` skips it.
 fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
-    if let Some(error) = error.downcast_ref::<rustls::Error>() {
-        return matches!(error, rustls::Error::InvalidCertificate(_));
+    if let Some(error) = error.downcast_ref::<tokio_rustls::rustls::Error>() {
+        return matches!(error, tokio_rustls::rustls::Error::InvalidCertificate(_));
     }
     let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
     match inner {

@@ -9,6 +9,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    hash::{BuildHasher as _, RandomState},
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -166,6 +167,12 @@ pub(crate) struct Gitlab {
     _directory: TempDir,
 }
 
+/// An id that no other test has, nor a job of GitLab Runner's on the same engine.
+fn random_id() -> i64 {
+    let random = RandomState::new().hash_one(()) % 800_000_000;
+    100_000_000 + i64::try_from(random).unwrap()
+}
+
 impl Gitlab {
     /// Starts one that is reached at `host`, an address of this machine.
     pub(crate) async fn start(host: &str) -> Self {
@@ -183,7 +190,7 @@ impl Gitlab {
                 faults: BTreeMap::new(),
                 violations: Vec::new(),
                 runner_end: None,
-                next_id: rand::random_range(100_000_000..900_000_000),
+                next_id: random_id(),
                 submitted: 0,
             }),
             changes: watch::Sender::new(0),
@@ -194,7 +201,7 @@ impl Gitlab {
         server.spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self {
             url: format!("http://{host}:{port}"),
-            project_id: rand::random_range(100_000_000..900_000_000),
+            project_id: random_id(),
             shared,
             _server: server,
             _directory: directory,

@@ -6,6 +6,7 @@ use std::{
     process::Stdio,
 };
 
+use longshore::base::ids::random_hex;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
@@ -50,7 +51,7 @@ impl Alone {
     /// The conformance profile, but for names that other tests do not have.
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let namespace = format!("test{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
+        let namespace = format!("test{}", random_hex::<6>());
         std::fs::create_dir(directory.path().join("workspace")).unwrap();
         let policy = format!(
             r#"

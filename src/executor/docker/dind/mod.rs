@@ -16,8 +16,8 @@ use bollard::query_parameters::{
     WaitContainerOptionsBuilder,
 };
 use futures_util::StreamExt;
-use rustls::ClientConfig;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_rustls::rustls::ClientConfig;
 
 use crate::{
     base::{duration, error_chain},

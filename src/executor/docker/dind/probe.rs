@@ -7,13 +7,13 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{Request, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::{ClientConfig, pki_types::ServerName};
 
 /// Longest wait for one connection; on the same host it takes microseconds.
 const CONNECT: Duration = Duration::from_secs(1);

@@ -16,8 +16,8 @@ use bollard::{
     },
 };
 use futures_util::{StreamExt, future};
-use rustls::ClientConfig;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
 use crate::{

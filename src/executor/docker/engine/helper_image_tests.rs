@@ -15,13 +15,14 @@ use super::{
     },
     *,
 };
+use crate::base::ids::random_hex;
 
 /// A host whose images are the test's own.
 fn host(executable: impl Into<PathBuf>) -> Host {
     Host {
         executable: executable.into(),
         path: PATH.into(),
-        repository: format!("longshore-helper-test-{}", uuid::Uuid::new_v4().simple()),
+        repository: format!("longshore-helper-test-{}", random_hex::<16>()),
     }
 }
 

@@ -5,11 +5,9 @@
 
 use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use rand::Rng as _;
-
 pub use super::pulls::Progress;
 use crate::{
-    base::{error_chain, image_ref},
+    base::{error_chain, image_ref, random},
     workload::policy,
 };
 
@@ -483,7 +481,7 @@ async fn pull(
             return Err(error);
         }
         tries += 1;
-        let pause = rand::rng().random_range(pause.clone());
+        let pause = random::duration(pause.clone());
         say(PullNote::Retry { reason: error_chain(&error), pause });
         tokio::time::sleep(pause).await;
     }

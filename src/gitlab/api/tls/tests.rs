@@ -1,8 +1,10 @@
 use std::{collections::BTreeMap, net::TcpListener};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
-use rustls::{ServerConfig, pki_types::PrivatePkcs8KeyDer, server::WebPkiClientVerifier};
 use tempfile::TempDir;
+use tokio_rustls::rustls::{
+    self, ServerConfig, pki_types::PrivatePkcs8KeyDer, server::WebPkiClientVerifier,
+};
 
 use super::*;
 use crate::gitlab::{
