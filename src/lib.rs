@@ -34,7 +34,7 @@
 //! | [`workload`] | plans all that will run for a job; pure |
 //! | [`trace`] | the log of a job: masked, stamped, spooled; knows no server |
 //! | [`ledger`] | unfinished jobs, what they make, and how they ended |
-//! | [`archive`] | archives, the selection of files for them, caches and their store |
+//! | `archive` | archives, the selection of files for them, caches and their store |
 //! | [`guard`] | the guarded socket: which requests to a Docker engine a job may make |
 //! | [`helper`] | the program in the helper container (git, archives, files), and its protocol |
 //! | [`executor`] | the contract of an executor, and Docker's |
@@ -66,7 +66,7 @@ pub const REVISION: &str = match option_env!("LONGSHORE_REVISION") {
     None => "unknown",
 };
 
-pub mod archive;
+pub(crate) mod archive;
 pub mod base;
 pub mod cli;
 pub mod config;

@@ -1,10 +1,8 @@
-//! Artifacts towards GitLab: what they are called, what the requests say, when a request is made
-//! again and what the job's author reads of it (gitlab-job-api.md §13, docker-executor.md §13.3 to
-//! §13.6). Pure: the executor drives its HTTP client with these.
+//! Artifacts towards GitLab: their names, when a transfer is tried again, and what the job's author
+//! reads of it (docs/compatibility.md, "Artifact upload" and "Artifact download"). Pure: who
+//! transfers drives an HTTP client with these.
 
 use std::{fmt::Write as _, time::Duration};
-
-use url::Url;
 
 use super::select::{Note, Severity};
 use crate::{
@@ -16,11 +14,11 @@ use crate::{
 };
 
 /// The name of an artifact that has none.
-pub const DEFAULT_NAME: &str = "artifacts";
+pub(crate) const DEFAULT_NAME: &str = "artifacts";
 
 /// The archive's name without its ending: the last element of the expanded name.
 #[must_use]
-pub fn stem(name: &str) -> String {
+pub(crate) fn stem(name: &str) -> String {
     match name.trim_end_matches('/').rsplit('/').next() {
         None | Some("" | "." | "..") => "default".to_owned(),
         Some(last) => last.to_owned(),
@@ -29,7 +27,7 @@ pub fn stem(name: &str) -> String {
 
 /// The file's name in the request.
 #[must_use]
-pub fn file_name(stem: &str, format: Format) -> String {
+pub(crate) fn file_name(stem: &str, format: Format) -> String {
     let ending = match format {
         Format::Zip | Format::ZipZstd => ".zip",
         Format::Gzip => ".gz",
@@ -39,24 +37,19 @@ pub fn file_name(stem: &str, format: Format) -> String {
     format!("{stem}{ending}")
 }
 
-/// What a request came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+/// The outcome of a request. The client follows redirects itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
     /// An answer with this status.
     Status(u16),
-    /// 307 or 308 with this `Location`, made absolute: the client could not send the body again.
-    Redirect(Url),
     /// No answer, or one that broke off.
     Broken,
 }
 
 /// What to do next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
-    /// It worked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
     Done,
-    /// Make the archive again and send it there; it is the same try.
-    Follow(Url),
     /// Try again after this time.
     Retry(Duration),
     /// It failed for good.
@@ -65,7 +58,7 @@ pub enum Next {
 
 /// Why it failed for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// 401 (of a download) or 403.
     #[error("permission denied")]
     Forbidden,
@@ -83,32 +76,23 @@ pub enum Failure {
     Other,
 }
 
-/// The tries of an upload. A try is one whole request of the client, whose own repetitions are none.
+/// The tries of an upload. A try is one whole call of the client, whatever it repeats within.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct UploadTries {
+pub(crate) struct UploadTries {
     made: u32,
-    hops: u32,
 }
 
 impl UploadTries {
-    /// As Go's client, which gitlab-runner uses.
-    const MOST_HOPS: u32 = 10;
-
     /// Says what follows from the answer to the current try.
-    pub fn next(&mut self, answer: Answer) -> Next {
+    pub(crate) fn next(&mut self, answer: Answer) -> Next {
         let (attempts, failure) = match answer {
             Answer::Status(201) => return Next::Done,
-            Answer::Redirect(location) if self.hops < Self::MOST_HOPS => {
-                self.hops += 1;
-                return Next::Follow(location);
-            }
             Answer::Status(403) => (1, Failure::Forbidden),
             Answer::Status(413) => (1, Failure::TooLarge),
             Answer::Status(503) => (6, Failure::Unavailable),
-            Answer::Status(_) | Answer::Redirect(_) | Answer::Broken => (3, Failure::Other),
+            Answer::Status(_) | Answer::Broken => (3, Failure::Other),
         };
         self.made += 1;
-        self.hops = 0;
         let policy =
             Backoff { attempts, first: Duration::from_secs(1), longest: Duration::from_secs(5) };
         policy.pause_after(self.made).map_or(Next::GiveUp(failure), Next::Retry)
@@ -117,7 +101,7 @@ impl UploadTries {
 
 /// The tries of a download.
 #[derive(Debug, Clone, Copy)]
-pub struct DownloadTries {
+pub(crate) struct DownloadTries {
     direct: bool,
     made: u32,
 }
@@ -127,24 +111,24 @@ impl DownloadTries {
 
     /// `direct` is `FF_USE_DIRECT_DOWNLOAD`.
     #[must_use]
-    pub fn new(direct: bool) -> Self {
+    pub(crate) fn new(direct: bool) -> Self {
         Self { direct, made: 0 }
     }
 
     /// Whether the current try says `direct_download=true`; if not, it does not say `false` either.
     #[must_use]
-    pub fn is_direct(&self) -> bool {
+    pub(crate) fn is_direct(&self) -> bool {
         self.direct && self.made == 0
     }
 
     /// Says what follows from the answer to the current try. 302 and 307 of a direct one are not
     /// for here: they are followed.
-    pub fn next(&mut self, answer: &Answer) -> Next {
+    pub(crate) fn next(&mut self, answer: &Answer) -> Next {
         let failure = match answer {
             Answer::Status(200) => return Next::Done,
             Answer::Status(401 | 403) => return Next::GiveUp(Failure::Forbidden),
             Answer::Status(404) => return Next::GiveUp(Failure::NotFound),
-            Answer::Status(_) | Answer::Redirect(_) | Answer::Broken => Failure::Other,
+            Answer::Status(_) | Answer::Broken => Failure::Other,
         };
         self.made += 1;
         Self::POLICY.pause_after(self.made).map_or(Next::GiveUp(failure), Next::Retry)
@@ -153,15 +137,15 @@ impl DownloadTries {
 
 /// An answer as a line of the trace tells it.
 #[derive(Debug, Clone, Copy)]
-pub struct Told<'a> {
+pub(crate) struct Told<'a> {
     /// The job whose artifacts they are.
-    pub job: JobId,
+    pub(crate) job: JobId,
     /// The part of its token that may be shown.
-    pub token: &'a ShortToken,
+    pub(crate) token: &'a ShortToken,
     /// The status and its text, `201 Created`; `None` without an answer.
-    pub status: Option<(u16, &'a str)>,
+    pub(crate) status: Option<(u16, &'a str)>,
     /// `X-Request-Id` of the answer.
-    pub correlation_id: Option<&'a str>,
+    pub(crate) correlation_id: Option<&'a str>,
 }
 
 impl Told<'_> {
@@ -183,7 +167,7 @@ impl Told<'_> {
 /// The line about an answer to an upload. `message` is the body's own, which is shown in place of
 /// the status's text.
 #[must_use]
-pub fn upload_line(kind: &str, told: &Told<'_>, message: Option<&str>, next: &Next) -> Note {
+pub(crate) fn upload_line(kind: &str, told: &Told<'_>, message: Option<&str>, next: &Next) -> Note {
     let kind = if kind.is_empty() { String::new() } else { format!(" as \"{kind}\"") };
     let outcome = match told.status {
         Some((code, reason)) => format!("{code} {}", message.unwrap_or(reason)),
@@ -191,7 +175,7 @@ pub fn upload_line(kind: &str, told: &Told<'_>, message: Option<&str>, next: &Ne
     };
     let severity = match next {
         Next::Done => Severity::Info,
-        Next::Follow(_) | Next::Retry(_) => Severity::Warning,
+        Next::Retry(_) => Severity::Warning,
         Next::GiveUp(_) => Severity::Error,
     };
     told.line(severity, &format!("Uploading artifacts{kind} to coordinator... {outcome}"))
@@ -199,14 +183,14 @@ pub fn upload_line(kind: &str, told: &Told<'_>, message: Option<&str>, next: &Ne
 
 /// The line about an answer to a download.
 #[must_use]
-pub fn download_line(told: &Told<'_>, next: &Next) -> Note {
+pub(crate) fn download_line(told: &Told<'_>, next: &Next) -> Note {
     let (severity, outcome) = match (next, told.status) {
         (Next::Done, _) => (Severity::Info, "ok"),
         (_, Some((401, _))) => (Severity::Error, "unauthorized"),
         (_, Some((403, _))) => (Severity::Error, "forbidden"),
         (_, Some((404, _))) => (Severity::Error, "not found"),
         (Next::GiveUp(_), _) => (Severity::Error, "failed"),
-        (Next::Retry(_) | Next::Follow(_), _) => (Severity::Warning, "failed"),
+        (Next::Retry(_), _) => (Severity::Warning, "failed"),
     };
     told.line(severity, &format!("Downloading artifacts from coordinator... {outcome}"))
 }
@@ -249,16 +233,6 @@ mod tests {
         // The third try is the last of any other failure.
         let mixed = upload(|n| if n < 4 { 503 } else { 500 });
         assert_eq!(mixed, (vec![1, 2, 4, 5], Next::GiveUp(Failure::Other)));
-    }
-
-    #[test]
-    fn docker_171_api_142_a_redirect_is_followed_and_is_no_try() {
-        let there: Url = "https://other.example/api/v4/jobs/1/artifacts?x=1".parse().unwrap();
-        let mut tries = UploadTries::default();
-        for _ in 0..10 {
-            assert_eq!(tries.next(Answer::Redirect(there.clone())), Next::Follow(there.clone()));
-        }
-        assert_eq!(tries.next(Answer::Redirect(there)), Next::Retry(Duration::from_secs(1)));
     }
 
     #[test]

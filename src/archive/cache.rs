@@ -1,6 +1,6 @@
 //! Names of caches: keys as people write them become names of directories and objects that cannot
-//! leave their place (docker-executor.md §12.2, §12.3). Pure; files are the helper's, objects the
-//! [`super::store`]'s.
+//! leave their place (docs/compatibility.md, "Cache keys" and "Where caches are kept"). Pure: the
+//! helper handles the files, [`super::store`] the objects.
 
 use sha2::{Digest, Sha256};
 
@@ -10,31 +10,31 @@ use crate::{
 };
 
 /// Name of the archive, whatever its format.
-pub const ARCHIVE: &str = "cache.zip";
+pub(crate) const ARCHIVE: &str = "cache.zip";
 
 /// A cache's key that is safe to use in paths and object names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key {
+pub(crate) struct Key {
     /// As it is in paths.
-    pub text: String,
+    pub(crate) text: String,
     /// As people know it: for messages and metadata.
-    pub human: String,
+    pub(crate) human: String,
     /// It is not as it was written.
-    pub changed: bool,
+    pub(crate) changed: bool,
     hashed: bool,
 }
 
 impl Key {
     /// What to warn of, if the key had to be changed.
     #[must_use]
-    pub fn warning(&self) -> Option<String> {
+    pub(crate) fn warning(&self) -> Option<String> {
         self.changed.then(|| format!("cache key {:?} sanitized to {:?}", self.human, self.text))
     }
 }
 
 /// Why a cache is left out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
+pub(crate) enum KeyError {
     /// Nothing is left of the key.
     #[error("cache key {0:?} could not be sanitized")]
     Empty(String),
@@ -46,7 +46,7 @@ pub enum KeyError {
 /// Makes a key of `raw`, which is expanded already. With `hash` (`FF_HASH_CACHE_KEYS`) it is the
 /// SHA-256 of it, and nothing must be changed. With `!hash` this gives the other name that the same
 /// cache may have from before the flag was switched.
-pub fn key(raw: &str, hash: bool) -> Result<Key, KeyError> {
+pub(crate) fn key(raw: &str, hash: bool) -> Result<Key, KeyError> {
     let text = if hash { hex(&Sha256::digest(raw)) } else { sanitize(raw) };
     if raw.is_empty() || text.is_empty() {
         return Err(KeyError::Empty(raw.to_owned()));
@@ -97,17 +97,17 @@ fn clean(path: &str) -> String {
 
 /// The keys to try when a cache is restored, and what to warn of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Chain {
+pub(crate) struct Chain {
     /// In the order of trying.
-    pub keys: Vec<Key>,
+    pub(crate) keys: Vec<Key>,
     /// Lines for the trace.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// The order in which keys are tried: `first`, the cache's own `fallback_keys`, and
 /// `CACHE_FALLBACK_KEY` as `last`, which must not be a protected branch's cache.
 #[must_use]
-pub fn chain(first: Key, fallback_keys: &[String], last: Option<&str>, hash: bool) -> Chain {
+pub(crate) fn chain(first: Key, fallback_keys: &[String], last: Option<&str>, hash: bool) -> Chain {
     let mut chain = Chain { keys: vec![first], warnings: Vec::new() };
     let mut add = |raw: &str| match key(raw, hash) {
         Ok(key) => {
@@ -138,12 +138,12 @@ fn is_protected(key: &str) -> bool {
 
 /// The local archive in the helper's container; `directory` is that of the project's caches.
 #[must_use]
-pub fn local_path(directory: &str, key: &Key) -> String {
+pub(crate) fn local_path(directory: &str, key: &Key) -> String {
     format!("{}/{}/{ARCHIVE}", directory.trim_end_matches('/'), key.text)
 }
 
 /// The object in the store. No file name is appended to the key.
-pub fn object_name(
+pub(crate) fn object_name(
     config: &CacheConfig,
     token: &ShortToken,
     project_id: ProjectId,
@@ -166,14 +166,14 @@ pub fn object_name(
 
 /// Whether an archive of `size` bytes stays local.
 #[must_use]
-pub fn is_too_large(config: &CacheConfig, size: u64) -> bool {
+pub(crate) fn is_too_large(config: &CacheConfig, size: u64) -> bool {
     config.max_uploaded_archive_size > 0 && size > config.max_uploaded_archive_size
 }
 
 /// Whether a local archive makes a download needless: it is not older than the object. Times are in
 /// seconds since 1970; an object without one is always had.
 #[must_use]
-pub fn is_current(local: i64, remote: Option<i64>) -> bool {
+pub(crate) fn is_current(local: i64, remote: Option<i64>) -> bool {
     remote.is_some_and(|remote| local >= remote)
 }
 

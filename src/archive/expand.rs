@@ -8,7 +8,7 @@ use crate::base::glob::{self, Wildcards};
 
 /// Why a text was not expanded. The caller warns and keeps it as it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ExpandError {
+pub(crate) enum ExpandError {
     /// `$(…)` or backquotes.
     #[error("command substitution is not supported")]
     Command,
@@ -23,12 +23,7 @@ pub enum ExpandError {
     BadSubstitution(String),
     /// `${V:?text}` of a variable that is not set, or empty.
     #[error("{name}: {message}")]
-    NotSet {
-        /// The variable.
-        name: String,
-        /// The text.
-        message: String,
-    },
+    NotSet { name: String, message: String },
 }
 
 /// Expands `text`; `lookup` gives a variable's value, `None` when it is not set.
@@ -41,7 +36,10 @@ pub enum ExpandError {
 /// ```
 ///
 /// `${V=x}` gives `x` and assigns nothing.
-pub fn expand(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, ExpandError> {
+pub(crate) fn expand(
+    text: &str,
+    lookup: &dyn Fn(&str) -> Option<String>,
+) -> Result<String, ExpandError> {
     let mut reader = Reader { rest: text, lookup, depth: 0 };
     let out = reader.word(End::Text)?;
     Ok(out)

@@ -1,5 +1,6 @@
-//! Extraction of archives that may be anybody's: nothing is written outside the directory, whatever
-//! the entries are called and whatever links there are (docker-executor.md §12.7, §13.6).
+//! Extraction of untrusted archives: nothing is written outside the directory, whatever the entries
+//! are called and whatever links there are (docs/compatibility.md, "Archive formats" and "Artifact
+//! download").
 //!
 //! The format is told by the first bytes. A zip's members are extracted on all cores. Links are made
 //! after all files, so that no file can go through a link of the same archive; links that were there
@@ -19,53 +20,35 @@ use self::tree::{Attributes, EntryPath, Refusal, Tree};
 /// Room for reading: a few times what a decompressor gives at once.
 const BUFFER: usize = 128 << 10;
 
-/// What was extracted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extracted {
+pub(crate) struct Extracted {
     /// Files, directories and links.
-    pub entries: u64,
+    pub(crate) entries: u64,
 }
 
 /// Why an archive was not extracted, or not to its end: what was extracted before stays.
 #[derive(Debug, thiserror::Error)]
-pub enum ExtractError {
+pub(crate) enum ExtractError {
     /// The archive cannot be read.
     #[error("cannot read the archive `{path}`")]
-    Open {
-        /// The archive.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
+    Open { path: String, source: io::Error },
     /// The directory cannot be opened.
     #[error("cannot open the directory `{path}`")]
-    Into {
-        /// The directory.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
+    Into { path: String, source: io::Error },
     /// Gzip holds single files and no directory; nothing says where they belong.
     #[error("a gzip file cannot be extracted")]
     Gzip,
     /// It is no zip, or a broken one.
     #[error("not a zip archive, or a broken one")]
-    Zip {
-        /// Why.
-        source: zip::result::ZipError,
-    },
+    Zip { source: zip::result::ZipError },
     /// It is a broken tar.
     #[error("broken tar archive")]
-    Tar {
-        /// Why.
-        source: io::Error,
-    },
+    Tar { source: io::Error },
     /// An entry would be made outside the directory.
     #[error("entry `{entry}` leaves the directory: {how}")]
     Escapes {
         /// Its name in the archive.
         entry: String,
-        /// How.
         how: &'static str,
     },
     /// An entry could not be read or made.
@@ -73,7 +56,6 @@ pub enum ExtractError {
     Entry {
         /// Its name in the archive.
         entry: String,
-        /// Why.
         source: io::Error,
     },
 }
@@ -90,7 +72,7 @@ impl ExtractError {
 
 /// Extracts `archive` below the directory `into`. Files that are there already are replaced, modes
 /// and times are restored, and owners where that is allowed.
-pub fn extract(archive: &Path, into: &Path) -> Result<Extracted, ExtractError> {
+pub(crate) fn extract(archive: &Path, into: &Path) -> Result<Extracted, ExtractError> {
     let unreadable = |source| ExtractError::Open { path: archive.display().to_string(), source };
     let mut file = File::open(archive).map_err(unreadable)?;
     let mut magic = Vec::new();

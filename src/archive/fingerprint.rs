@@ -19,7 +19,7 @@ use crate::base::ids::hex;
 /// Times count to the second: that is what a zip keeps, and a restored file must give the same
 /// fingerprint as before. Times of directories do not count: a temporary file changes them.
 #[must_use]
-pub fn fingerprint(project_dir: &Path, files: &[PathBuf]) -> String {
+pub(crate) fn fingerprint(project_dir: &Path, files: &[PathBuf]) -> String {
     let mut hash = Sha256::new();
     for path in files {
         let Ok(Some(member)) = Member::of(project_dir, path) else { continue };
@@ -40,27 +40,27 @@ pub fn fingerprint(project_dir: &Path, files: &[PathBuf]) -> String {
     hex(&hash.finalize())
 }
 
-/// The file `metadata.json` beside a cache's archive (docker-executor.md §12.3).
+/// The file `metadata.json` beside a cache's archive (docs/compatibility.md, "Where caches are kept").
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Metadata {
+pub(crate) struct Metadata {
     /// The key as people know it.
     #[serde(default)]
-    pub cachekey: String,
+    pub(crate) cachekey: String,
     /// Of the files in the archive; gitlab-runner writes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fingerprint: Option<String>,
+    pub(crate) fingerprint: Option<String>,
 }
 
 impl Metadata {
     /// Where it is for the archive `archive`.
     #[must_use]
-    pub fn path(archive: &Path) -> PathBuf {
+    pub(crate) fn path(archive: &Path) -> PathBuf {
         archive.with_file_name("metadata.json")
     }
 
     /// Reads it; `None` when there is none or it is not readable, as it only saves work.
     #[must_use]
-    pub fn read(archive: &Path) -> Option<Self> {
+    pub(crate) fn read(archive: &Path) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(Self::path(archive)).ok()?).ok()
     }
 
@@ -68,7 +68,7 @@ impl Metadata {
     ///
     /// # Errors
     /// When it cannot be written; the archive is good all the same.
-    pub fn write(&self, archive: &Path) -> io::Result<()> {
+    pub(crate) fn write(&self, archive: &Path) -> io::Result<()> {
         use std::{io::Write as _, os::unix::fs::PermissionsExt as _};
         let path = Self::path(archive);
         let directory = path.parent().unwrap_or(Path::new("."));

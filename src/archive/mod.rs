@@ -5,13 +5,13 @@
 //! store are asked for runs in longshore itself ([`artifact`], [`cache`], [`store`]). Nothing here
 //! knows the job: what a function needs is an argument.
 
-pub mod artifact;
-pub mod cache;
-pub mod expand;
-pub mod extract;
-pub mod fingerprint;
-pub mod provenance;
-pub mod save;
-pub mod select;
-pub mod store;
-pub mod write;
+pub(crate) mod artifact;
+pub(crate) mod cache;
+pub(crate) mod expand;
+pub(crate) mod extract;
+pub(crate) mod fingerprint;
+pub(crate) mod provenance;
+pub(crate) mod save;
+pub(crate) mod select;
+pub(crate) mod store;
+pub(crate) mod write;

@@ -1,5 +1,5 @@
 //! The provenance file of an artifact: longshore says how it was made, the helper adds what is in it
-//! (gitlab-job-api.md §13.4).
+//! (docs/compatibility.md, "Provenance").
 
 use std::{
     fs::{self, File},
@@ -15,7 +15,7 @@ use crate::base::ids::hex;
 
 /// Why there is no provenance file.
 #[derive(Debug, thiserror::Error)]
-pub enum ProvenanceError {
+pub(crate) enum ProvenanceError {
     /// What longshore sent is no JSON object.
     #[error("the provenance is not a JSON object")]
     Text,
@@ -24,14 +24,13 @@ pub enum ProvenanceError {
     File {
         /// The file, relative to the project directory.
         path: PathBuf,
-        /// Why.
         source: io::Error,
     },
 }
 
 /// Writes `<stem>-metadata.json` into `project_dir`, `text` with every regular file of `files` as a
 /// `subject`, and adds it to `files`, which stay sorted.
-pub fn add(
+pub(crate) fn add(
     project_dir: &Path,
     stem: &str,
     text: &str,

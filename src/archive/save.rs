@@ -1,5 +1,5 @@
-//! Leaves an archive as a file for later jobs: whole or not at all, with several jobs at once, and
-//! not again when it has the same files already (docker-executor.md §12.5).
+//! Saves an archive as a file for later jobs: whole or not at all, also when several jobs save at
+//! once, and not again when it has the same files already (docs/compatibility.md, "Saving a cache").
 
 use std::{
     fs::{self, DirBuilder, Metadata as FileMetadata},
@@ -17,27 +17,22 @@ use crate::workload::transfer::{Format, Level};
 
 /// Why no archive was left.
 #[derive(Debug, thiserror::Error)]
-pub enum SaveError {
+pub(crate) enum SaveError {
     /// It could not be made.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     /// It could not be put in its place.
     #[error("cannot write `{}`", path.display())]
-    Write {
-        /// The archive.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Write { path: PathBuf, source: io::Error },
 }
 
 /// The archive that is there now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Saved {
+pub(crate) struct Saved {
     /// Size and time.
-    pub file: FileInfo,
+    pub(crate) file: FileInfo,
     /// It had the same files already.
-    pub unchanged: bool,
+    pub(crate) unchanged: bool,
 }
 
 /// Packs `files` into `target` and writes `metadata.json` with `cache_key` beside it.
@@ -45,7 +40,7 @@ pub struct Saved {
 /// An archive that this function left is the same when the list of files, their sizes, modes and
 /// times are. Of one that came from elsewhere (a download, gitlab-runner) only its time is known: it
 /// counts as the same when no file is newer, as gitlab-runner has it.
-pub fn save(
+pub(crate) fn save(
     format: Format,
     level: Level,
     project_dir: &Path,

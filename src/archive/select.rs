@@ -1,8 +1,8 @@
 //! Which files an artifact or a cache takes: globs, directories with all they hold, files git does
-//! not track, less what is excluded (docker-executor.md §13.2).
+//! not track, less what is excluded (docs/compatibility.md, "Selection of files").
 //!
 //! Names are resolved in the project directory and never leave it; symbolic links are taken as links.
-//! What is said about it are gitlab-runner's own sentences.
+//! The messages are gitlab-runner's own, as users search for them.
 
 mod pattern;
 
@@ -19,42 +19,40 @@ use self::pattern::{Pattern, PatternError};
 use super::expand::expand;
 
 /// Said as an error when nothing was selected for an artifact; the job goes on.
-pub const NO_FILES_TO_UPLOAD: &str = "No files to upload";
+pub(crate) const NO_FILES_TO_UPLOAD: &str = "No files to upload";
 /// Said as a warning when nothing was selected for a cache.
-pub const NO_FILES_TO_CACHE: &str = "No files to cache.";
+pub(crate) const NO_FILES_TO_CACHE: &str = "No files to cache.";
 
 /// What the job's author asked for.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
+pub(crate) struct Wanted<'a> {
     /// Globs, before the expansion of variables.
-    pub paths: &'a [String],
+    pub(crate) paths: &'a [String],
     /// Globs taken out again.
-    pub exclude: &'a [String],
+    pub(crate) exclude: &'a [String],
     /// Adds files git does not track, ignored ones too.
-    pub untracked: bool,
+    pub(crate) untracked: bool,
 }
 
-/// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Selection {
+pub(crate) struct Selection {
     /// Relative to the project directory, sorted by their bytes, unique; directories are entries.
-    pub files: Vec<PathBuf>,
+    pub(crate) files: Vec<PathBuf>,
     /// What to tell the job's author, in order.
-    pub notes: Vec<Note>,
+    pub(crate) notes: Vec<Note>,
 }
 
 /// A line for the trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
+pub(crate) struct Note {
     /// How bad it is.
-    pub severity: Severity,
-    /// The text.
-    pub text: String,
+    pub(crate) severity: Severity,
+    pub(crate) text: String,
 }
 
 /// How bad a [`Note`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Severity {
+pub(crate) enum Severity {
     /// Good to know.
     Info,
     /// Likely a mistake.
@@ -76,7 +74,7 @@ impl fmt::Display for Note {
 
 /// Selects files below `project_dir`; `env` gives the variables for the expansion.
 #[must_use]
-pub fn select(
+pub(crate) fn select(
     project_dir: &Path,
     wanted: &Wanted<'_>,
     env: &dyn Fn(&str) -> Option<String>,

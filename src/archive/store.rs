@@ -1,6 +1,6 @@
-//! The caches' object store: S3, or what speaks like it, through presigned requests
-//! (docker-executor.md §12.4 to §12.6). Runs in longshore, so that no credential of the store comes
-//! near a job.
+//! The caches' object store: S3, or what is compatible with it, through presigned requests
+//! (docs/compatibility.md, "Cache storage"). Runs in longshore, so that no credential of the store
+//! comes near a job.
 
 use std::{io, time::Duration};
 
@@ -22,52 +22,28 @@ const LONGEST_EXPIRY: Duration = Duration::from_hours(7 * 24);
 /// Header that keeps the key as people know it.
 const CACHE_KEY: &str = "x-amz-meta-cachekey";
 
-/// Why an object was not had or stored. No message has an address, as addresses are signed.
+/// Why an object could not be fetched or stored. No message has an address, as addresses are signed.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
+pub(crate) enum StoreError {
     /// The settings make no address.
     #[error("no bucket `{bucket}` at `{endpoint}`")]
-    Bucket {
-        /// Its name.
-        bucket: String,
-        /// The store.
-        endpoint: String,
-    },
+    Bucket { bucket: String, endpoint: String },
     /// The HTTP client could not be made.
     #[error("cannot make an HTTP client for the cache")]
-    Client {
-        /// Why.
-        source: reqwest::Error,
-    },
-    /// The store refused.
+    Client { source: reqwest::Error },
     #[error("the cache's store answered {status} for `{object}`")]
-    Status {
-        /// The object.
-        object: String,
-        /// Its answer.
-        status: StatusCode,
-    },
+    Status { object: String, status: StatusCode },
     /// No answer, or one that broke off.
     #[error("cannot reach the cache's store for `{object}`")]
-    Transport {
-        /// The object.
-        object: String,
-        /// Why.
-        source: reqwest::Error,
-    },
+    Transport { object: String, source: reqwest::Error },
     /// What was to be sent could not be had.
     #[error("cannot read the archive for `{object}`")]
-    Body {
-        /// The object.
-        object: String,
-        /// Why.
-        source: io::Error,
-    },
+    Body { object: String, source: io::Error },
 }
 
-/// The store.
+/// A client of one bucket.
 #[derive(Debug)]
-pub struct Store {
+pub(crate) struct Store {
     client: Client,
     bucket: Bucket,
     credentials: Credentials,
@@ -77,20 +53,17 @@ pub struct Store {
 
 /// What is known of an object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Head {
-    /// Bytes.
-    pub size: Option<u64>,
+pub(crate) struct Head {
+    pub(crate) size: Option<u64>,
     /// Seconds since 1970.
-    pub modified: Option<i64>,
+    pub(crate) modified: Option<i64>,
     /// The key as people know it.
-    pub cache_key: Option<String>,
+    pub(crate) cache_key: Option<String>,
 }
 
-/// An object on its way.
+/// An object whose bytes are still to be received.
 #[derive(Debug)]
-pub struct Download {
-    /// What is known of it.
-    pub head: Head,
+pub(crate) struct Download {
     object: String,
     response: Response,
 }
@@ -101,26 +74,30 @@ impl Download {
     ///
     /// # Errors
     /// When the answer breaks off.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
         self.response.chunk().await.map_err(|error| transport(&self.object, error))
     }
 }
 
-/// What is said with an object that is stored.
+/// What is sent beside the bytes of an object.
 #[derive(Debug, Clone, Copy)]
-pub struct Upload<'a> {
+pub(crate) struct Upload<'a> {
     /// Bytes; the store wants to know before.
-    pub size: u64,
+    pub(crate) size: u64,
     /// Of the archive, seconds since 1970.
-    pub modified: i64,
+    pub(crate) modified: i64,
     /// The key as people know it.
-    pub cache_key: &'a str,
+    pub(crate) cache_key: &'a str,
 }
 
 impl Store {
     /// The store of `config`. `expiry` is how long a request may begin after it was signed, the
     /// job's timeout; `timeout` bounds each request (`CACHE_REQUEST_TIMEOUT`).
-    pub fn new(config: &S3Config, expiry: Duration, timeout: Duration) -> Result<Self, StoreError> {
+    pub(crate) fn new(
+        config: &S3Config,
+        expiry: Duration,
+        timeout: Duration,
+    ) -> Result<Self, StoreError> {
         let style = if config.path_style { UrlStyle::Path } else { UrlStyle::VirtualHost };
         let (name, region) = (config.bucket.clone(), config.region.clone());
         let bucket = Bucket::new(config.endpoint.clone(), style, name, region).map_err(|_| {
@@ -145,25 +122,21 @@ impl Store {
     }
 
     /// Asks about an object; `None` when there is none.
-    pub async fn head(&self, object: &str) -> Result<Option<Head>, StoreError> {
+    pub(crate) async fn head(&self, object: &str) -> Result<Option<Head>, StoreError> {
         let sign = || self.bucket.head_object(Some(&self.credentials), object).sign(self.expiry);
         let response = self.ask(object, || self.client.head(sign())).await?;
         Ok(response.as_ref().map(head))
     }
 
     /// Asks for an object; `None` when there is none.
-    pub async fn get(&self, object: &str) -> Result<Option<Download>, StoreError> {
+    pub(crate) async fn get(&self, object: &str) -> Result<Option<Download>, StoreError> {
         let sign = || self.bucket.get_object(Some(&self.credentials), object).sign(self.expiry);
         let response = self.ask(object, || self.client.get(sign())).await?;
-        Ok(response.map(|response| Download {
-            head: head(&response),
-            object: object.to_owned(),
-            response,
-        }))
+        Ok(response.map(|response| Download { object: object.to_owned(), response }))
     }
 
     /// Stores an object. `body` gives its bytes, for each try again.
-    pub async fn put(
+    pub(crate) async fn put(
         &self,
         object: &str,
         upload: &Upload<'_>,

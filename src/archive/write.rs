@@ -1,5 +1,5 @@
 //! Packing: a list of files becomes a zip, concatenated gzip members, one raw file or a tar in zstd
-//! (docker-executor.md §13.3).
+//! (docs/compatibility.md, "Artifact archives").
 //!
 //! Archives are written as a stream, without seeking, with memory bounded by the number of threads
 //! and not by the size of the files; only a zip's directory grows with the number of entries. Which
@@ -26,27 +26,20 @@ use crate::workload::transfer::{Format, Level};
 
 /// Why an archive could not be made.
 #[derive(Debug, thiserror::Error)]
-pub enum ArchiveError {
+pub(crate) enum ArchiveError {
     /// A file could not be read.
     #[error("cannot read `{}`", path.display())]
     Read {
         /// The file, relative to the project directory.
         path: PathBuf,
-        /// Why.
         source: io::Error,
     },
     /// The archive could not be written.
     #[error("cannot write the archive")]
-    Write {
-        /// Why.
-        source: io::Error,
-    },
+    Write { source: io::Error },
     /// A compressor failed; it does not depend on the files.
     #[error("cannot compress")]
-    Compress {
-        /// Why.
-        source: io::Error,
-    },
+    Compress { source: io::Error },
     /// A raw artifact is not one file.
     #[error("a raw artifact must be exactly one file, but {count} were found")]
     NotOneFile {
@@ -68,7 +61,7 @@ impl ArchiveError {
 /// Writes an archive of `files`, which are relative to `project_dir`, sorted and unique, to `out`,
 /// and gives the number of its entries. Sockets, devices and fifos are left out, and so is
 /// everything but regular files with [`Format::Gzip`] and [`Format::Raw`].
-pub fn write(
+pub(crate) fn write(
     format: Format,
     level: Level,
     project_dir: &Path,
@@ -120,7 +113,6 @@ fn raw(project_dir: &Path, files: &[PathBuf], out: &mut impl Write) -> Result<u6
 pub(super) enum Kind {
     File,
     Directory,
-    /// With its target.
     Link(PathBuf),
 }
 

@@ -106,7 +106,7 @@ impl GitlabArtifacts {
             match next {
                 Next::Done => return true,
                 Next::Retry(pause) => sleep(pause).await,
-                Next::Follow(_) | Next::GiveUp(_) => return false,
+                Next::GiveUp(_) => return false,
             }
         }
     }
@@ -146,7 +146,7 @@ impl GitlabArtifacts {
             match next {
                 Next::Done => return true,
                 Next::Retry(pause) => sleep(pause).await,
-                Next::Follow(_) | Next::GiveUp(_) => return false,
+                Next::GiveUp(_) => return false,
             }
         }
     }

@@ -34,14 +34,14 @@ pub(crate) struct JobClient {
     pub(crate) counted: Option<(Arc<Metrics>, ShortToken)>,
 }
 
-/// What the server says when a job is acknowledged.
+/// The reply to the acknowledgement of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Acknowledged {
     /// The job is ours.
     Go,
     /// It is being canceled.
     Canceled,
-    /// It is not wanted any more; nothing else is to be sent.
+    /// It is no longer wanted; nothing else is to be sent.
     Unwanted,
 }
 

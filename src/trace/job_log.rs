@@ -27,20 +27,20 @@ pub struct JobLog {
     sections: bool,
 }
 
-/// What the first lines of a trace say.
+/// The content of the first lines of a trace.
 #[derive(Debug, Clone, Copy)]
 pub struct Greeting<'a> {
-    /// Program.
+    /// Name of the program.
     pub name: &'a str,
-    /// Its version.
+    /// Version of the program.
     pub version: &'a str,
-    /// Its commit.
+    /// Commit that the program was built from.
     pub revision: &'a str,
     /// The runner's description.
     pub runner: &'a str,
-    /// What may be shown of its token.
+    /// The part of its token that may be shown.
     pub token: &'a ShortToken,
-    /// The machine.
+    /// Id of the machine (`s_…` or `r_…`).
     pub system_id: &'a str,
     /// Feature flags that differ from their defaults.
     pub flags: &'a [(&'a str, bool)],
@@ -62,7 +62,7 @@ impl JobLog {
         self.write(&[CLEAR, text, END]);
     }
 
-    /// A green line.
+    /// A line in bold green.
     pub fn info(&self, text: &str) {
         self.write(&[BOLD_GREEN, text, END]);
     }

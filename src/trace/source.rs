@@ -1,13 +1,13 @@
 //! Who writes to a trace, and to which of their streams.
 
-/// Who writes.
+/// The writer of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
     /// longshore itself.
     Runner,
     /// The job's containers and the helper.
     Job,
-    /// Services.
+    /// A service of the job.
     Service,
 }
 

@@ -19,13 +19,11 @@ pub(super) struct Scanned {
 
 /// A stage and what it carries over.
 pub(super) struct Carry<S> {
-    /// The stage.
     pub(super) stage: S,
     rest: Vec<u8>,
 }
 
 impl<S: Stage> Carry<S> {
-    /// Nothing carried yet.
     pub(super) fn new(stage: S) -> Self {
         Self { stage, rest: Vec::new() }
     }

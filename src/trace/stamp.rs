@@ -15,8 +15,6 @@ const HEADER: usize = 32;
 const LONGEST: usize = 8192;
 /// Where the header says whether a line goes on.
 const MARK: usize = HEADER - 1;
-
-/// A stream's state.
 pub(super) struct Stamp {
     /// Header of the next line; its time is of `second` and the last write.
     header: [u8; HEADER],
@@ -27,7 +25,6 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    /// Nothing written yet.
     pub(super) fn new(source: Source, stream: Stream) -> Self {
         let mut header = *b"1970-01-01T00:00:00.000000Z 00O ";
         header[28..30].copy_from_slice(source.hex());

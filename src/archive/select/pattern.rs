@@ -1,7 +1,6 @@
 //! Globs as GitLab's users know them (doublestar v4), on top of `globset`.
 //!
-//! `globset` alone differs (packaging-and-crates.md §4.4): `./a` and `a/` are not `a`, and `a/**`
-//! does not match `a` itself. So patterns are taken apart before: alternatives first, then the part
+//! To `globset` alone, `./a` and `a/` are not `a`, and `a/**` does not match `a` itself. So patterns are taken apart before: alternatives first, then the part
 //! without special characters, which is only looked up, then one matcher for each level, so that
 //! directories that cannot match are not read.
 

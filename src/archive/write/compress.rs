@@ -20,7 +20,7 @@ pub(super) enum Codec {
 }
 
 impl Codec {
-    /// The codec of a zip's or gzip's members (docker-executor.md §12.7).
+    /// The codec of a zip's or gzip's members (docs/compatibility.md, "Archive formats").
     pub(super) fn of(format: Format, level: Level) -> Self {
         match format {
             Format::ZipZstd | Format::TarZstd => Self::Zstd(match level {
@@ -66,7 +66,6 @@ pub(super) enum Compressor {
 pub(super) enum Whole {
     /// It does not become shorter: as it is.
     Stored,
-    /// Compressed.
     Compressed(Vec<u8>),
 }
 

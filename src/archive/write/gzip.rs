@@ -58,7 +58,7 @@ impl<W: Write> Framing for GzipFraming<W> {
 }
 
 /// A name as a gzip header can hold it: printable ASCII, else escaped with a mark
-/// (gitlab-job-api.md §13.1).
+/// (docs/compatibility.md, "Artifact archives").
 fn text_of(bytes: &[u8]) -> String {
     if let Some(text) = std::str::from_utf8(bytes).ok().filter(|text| text.is_ascii()) {
         return text.to_owned();

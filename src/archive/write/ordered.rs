@@ -2,12 +2,11 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Mutex, PoisonError,
-        mpsc::{self, Receiver, Sender, SyncSender},
-    },
+    sync::mpsc::{self, Receiver, Sender, SyncSender},
     thread,
 };
+
+use parking_lot::Mutex;
 
 /// More threads than this bring nothing: one thread writes, and memory grows with each.
 const MOST_THREADS: usize = 16;
@@ -64,7 +63,7 @@ where
                 let mut own = state();
                 loop {
                     // The lock is held while waiting: whoever holds it is next in line.
-                    let next = items.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let next = items.lock().recv();
                     let Ok((item, reply)) = next else { break };
                     // Nobody waits any more when writing failed.
                     let _ = reply.send(work(&mut own, item));

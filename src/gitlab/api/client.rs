@@ -48,21 +48,21 @@ impl fmt::Debug for Client {
 /// The answer to a job request.
 #[derive(Debug)]
 pub struct JobReply {
-    /// What came.
+    /// A job, or why there is none.
     pub job: Received,
-    /// Whether the runner is well: false only when the server does not know its token.
+    /// Whether the server accepts the runner: false only when the server does not know its token.
     pub healthy: bool,
     /// Whether the server asked for less on the way (for adaptive request concurrency).
     pub retried: bool,
     /// `None` when there was no answer.
     pub status: Option<u16>,
-    /// By which the server's logs know the request (`X-Request-Id`), if it answered.
+    /// The request in the server's logs (`X-Request-Id`), if it answered.
     pub request_id: Option<String>,
     /// For the operator, when the call failed.
     pub problem: Option<String>,
 }
 
-/// What came of a job request.
+/// The outcome of a job request.
 #[derive(Debug)]
 pub enum Received {
     /// A job.

@@ -17,7 +17,7 @@ pub enum RemoteState {
     Canceled,
 }
 
-/// What came of `PUT jobs/:id`.
+/// The outcome of `PUT jobs/:id`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpdateOutcome {
     /// Taken.
@@ -47,7 +47,7 @@ pub struct UpdateReply {
     pub problem: Option<String>,
 }
 
-/// What came of `PATCH jobs/:id/trace`.
+/// The outcome of `PATCH jobs/:id/trace`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PatchOutcome {
     /// Stored.

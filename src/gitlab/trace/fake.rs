@@ -11,8 +11,6 @@ use crate::gitlab::api::{
     PatchOutcome, PatchReply, RemoteState, UpdateOutcome, UpdateReply,
     wire::{JobState, TraceOutput},
 };
-
-/// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Asked {
     /// First and last byte, as in `Content-Range`.

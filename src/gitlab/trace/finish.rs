@@ -1,5 +1,6 @@
-//! The end of a job at the server: the rest of its trace, then its final state. Nothing is lost
-//! while there is hope; the final state is not said before the trace is there.
+//! The end of a job at the server: the rest of its trace, then its final state. Both are retried for
+//! as long as the limits allow; the final state is not sent before the trace has arrived
+//! (docs/compatibility.md, "Job updates").
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ pub const DEFAULT_PASSES: u32 = 10;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_hours(1);
 
-/// How a job ended, in the server's words.
+/// How a job ended, as `PUT /jobs/:id` says it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Final {
     /// `Success` or `Failed`.
@@ -37,17 +38,17 @@ pub struct Final {
 pub struct Limits {
     /// Passes; 0 means [`DEFAULT_PASSES`].
     pub passes: u32,
-    /// When to give up whatever the server asks, such as when the job's token expires.
+    /// When to give up whatever the server replies, such as when the job's token expires.
     pub until: Option<Instant>,
 }
 
 /// What a pass failed at; the status is none if there was no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The trace.
+    /// A piece of the trace was not taken.
     #[error("sending the trace failed ({})", Answer(*.0))]
     Trace(Option<u16>),
-    /// The final state.
+    /// The final state was not taken.
     #[error("the update failed ({})", Answer(*.0))]
     Update(Option<u16>),
 }
@@ -70,18 +71,18 @@ pub enum FinishError {
     /// Every pass failed.
     #[error("final state not delivered in {passes} passes")]
     Exhausted {
-        /// How many.
+        /// Passes that were made.
         passes: u32,
-        /// The last one's.
+        /// What the last pass failed at.
         source: Failure,
     },
-    /// The server asked to wait until it was too late.
+    /// The pauses that the server asked for would have ended too late.
     #[error("final state not taken before the time was up")]
     Expired,
 }
 
 /// Closes `trace`, sends what `delivery` says is missing, then `end`. A refusal by the server
-/// (403, 404 or a job that has ended) is an end too: it knows.
+/// (403, 404 or a job that has ended) counts as delivered: the server knows that the job is over.
 ///
 /// The pump must have ended. Dropping this gives up.
 pub async fn finish(
@@ -144,7 +145,7 @@ async fn wait(pause: Duration, until: Option<Instant>) -> Result<(), Expired> {
     Ok(())
 }
 
-/// One attempt.
+/// One attempt to deliver the rest of the trace and the final state.
 struct Pass<'a, S> {
     trace: &'a Trace,
     server: &'a S,

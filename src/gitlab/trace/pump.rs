@@ -23,7 +23,7 @@ use crate::{
     trace::Trace,
 };
 
-/// How long the server may hear nothing of a job.
+/// How long a job may go without a request.
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long output is gathered before it is sent, if it could be sent at once.
 const GATHER: Duration = Duration::from_millis(200);
@@ -31,10 +31,10 @@ const GATHER: Duration = Duration::from_millis(200);
 /// Longest silence that [`KeepAlive::Dynamic`] allows.
 const LONGEST_SILENCE: Duration = Duration::from_mins(30);
 
-/// How long the server may hear nothing of a job that says nothing.
+/// How long a job without output may go without a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepAlive {
-    /// Always as long.
+    /// Always 30 seconds.
     Fixed,
     /// Four of the server's intervals (`FF_USE_DYNAMIC_TRACE_FORCE_SEND_INTERVAL`).
     Dynamic,
@@ -83,8 +83,6 @@ pub async fn pump(
         }
     }
 }
-
-/// What is due.
 enum Work {
     Send,
     KeepAlive,

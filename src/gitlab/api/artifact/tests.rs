@@ -94,7 +94,7 @@ async fn each_refusal_is_told_from_the_others() {
 }
 
 #[tokio::test]
-async fn api_142_a_redirected_upload_is_replayed_there() {
+async fn docker_171_api_142_a_redirected_upload_is_replayed_there() {
     let storage = Server::start(|_, _| Reply::status(201)).await;
     let target = format!("{}/store?sig=1", storage.url());
     let server = Server::start(move |_, _| Reply::status(307).header("Location", &target)).await;
