@@ -44,10 +44,8 @@ const LAYERS: [&str; 16] = [
 const KNOWN_CYCLES: &[&str] = &[
     "archive::extract",
     "archive::write",
-    "cli",
     "executor::docker",
     "executor::docker::engine",
-    "gitlab::api",
     "local",
     "local::pipeline",
 ];
