@@ -6,69 +6,22 @@
 //! after all files, so that no file can go through a link of the same archive; links that were there
 //! before are never followed.
 
+mod error;
+mod later;
 mod tree;
 mod unzip;
 
 use std::{
     fs::File,
-    io::{self, Read, Seek},
+    io::{Read, Seek},
     path::Path,
 };
 
-use self::tree::{Attributes, EntryPath, Refusal, Tree};
-
-/// Room for reading: a few times what a decompressor gives at once.
-const BUFFER: usize = 128 << 10;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Extracted {
-    /// Files, directories and links.
-    pub(crate) entries: u64,
-}
-
-/// Why an archive was not extracted, or not to its end: what was extracted before stays.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ExtractError {
-    /// The archive cannot be read.
-    #[error("cannot read the archive `{path}`")]
-    Open { path: String, source: io::Error },
-    /// The directory cannot be opened.
-    #[error("cannot open the directory `{path}`")]
-    Into { path: String, source: io::Error },
-    /// Gzip holds single files and no directory; nothing says where they belong.
-    #[error("a gzip file cannot be extracted")]
-    Gzip,
-    /// It is no zip, or a broken one.
-    #[error("not a zip archive, or a broken one")]
-    Zip { source: zip::result::ZipError },
-    /// It is a broken tar.
-    #[error("broken tar archive")]
-    Tar { source: io::Error },
-    /// An entry would be made outside the directory.
-    #[error("entry `{entry}` leaves the directory: {how}")]
-    Escapes {
-        /// Its name in the archive.
-        entry: String,
-        how: &'static str,
-    },
-    /// An entry could not be read or made.
-    #[error("cannot extract `{entry}`")]
-    Entry {
-        /// Its name in the archive.
-        entry: String,
-        source: io::Error,
-    },
-}
-
-impl ExtractError {
-    fn entry(name: &[u8]) -> impl FnOnce(Refusal) -> Self {
-        let entry = String::from_utf8_lossy(name).into_owned();
-        move |refusal| match refusal {
-            Refusal::Escapes(how) => Self::Escapes { entry, how },
-            Refusal::Io(source) => Self::Entry { entry, source },
-        }
-    }
-}
+pub(crate) use self::error::{ExtractError, Extracted};
+use self::{
+    later::{BUFFER, Later, Target},
+    tree::{Attributes, EntryPath, Refusal, Tree},
+};
 
 /// Extracts `archive` below the directory `into`. Files that are there already are replaced, modes
 /// and times are restored, and owners where that is allowed.
@@ -84,38 +37,6 @@ pub(crate) fn extract(archive: &Path, into: &Path) -> Result<Extracted, ExtractE
         [0x28, 0xb5, 0x2f, 0xfd] => untar(file, tree),
         [0x1f, 0x8b, ..] => Err(ExtractError::Gzip),
         _ => unzip::unzip(file, tree),
-    }
-}
-
-/// What must wait until all files are there.
-#[derive(Default)]
-struct Later {
-    directories: Vec<(EntryPath, Vec<u8>, Attributes)>,
-    links: Vec<(EntryPath, Vec<u8>, Target, Attributes)>,
-}
-
-enum Target {
-    Symbolic(Vec<u8>),
-    Hard(EntryPath),
-}
-
-impl Later {
-    fn run(mut self, tree: &mut Tree) -> Result<(), ExtractError> {
-        // Hard links first: once symbolic ones are there, a hard link could be to one of them.
-        self.links.sort_by_key(|(_, _, target, _)| matches!(target, Target::Symbolic(_)));
-        for (path, name, target, attributes) in &self.links {
-            match target {
-                Target::Hard(target) => tree.make_hard_link(path, target),
-                Target::Symbolic(target) => tree.make_link(path, target, *attributes),
-            }
-            .map_err(ExtractError::entry(name))?;
-        }
-        // The deepest first: a directory's mode may forbid to enter it.
-        self.directories.sort_by_key(|(path, _, _)| std::cmp::Reverse(path.depth()));
-        for (path, name, attributes) in self.directories {
-            tree.finish_directory(&path, attributes).map_err(ExtractError::entry(&name))?;
-        }
-        Ok(())
     }
 }
 

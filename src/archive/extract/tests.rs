@@ -1,6 +1,6 @@
 use std::{
     fs,
-    io::Write,
+    io::{self, Write},
     os::unix::fs::{MetadataExt, symlink},
     path::PathBuf,
 };

@@ -13,7 +13,11 @@ use std::{
 
 use zip::{ZipArchive, read::ZipFile};
 
-use super::{Attributes, BUFFER, EntryPath, ExtractError, Extracted, Later, Refusal, Target, Tree};
+use super::{
+    error::{ExtractError, Extracted},
+    later::{BUFFER, Later, Target},
+    tree::{Attributes, EntryPath, Refusal, Tree},
+};
 use crate::archive::write::ordered::threads;
 
 /// A link's target is a path; Linux has none longer.

@@ -3,8 +3,8 @@
 use std::{fmt::Write as _, io::Write, os::unix::ffi::OsStrExt};
 
 use super::{
-    ArchiveError, Member,
     compress::Codec,
+    member::{ArchiveError, Member},
     pack::{Framing, Packed},
 };
 

@@ -15,9 +15,8 @@ use std::{
 use flate2::Crc;
 
 use super::{
-    ArchiveError, Kind, Member,
     compress::{Codec, Compressor, DICTIONARY, Whole, store},
-    open,
+    member::{ArchiveError, Kind, Member, open},
     ordered::{Feeder, ordered, threads},
 };
 

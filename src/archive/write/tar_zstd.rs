@@ -6,9 +6,8 @@ use std::{
 };
 
 use super::{
-    ArchiveError, Kind, Member,
     compress::{Codec, Compressor},
-    open,
+    member::{ArchiveError, Kind, Member, open},
     ordered::{Feeder, ordered, threads},
 };
 

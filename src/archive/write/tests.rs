@@ -1,8 +1,11 @@
 use std::{
     collections::BTreeMap,
-    fs::Permissions,
+    fs::{self, File, Permissions},
     io::Read,
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt, symlink},
+    },
     process::Command,
     time::{Duration, UNIX_EPOCH},
 };

@@ -5,8 +5,8 @@
 use std::io::Write;
 
 use super::{
-    ArchiveError, Kind, Member,
     compress::Codec,
+    member::{ArchiveError, Kind, Member},
     pack::{Framing, Packed},
 };
 
