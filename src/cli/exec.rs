@@ -1,13 +1,13 @@
-//! `exec`: runs jobs of a `.gitlab-ci.yml` on this machine, through the same runner loop and executor
-//! that serve GitLab, without a GitLab.
+//! `exec`: runs jobs of a `.gitlab-ci.yml` on this machine, through the same runner and executor that
+//! serve GitLab, without a GitLab.
 
 use std::{
+    collections::BTreeSet,
     io::{self, IsTerminal},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -15,12 +15,12 @@ use super::{
     paths::User,
 };
 use crate::{
-    config::{Config, check},
-    daemon::{Daemon, DaemonError, Stop},
+    base::secret::Secret,
+    config::{LocalRunner, PullPolicy, RunnerConfig, volume::Volume},
     executor::Executors,
     ledger::{StateDir, StateError},
-    local::{self, Exec, RunnerSetup},
-    runner::Process,
+    local::{self, Exec},
+    runner::{Process, Runner},
 };
 
 /// State directories that are tried when others use the first.
@@ -37,7 +37,7 @@ pub struct ExecArgs {
     /// Only lists the jobs
     #[arg(long)]
     pub list: bool,
-    /// A variable over those of the file; may be repeated
+    /// A variable that overrides those of the file; may be repeated
     #[arg(short = 'e', long = "env", value_name = "NAME=VALUE")]
     pub variables: Vec<String>,
     /// Runs named jobs without what they need
@@ -66,39 +66,37 @@ pub struct ExecArgs {
 /// Runs the pipeline.
 pub(super) fn exec(args: &ExecArgs, state_dir: Option<&Path>) -> Outcome {
     let directory = std::env::current_dir()?;
-    let variables = args
-        .variables
-        .iter()
-        .map(|text| match text.split_once('=') {
-            Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
-            None => Err(Failure::new(format!("--env {text}: expected NAME=VALUE"))),
-        })
-        .collect::<Result<_, _>>()?;
+    let variables = args.variables.iter().map(|text| variable(text)).collect::<Result<_, _>>()?;
+    let (pull_policy, volumes) = (pull_policy(&args.pull_policy)?, volumes(&args.volumes)?);
+    let make_runner = |token: Secret| {
+        let config = RunnerConfig::local(LocalRunner {
+            token,
+            image: args.image.clone(),
+            pull_policy,
+            volumes,
+            privileged: args.privileged,
+        });
+        state(&directory, state_dir).map(|state| runner(config, state))
+    };
+    let stop = CancellationToken::new();
+    let options = Exec {
+        directory: directory.clone(),
+        file: args.file.clone(),
+        jobs: args.jobs.clone(),
+        no_needs: args.no_needs,
+        variables,
+        concurrent: args.concurrent,
+        artifacts: args.artifacts.clone(),
+        list: args.list,
+        colour: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        output: Box::new(io::stdout()),
+        stop: stop.clone(),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
-        let stop = CancellationToken::new();
-        let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        let options = Exec {
-            directory: directory.clone(),
-            file: args.file.clone(),
-            jobs: args.jobs.clone(),
-            no_needs: args.no_needs,
-            variables,
-            concurrent: args.concurrent,
-            artifacts: args.artifacts.clone(),
-            list: args.list,
-            colour,
-            output: Box::new(io::stdout()),
-            stop: stop.clone(),
-        };
-        let serve = |setup: RunnerSetup, end: CancellationToken| async move {
-            let config = config(args, &setup)?;
-            let shared = shared(&directory, state_dir)?;
-            serve(config, shared, end).await.map_err(Failure::into_boxed)
-        };
         tokio::select! {
-            status = local::exec(options, serve) => status,
-            () = interrupts(stop) => Err(local::ExecError::RunnerEnded),
+            status = local::exec(options, make_runner) => status,
+            () = interrupts(stop) => Err(local::ExecError::Interrupted),
         }
     });
     runtime.shutdown_background();
@@ -112,77 +110,53 @@ pub(super) fn exec(args: &ExecArgs, state_dir: Option<&Path>) -> Outcome {
     }
 }
 
-/// The daemon, until the pipeline has ended.
-async fn serve(
-    config: Config,
-    (process, executors): (Arc<Process>, Arc<Executors>),
-    end: CancellationToken,
-) -> Result<(), Failure> {
-    let (stop, stopped) = watch::channel(Stop::Not);
-    let (_changes, changed) = mpsc::channel(1);
-    let ended = async {
-        end.cancelled().await;
-        stop.send_replace(Stop::Drain);
-    };
-    let (ran, ()) =
-        tokio::join!(Daemon::new(process, executors, None).run(config, changed, stopped), ended);
-    ran.map_err(|error: DaemonError| Failure::from(error))
+fn variable(text: &str) -> Result<(String, String), Failure> {
+    match text.split_once('=') {
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => Err(Failure::new(format!("--env {text}: expected NAME=VALUE"))),
+    }
 }
 
-/// One runner for the pipeline's job server.
-fn config(
-    args: &ExecArgs,
-    setup: &RunnerSetup,
-) -> Result<Config, Box<dyn std::error::Error + Send + Sync>> {
-    let mut file = toml_edit::DocumentMut::new();
-    let concurrent = i64::try_from(setup.concurrent).unwrap_or(i64::MAX);
-    file["concurrent"] = toml_edit::value(concurrent);
-    file["check_interval"] = toml_edit::value(1);
-    let mut docker = toml_edit::Table::new();
-    docker["image"] = toml_edit::value(args.image.as_str());
-    docker["pull_policy"] = toml_edit::value(args.pull_policy.as_str());
-    docker["allowed_pull_policies"] =
-        toml_edit::value(toml_edit::Array::from_iter(["always", "if-not-present", "never"]));
-    docker["privileged"] = toml_edit::value(args.privileged);
-    let volumes = args.volumes.iter().map(String::as_str).chain(["/cache"]);
-    docker["volumes"] = toml_edit::value(volumes.collect::<toml_edit::Array>());
-    let mut flags = toml_edit::Table::new();
-    flags["FF_NETWORK_PER_BUILD"] = toml_edit::value(true);
-    flags["FF_USE_ADAPTIVE_REQUEST_CONCURRENCY"] = toml_edit::value(false);
-    let mut runner = toml_edit::Table::new();
-    runner["name"] = toml_edit::value("exec");
-    runner["url"] = toml_edit::value(setup.url.as_str());
-    runner["token"] = toml_edit::value(setup.token.expose());
-    runner["executor"] = toml_edit::value("docker");
-    runner["request_concurrency"] = toml_edit::value(concurrent);
-    runner["output_limit"] = toml_edit::value(1 << 20);
-    runner["docker"] = toml_edit::Item::Table(docker);
-    runner["feature_flags"] = toml_edit::Item::Table(flags);
-    let mut runners = toml_edit::ArrayOfTables::new();
-    runners.push(runner);
-    file["runners"] = toml_edit::Item::ArrayOfTables(runners);
-    let checked = check::check(&file.to_string(), Path::new("(options of exec)"), &|_| None)?;
-    let mut config = checked.config;
-    for runner in &mut config.runners {
-        Arc::make_mut(runner).local_bundle = Some(setup.bundle.clone());
+fn pull_policy(text: &str) -> Result<PullPolicy, Failure> {
+    [PullPolicy::Always, PullPolicy::IfNotPresent, PullPolicy::Never]
+        .into_iter()
+        .find(|policy| policy.as_str() == text)
+        .ok_or_else(|| {
+            Failure::new(format!("--pull-policy {text}: expected always, if-not-present or never"))
+        })
+}
+
+/// The volumes that are asked for, and one for caches.
+fn volumes(texts: &[String]) -> Result<Vec<String>, Failure> {
+    const CACHES: &str = "/cache";
+    let mut destinations = BTreeSet::new();
+    for text in texts {
+        let volume = Volume::parse(text)
+            .map_err(|error| Failure::new(format!("--volume {text}: {error}")))?;
+        if !destinations.insert(volume.destination.trim_end_matches('/').to_owned()) {
+            return Err(Failure::new(format!("--volume {text}: its destination is there twice")));
+        }
     }
-    Ok(config)
+    let caches = (!destinations.contains(CACHES)).then(|| CACHES.to_owned());
+    Ok(texts.iter().cloned().chain(caches).collect())
+}
+
+fn runner(config: RunnerConfig, state: StateDir) -> Arc<Runner> {
+    let config = Arc::new(config);
+    let executors = Executors::new(&state, |name| std::env::var(name).ok());
+    Arc::new(Runner {
+        executor: executors.executor(&config),
+        config,
+        process: Arc::new(Process::new("exec".to_owned(), state)),
+    })
 }
 
 /// State of runs in this directory: one of its own, as the daemon's is in use.
-fn shared(
-    directory: &Path,
-    state_dir: Option<&Path>,
-) -> Result<(Arc<Process>, Arc<Executors>), Box<dyn std::error::Error + Send + Sync>> {
-    let state = match state_dir {
-        Some(state_dir) => StateDir::open(state_dir)?,
-        None => {
-            let base = User::current().state_dir_of(&directory.join("longshore-exec"));
-            free_state(&base)?
-        }
-    };
-    let executors = Executors::new(&state, |name| std::env::var(name).ok());
-    Ok((Arc::new(Process::new("exec".to_owned(), state)), Arc::new(executors)))
+fn state(directory: &Path, state_dir: Option<&Path>) -> Result<StateDir, StateError> {
+    match state_dir {
+        Some(state_dir) => StateDir::open(state_dir),
+        None => free_state(&User::current().state_dir_of(&directory.join("longshore-exec"))),
+    }
 }
 
 /// The first of several directories that nobody uses: pipelines may run side by side.
@@ -206,4 +180,28 @@ async fn interrupts(stop: CancellationToken) {
     interrupt().await;
     stop.cancel();
     interrupt().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caches_have_a_volume_unless_one_is_mounted_there() {
+        let volumes = |texts: &[&str]| {
+            super::volumes(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(volumes(&[]).unwrap(), ["/cache"]);
+        assert_eq!(volumes(&["/a:/b"]).unwrap(), ["/a:/b", "/cache"]);
+        assert_eq!(volumes(&["mine:/cache/"]).unwrap(), ["mine:/cache/"]);
+        let twice = volumes(&["/a:/b", "/c:/b"]).unwrap_err();
+        assert_eq!(twice.to_string(), "error: --volume /c:/b: its destination is there twice");
+        assert!(volumes(&["b"]).unwrap_err().to_string().contains("--volume b: the destination"));
+    }
+
+    #[test]
+    fn pull_policies_are_those_of_the_file() {
+        assert_eq!(pull_policy("if-not-present").unwrap(), PullPolicy::IfNotPresent);
+        assert!(pull_policy("often").unwrap_err().to_string().contains("expected always"));
+    }
 }

@@ -12,6 +12,7 @@ mod file;
 pub mod flags;
 mod gitlab;
 mod global;
+mod local;
 mod problem;
 mod runner;
 mod socket;
@@ -36,6 +37,7 @@ pub use self::{
     },
     gitlab::{ArtifactConfig, GitLabConfig, TlsFiles},
     global::Config,
+    local::LocalRunner,
     problem::{Problem, Problems, Warning},
     runner::{OperatorScripts, RunnerConfig, SourcesConfig, StageTimeouts},
     socket::{GuardPlace, SocketBuild, SocketConfig, SocketLimits, SocketMode},

@@ -1,6 +1,6 @@
 //! One `[[runners]]` entry.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     cache::CacheConfig,
@@ -48,9 +48,6 @@ pub struct RunnerConfig {
     pub feature_flags: BTreeMap<String, bool>,
     /// Remote cache.
     pub cache: CacheConfig,
-    /// Sources of `longshore exec`: a git bundle on this host that stands for every job's
-    /// repository. No key of the file sets it.
-    pub local_bundle: Option<PathBuf>,
 }
 
 impl RunnerConfig {

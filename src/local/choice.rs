@@ -1,7 +1,7 @@
 //! Which jobs of the pipeline run, from the names on the command line.
 
 use super::{
-    ExecError,
+    error::ExecError,
     pipeline::{AllowFailure, Job, Pipeline, PipelineError, Problem, When, is_instance},
 };
 

@@ -5,17 +5,19 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::worktree::Facts;
-use crate::gitlab::api::wire::Variable;
+use crate::{
+    base::ids::ProjectId,
+    workload::{spec::PipelineId, variable::Variable},
+};
 
-/// A project.
+/// A project, in one pipeline.
 #[derive(Debug, Clone)]
 pub(crate) struct Project {
-    /// What git says.
     pub(crate) facts: Facts,
     /// The same for every run in this directory, so that its caches are found again.
-    pub(crate) id: i64,
+    pub(crate) id: ProjectId,
     /// Grows from run to run.
-    pub(crate) pipeline_id: i64,
+    pub(crate) pipeline_id: PipelineId,
     /// Last part of its path.
     pub(crate) name: String,
     /// Its path at the server.
@@ -35,13 +37,13 @@ impl Project {
             ("https://localhost".to_owned(), format!("local/{name}"))
         });
         let name = path.rsplit('/').next().unwrap_or_default().to_owned();
-        let (id, pipeline_id) = (i64::from(id), created.as_second());
+        let (id, pipeline_id) = (ProjectId(i64::from(id)), PipelineId(created.as_second()));
         Self { facts, id, pipeline_id, name, path, server, created }
     }
 
     /// Five hex digits that are the same for every run in this directory.
     pub(crate) fn mark(&self) -> String {
-        format!("{:05x}", self.id & 0xf_ffff)
+        format!("{:05x}", self.id.0 & 0xf_ffff)
     }
 
     /// The variables that all jobs have, for a pipeline of the commit `sha` from the file `file`.

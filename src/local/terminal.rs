@@ -8,13 +8,13 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    coordinator::{Event, Stored},
+    event::{Event, KeptArtifact},
     lines::Lines,
     pipeline::{Pipeline, State},
 };
+use crate::workload::outcome::FailureReason;
 
 /// Longer names are cut before lines.
 const MAX_NAME: usize = 32;
@@ -51,22 +51,9 @@ impl Terminal {
         Self { out, colour, width: width.min(MAX_NAME), names, base, lines, ends }
     }
 
-    /// Shows events until there are no more or `finished` says that none come, then the summary.
-    pub(crate) async fn show(
-        mut self,
-        mut events: mpsc::Receiver<Event>,
-        finished: CancellationToken,
-    ) -> io::Result<()> {
-        loop {
-            let event = tokio::select! {
-                event = events.recv() => event,
-                // What is on the way is still received.
-                () = finished.cancelled(), if !events.is_closed() => {
-                    events.close();
-                    continue;
-                }
-            };
-            let Some(event) = event else { break };
+    /// Shows events until nobody is left who sends any, then the summary.
+    pub(crate) async fn show(mut self, mut events: mpsc::Receiver<Event>) -> io::Result<()> {
+        while let Some(event) = events.recv().await {
             self.event(event)?;
             if events.is_empty() {
                 self.out.flush()?;
@@ -86,8 +73,8 @@ impl Terminal {
                 let lines = self.lines[job].push(&bytes);
                 self.lines_of(job, &lines)
             }
-            Event::Artifact { job, stored } => {
-                let text = self.paint(GREY, &self.artifact(&stored));
+            Event::Artifact { job, artifact } => {
+                let text = self.paint(GREY, &self.artifact(&artifact));
                 self.line(job, &text)
             }
             Event::Ended { job, state, reason, took } => {
@@ -95,8 +82,8 @@ impl Terminal {
                 self.lines_of(job, &lines)?;
                 self.ends[job] = Some((state, Some(took)));
                 let mut text = format!("{}  {}", self.state(state), duration(took));
-                if let Some(reason) = reason.filter(|reason| reason != "script_failure") {
-                    text = format!("{text}  ({})", reason.replace('_', " "));
+                if let Some(reason) = reason.filter(|r| *r != FailureReason::ScriptFailure) {
+                    text = format!("{text}  ({})", reason.as_str().replace('_', " "));
                 }
                 self.line(job, &text)
             }
@@ -141,9 +128,9 @@ impl Terminal {
         Ok(())
     }
 
-    fn artifact(&self, stored: &Stored) -> String {
-        let path = stored.path.strip_prefix(&self.base).unwrap_or(&stored.path);
-        format!("{}: {} ({})", stored.kind, path.display(), size(stored.size))
+    fn artifact(&self, artifact: &KeptArtifact) -> String {
+        let path = artifact.path.strip_prefix(&self.base).unwrap_or(&artifact.path);
+        format!("{}: {} ({})", artifact.kind, path.display(), size(artifact.size))
     }
 
     fn state(&self, state: State) -> String {
@@ -235,7 +222,9 @@ pub(crate) fn list(out: &mut dyn Write, pipeline: &Pipeline) -> io::Result<()> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
 
     use super::*;
     use crate::local::pipeline::testing;
@@ -246,13 +235,13 @@ pub(crate) mod tests {
 
     impl Screen {
         pub(crate) fn text(&self) -> String {
-            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+            String::from_utf8(self.0.lock().clone()).unwrap()
         }
     }
 
     impl Write for Screen {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
+            self.0.lock().write(bytes)
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -265,15 +254,13 @@ pub(crate) mod tests {
         let ended = |job, state, seconds| Event::Ended {
             job,
             state,
-            reason: Some("script_failure".into()),
+            reason: (state != State::Success).then_some(FailureReason::ScriptFailure),
             took: Duration::from_millis(seconds),
         };
-        let stored = Stored {
+        let artifact = KeptArtifact {
             kind: "archive".into(),
-            filename: "artifacts.zip".into(),
             path: "/p/.longshore/artifacts/build/artifacts.zip".into(),
             size: 1300,
-            sha256: [0; 32],
         };
         vec![
             Event::NotRun { job: 2, state: State::Manual { blocks: true } },
@@ -282,7 +269,7 @@ pub(crate) mod tests {
             Event::Started { job: 1 },
             trace(1, "half"),
             trace(0, "ke\x1b[0;m\n"),
-            Event::Artifact { job: 0, stored },
+            Event::Artifact { job: 0, artifact },
             ended(0, State::Success, 1250),
             ended(1, State::Failed { allowed: true }, 125_000),
         ]
@@ -296,10 +283,8 @@ pub(crate) mod tests {
         for event in events() {
             sender.send(event).await.unwrap();
         }
-        let finished = CancellationToken::new();
-        finished.cancel();
-        terminal.show(receiver, finished).await.unwrap();
         drop(sender);
+        terminal.show(receiver).await.unwrap();
         screen.text()
     }
 

@@ -28,26 +28,14 @@ const LOCAL_VARIABLES: &[&str] = &[
 
 /// Why the sources cannot be packed.
 #[derive(Debug, thiserror::Error)]
-pub enum WorktreeError {
-    /// git is not there.
+pub(crate) enum WorktreeError {
     #[error("cannot start git")]
     Start(#[source] std::io::Error),
-    /// git failed.
     #[error("`git {command}` failed: {stderr}")]
-    Git {
-        /// What was asked of it.
-        command: String,
-        /// What it said.
-        stderr: String,
-    },
+    Git { command: String, stderr: String },
     /// A file cannot be read or written.
     #[error("cannot use `{}`", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    File { path: PathBuf, source: std::io::Error },
 }
 
 /// The last commit, as far as jobs see it.
@@ -55,9 +43,7 @@ pub enum WorktreeError {
 pub(crate) struct Commit {
     /// Its hash; empty without a commit.
     pub(crate) sha: String,
-    /// Author.
     pub(crate) author_name: String,
-    /// Author.
     pub(crate) author_email: String,
     /// As git takes it: seconds and offset.
     pub(crate) author_date: String,
@@ -100,9 +86,7 @@ impl Facts {
 /// A bundle with one commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bundle {
-    /// The file.
     pub(crate) path: PathBuf,
-    /// The commit.
     pub(crate) sha: String,
     /// The branch that leads to it, without `refs/heads/`.
     pub(crate) reference: String,
@@ -132,16 +116,20 @@ pub(crate) async fn facts(directory: &Path) -> Result<Facts, WorktreeError> {
         Some(_) => None,
         None => git.ask(&["describe", "--exact-match", "--tags", "HEAD"]).await?,
     };
-    let default_branch = default_branch(&git, branch.as_deref()).await?;
+    let (default_branch, object_format, remote, commit, name, email) = tokio::try_join!(
+        default_branch(&git, branch.as_deref()),
+        git.run(&["rev-parse", "--show-object-format"]),
+        git.ask(&["remote", "get-url", "origin"]),
+        last_commit(&git),
+        git.ask(&["config", "user.name"]),
+        git.ask(&["config", "user.email"]),
+    )?;
     Ok(Facts {
         is_repository: true,
-        object_format: git.run(&["rev-parse", "--show-object-format"]).await?,
-        remote: git.ask(&["remote", "get-url", "origin"]).await?,
-        commit: last_commit(&git).await?,
-        user: (
-            git.ask(&["config", "user.name"]).await?.unwrap_or_default(),
-            git.ask(&["config", "user.email"]).await?.unwrap_or_default(),
-        ),
+        object_format,
+        remote,
+        commit,
+        user: (name.unwrap_or_default(), email.unwrap_or_default()),
         root,
         branch,
         tag,

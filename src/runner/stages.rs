@@ -180,9 +180,9 @@ impl<'a> Stages<'a> {
         }
     }
 
-    /// The sources of `longshore exec` are a file of this host.
+    /// Gives the helper the bundle that the sources are fetched from, if there is one.
     async fn give_bundle(&mut self, path: &str) -> Result<(), SystemFailure> {
-        let Some(bundle) = &self.config.local_bundle else { return Ok(()) };
+        let Some(bundle) = &self.workload.transfers.bundle else { return Ok(()) };
         let given = self.give_file(bundle, path, None).await?;
         debug_assert_eq!(given.exit_code, 0, "the helper can write its own directory");
         Ok(())

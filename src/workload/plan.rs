@@ -1,6 +1,6 @@
 //! The workload itself, and how it is planned.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use crate::{
     base::{
@@ -117,6 +117,8 @@ pub struct StepPlan {
 pub struct Transfers {
     /// How the sources are fetched; `None` when there is nothing to do for them.
     pub sources: Option<Box<Sources>>,
+    /// The git bundle on this host that the sources are fetched from, where that is not a server.
+    pub bundle: Option<PathBuf>,
     /// Caches that are restored or saved.
     pub caches: Vec<CachePlan>,
     /// Jobs whose artifacts are downloaded.
@@ -322,6 +324,7 @@ impl Transfers {
             || !mounts.is_fresh(&clean_up.project_dir);
         Self {
             sources,
+            bundle: job.source.bundle.clone(),
             caches,
             dependencies: job.dependencies.clone(),
             artifacts,

@@ -16,7 +16,7 @@ use super::{
     variable::Expanded,
 };
 
-/// Where the helper finds the bundle of `longshore exec`, below the temporary directory.
+/// Where the helper finds the bundle of a job that has one, below the temporary directory.
 pub const BUNDLE: &str = "sources.bundle";
 
 /// Whether a job begins with the work tree that an earlier one left. It is asked before the job has
@@ -143,7 +143,7 @@ impl Request<'_> {
     }
 
     fn remote(&self) -> Result<Remote, SettingError> {
-        if self.runner.local_bundle.is_some() {
+        if self.job.source.bundle.is_some() {
             let url = format!("{}/{BUNDLE}", self.directories.temp);
             return Ok(Remote { url, server: None });
         }

@@ -1,7 +1,7 @@
 //! A job as a CI engine asks for it, in words that belong to no engine: what is wanted, before the
 //! runner's settings decide what of it there will be. Plain data; variables are not expanded yet.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use crate::{
     base::{
@@ -120,6 +120,8 @@ pub struct Project {
 pub struct GitSource {
     /// Clone URL; it may contain credentials.
     pub repo_url: Secret,
+    /// A git bundle on this host that is fetched from instead.
+    pub bundle: Option<PathBuf>,
     /// Hash of the repository's objects.
     pub object_format: ObjectFormat,
     /// Branch or tag.

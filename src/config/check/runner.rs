@@ -76,7 +76,6 @@ pub(super) fn runner(
         },
         feature_flags: feature_flags(&section),
         cache: cache::cache(section.table("cache")),
-        local_bundle: None,
         name: RunnerName::new(name),
     };
     without_effect(&section);

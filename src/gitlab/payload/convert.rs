@@ -105,6 +105,7 @@ fn git_source(payload: &JobPayload) -> GitSource {
     let (trust, fork) = trust::of(payload, protected);
     GitSource {
         repo_url: git.repo_url.clone(),
+        bundle: None,
         object_format: match git.repo_object_format.as_str() {
             "sha256" => ObjectFormat::Sha256,
             _ => ObjectFormat::Sha1,

@@ -9,10 +9,10 @@ use std::{
 use serde_yaml::Value;
 
 use super::{
-    AllowFailure, When,
     expand::expand,
     fields::Fields,
     job::{self, Draft, NeedDraft},
+    model::{AllowFailure, When},
     parts,
     problem::Report,
     rules::{self, Variables},
@@ -20,18 +20,16 @@ use super::{
 };
 use crate::{
     base::glob::{self, Wildcards},
-    gitlab::api::wire,
+    workload::variable::Variable,
 };
 
 /// How a job is in the pipeline.
 #[derive(Debug, Clone)]
 pub(crate) struct Choice {
-    /// When it runs.
     pub(crate) when: When,
-    /// Whether it may fail.
     pub(crate) allow_failure: AllowFailure,
     /// Variables of the rule.
-    pub(crate) variables: Vec<wire::Variable>,
+    pub(crate) variables: Vec<Variable>,
     /// `needs` of the rule, in place of the job's.
     pub(crate) needs: Option<Vec<NeedDraft>>,
 }
@@ -111,17 +109,15 @@ pub(crate) enum RuleWhen {
     Unset,
     /// Not in the pipeline.
     Never,
-    /// Over that of the job.
+    /// Overrides that of the job.
     Is(When),
 }
 
 /// The rule that matched.
 pub(crate) struct Rule {
-    /// `when`.
     pub(crate) when: RuleWhen,
     allow_failure: Option<AllowFailure>,
-    /// `variables`.
-    pub(crate) variables: Vec<wire::Variable>,
+    pub(crate) variables: Vec<Variable>,
     needs: Option<Vec<NeedDraft>>,
 }
 
@@ -135,7 +131,11 @@ pub(crate) fn first_match(
 ) -> Option<Rule> {
     for rule in value::items(rules).unwrap_or_default() {
         let Value::Mapping(map) = rule else {
-            report.error(path, "is a list of mappings");
+            let found = match rules {
+                Value::Sequence(_) => format!("{} in it", value::kind(rule)),
+                _ => value::kind(rule).to_owned(),
+            };
+            report.error(path, format!("must be a list of mappings, found {found}"));
             return None;
         };
         let fields = Fields::new(map, path);

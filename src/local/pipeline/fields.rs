@@ -7,7 +7,6 @@ use super::{problem::Report, value};
 /// A mapping and the keys that lead to it.
 #[derive(Debug, Clone)]
 pub(crate) struct Fields<'a> {
-    /// The mapping.
     pub(crate) map: &'a Mapping,
     at: Vec<&'a str>,
 }
@@ -32,9 +31,11 @@ impl<'a> Fields<'a> {
 
     /// A scalar.
     pub(crate) fn text(&self, key: &'a str, report: &mut Report) -> Option<String> {
-        let text = value::text(self.value(key)?);
+        let written = self.value(key)?;
+        let text = value::text(written);
         if text.is_none() {
-            report.error(&self.path(key), "is a text");
+            let what = format!("must be a string, found {}", value::found(written));
+            report.error(&self.path(key), what);
         }
         text
     }
@@ -46,36 +47,48 @@ impl<'a> Fields<'a> {
 
     /// A scalar or a list of them, if it is there.
     pub(crate) fn maybe_texts(&self, key: &'a str, report: &mut Report) -> Option<Vec<String>> {
-        let texts = value::texts(self.value(key)?);
+        let written = self.value(key)?;
+        let texts = value::texts(written);
         if texts.is_none() {
-            report.error(&self.path(key), "is a text or a list of texts, nested at most 10 deep");
+            let found = match written {
+                Value::Sequence(_) => "a list with something else in it",
+                other => value::kind(other),
+            };
+            let what = format!(
+                "must be a string or a list of strings, nested at most 10 levels deep, found {found}"
+            );
+            report.error(&self.path(key), what);
         }
         texts
     }
 
     /// A boolean.
     pub(crate) fn boolean(&self, key: &'a str, report: &mut Report) -> Option<bool> {
-        let boolean = value::boolean(self.value(key)?);
+        let written = self.value(key)?;
+        let boolean = value::boolean(written);
         if boolean.is_none() {
-            report.error(&self.path(key), "is true or false");
+            let what = format!("must be true or false, found {}", value::found(written));
+            report.error(&self.path(key), what);
         }
         boolean
     }
 
     /// A mapping.
     pub(crate) fn inner(&self, key: &'a str, report: &mut Report) -> Option<Fields<'a>> {
-        let map = self.value(key)?.as_mapping();
+        let written = self.value(key)?;
+        let map = written.as_mapping();
         if map.is_none() {
-            report.error(&self.path(key), "is a mapping");
+            let what = format!("must be a mapping, found {}", value::kind(written));
+            report.error(&self.path(key), what);
         }
         Some(Fields { map: map?, at: self.path(key) })
     }
 
-    /// One of `words`, such as a policy.
+    /// One of `words`, or a text with variables.
     pub(crate) fn word(&self, key: &'a str, words: &[&str], report: &mut Report) -> String {
         let Some(text) = self.text(key, report) else { return String::new() };
         if !words.contains(&text.as_str()) && !text.contains('$') {
-            let what = format!("is one of {}, not `{text}`", words.join(", "));
+            let what = format!("must be one of {}, found `{text}`", words.join(", "));
             report.error(&self.path(key), what);
         }
         text

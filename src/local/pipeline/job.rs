@@ -5,13 +5,14 @@ use std::time::Duration;
 use serde_yaml::{Mapping, Value};
 
 use super::{
-    AllowFailure, When,
     fields::Fields,
-    parts::{self, Cache},
+    matrix,
+    model::{AllowFailure, When, Work},
+    parts,
     problem::{Problem, Report},
     value,
 };
-use crate::gitlab::api::wire;
+use crate::workload::variable::Variable;
 
 /// Keywords that `default` and, for old files, the file itself give to jobs
 /// (GitLab: `Gitlab::Ci::Config::Entry::Default`).
@@ -83,37 +84,10 @@ pub(crate) struct NeedDraft {
     pub(crate) job: String,
     /// Whether its artifacts are wanted.
     pub(crate) artifacts: bool,
-    /// It may be missing.
+    /// Whether it may be missing.
     pub(crate) optional: bool,
     /// Only the instances with these variables.
     pub(crate) cells: Option<Vec<Vec<(String, String)>>>,
-}
-
-/// What a job does, whatever keeps it from running and however often it does.
-#[derive(Debug, Clone)]
-pub(crate) struct Work {
-    /// The image.
-    pub(crate) image: Option<wire::Image>,
-    /// The services.
-    pub(crate) services: Vec<wire::Image>,
-    /// Those of the file that the job inherits, then its own.
-    pub(crate) variables: Vec<wire::Variable>,
-    /// `before_script` and `script`.
-    pub(crate) script: Vec<String>,
-    /// `after_script`.
-    pub(crate) after_script: Vec<String>,
-    /// Scripts around getting the sources.
-    pub(crate) hooks: Vec<wire::Hook>,
-    /// What to upload.
-    pub(crate) artifacts: Vec<wire::Artifact>,
-    /// What to cache.
-    pub(crate) cache: Vec<Cache>,
-    /// `timeout`.
-    pub(crate) timeout: Option<Duration>,
-    /// Name and URL of the environment.
-    pub(crate) environment: Option<(String, Option<String>)>,
-    /// Why it cannot run here, should it have to.
-    pub(crate) refused: Vec<Problem>,
 }
 
 /// A job as written.
@@ -131,7 +105,6 @@ pub(crate) struct Draft<'a> {
     pub(crate) needs: Option<Vec<NeedDraft>>,
     /// `dependencies`, if written.
     pub(crate) dependencies: Option<Vec<String>>,
-    /// What it does.
     pub(crate) work: Work,
     /// `parallel`, as written.
     pub(crate) parallel: Option<&'a Value>,
@@ -141,15 +114,15 @@ pub(crate) struct Draft<'a> {
 
 /// What the file gives to its jobs.
 pub(crate) struct Defaults<'a> {
-    /// `default`, over the keywords at the top of old files.
+    /// `default`, which overrides the keywords at the top of old files.
     pub(crate) keywords: Mapping,
     /// `variables` of the file.
-    pub(crate) variables: &'a [wire::Variable],
+    pub(crate) variables: &'a [Variable],
 }
 
 impl<'a> Defaults<'a> {
-    /// Takes them from the file.
-    pub(crate) fn new(root: &Mapping, variables: &'a [wire::Variable]) -> Self {
+    /// The defaults of a file.
+    pub(crate) fn new(root: &Mapping, variables: &'a [Variable]) -> Self {
         let mut keywords = Mapping::new();
         for keyword in ["image", "services", "before_script", "after_script", "cache"] {
             if let Some(value) = root.get(keyword) {
@@ -199,7 +172,7 @@ pub(crate) fn read<'a>(
         report.error(&[name], "has no `script`");
     }
     let inherit = map.get("inherit").and_then(|inherit| inherit.get("variables"));
-    let mut variables: Vec<wire::Variable> = defaults
+    let mut variables: Vec<Variable> = defaults
         .variables
         .iter()
         .filter(|variable| inherits(inherit, &variable.key))
@@ -219,7 +192,7 @@ pub(crate) fn read<'a>(
             variables,
             script,
             after_script: fields.texts("after_script", report),
-            hooks: hooks(&fields, report),
+            before_sources: before_sources(&fields, report),
             artifacts: parts::artifacts(&fields, report),
             cache: parts::caches(&fields, report),
             timeout: timeout(&fields, report),
@@ -256,14 +229,20 @@ pub(crate) fn parse_when(text: &str) -> Result<Option<When>, String> {
         "manual" => When::Manual,
         "delayed" => When::Delayed,
         "never" => return Ok(None),
-        other => return Err(format!("`{other}` is not a known value")),
+        other => {
+            return Err(format!(
+                "must be one of on_success, on_failure, always, manual, delayed, never, found `{other}`"
+            ));
+        }
     }))
 }
 
 fn when(fields: &Fields<'_>, report: &mut Report) -> Option<When> {
     let text = fields.text("when", report)?;
     parse_when(&text)
-        .and_then(|when| when.ok_or_else(|| "`never` is for rules only".to_owned()))
+        .and_then(|when| {
+            when.ok_or_else(|| "must not be `never`, which is for rules only".to_owned())
+        })
         .map_err(|what| report.error(&fields.path("when"), what))
         .ok()
 }
@@ -279,7 +258,8 @@ pub(crate) fn allow_failure(fields: &Fields<'_>, report: &mut Report) -> Option<
         .and_then(value::texts)
         .and_then(|codes| codes.iter().map(|code| code.parse().ok()).collect());
     if codes.is_none() {
-        let what = "is true, false or a mapping with `exit_codes`";
+        let found = value::found(written);
+        let what = format!("must be true, false or a mapping with `exit_codes`, found {found}");
         report.error(&fields.path("allow_failure"), what);
     }
     codes.map(AllowFailure::ExitCodes)
@@ -295,7 +275,8 @@ pub(crate) fn needs(fields: &Fields<'_>, report: &mut Report) -> Option<Vec<Need
             continue;
         }
         let Value::Mapping(map) = item else {
-            report.error(&fields.path("needs"), "is a list of jobs");
+            let what = format!("must be a list of jobs, found {} in it", value::kind(item));
+            report.error(&fields.path("needs"), what);
             continue;
         };
         let inner = Fields::new(map, &fields.path("needs"));
@@ -305,13 +286,16 @@ pub(crate) fn needs(fields: &Fields<'_>, report: &mut Report) -> Option<Vec<Need
             continue;
         }
         let Some(job) = inner.text("job", report) else {
-            report.error(&fields.path("needs"), "an entry needs `job`");
+            report.error(
+                &fields.path("needs"),
+                "each entry must be the name of a job or a mapping with `job`",
+            );
             continue;
         };
         let cells = map
             .get("parallel")
             .and_then(|parallel| parallel.get("matrix"))
-            .and_then(|matrix| super::matrix::cells(matrix).ok());
+            .and_then(|matrix| matrix::cells(matrix).ok());
         out.push(NeedDraft {
             job,
             artifacts: inner.boolean("artifacts", report).unwrap_or(true),
@@ -322,21 +306,18 @@ pub(crate) fn needs(fields: &Fields<'_>, report: &mut Report) -> Option<Vec<Need
     Some(out)
 }
 
-fn hooks(fields: &Fields<'_>, report: &mut Report) -> Vec<wire::Hook> {
+/// `hooks:pre_get_sources_script`.
+fn before_sources(fields: &Fields<'_>, report: &mut Report) -> Vec<String> {
     let Some(inner) = fields.inner("hooks", report) else { return Vec::new() };
     inner.only(&["pre_get_sources_script"], report);
-    let script = inner.texts("pre_get_sources_script", report);
-    if script.is_empty() {
-        return Vec::new();
-    }
-    vec![wire::Hook { name: "pre_get_sources_script".to_owned(), script }]
+    inner.texts("pre_get_sources_script", report)
 }
 
 fn timeout(fields: &Fields<'_>, report: &mut Report) -> Option<Duration> {
     let text = fields.text("timeout", report)?;
     let duration = value::duration(&text).filter(|duration| duration.as_secs() > 0);
     if duration.is_none() {
-        let what = format!("`{text}` is not a duration such as `1h 30m`");
+        let what = format!("must be a duration such as `1h 30m`, found `{text}`");
         report.error(&fields.path("timeout"), what);
     }
     duration

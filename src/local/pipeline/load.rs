@@ -24,7 +24,6 @@ pub(crate) struct Loader<'a> {
     pub(crate) root: &'a Path,
     /// Variables that are known before the file is read.
     pub(crate) variables: &'a BTreeMap<String, String>,
-    /// Where problems go.
     pub(crate) report: &'a mut Report,
 }
 
@@ -75,7 +74,7 @@ impl Loader<'_> {
             Some(Value::Mapping(mapping)) => Ok(mapping),
             None | Some(Value::Null) => Ok(Mapping::new()),
             Some(_) => {
-                self.report.error(&[], format!("`{name}` is not a mapping of jobs and keywords"));
+                self.report.error(&[], format!("`{name}` must be a mapping of jobs and keywords"));
                 Ok(Mapping::new())
             }
         }
@@ -106,13 +105,15 @@ impl Loader<'_> {
                     return Vec::new();
                 }
                 let Some(local) = mapping.get("local").and_then(value::text) else {
-                    self.report.error(&["include"], "an entry needs `local`");
+                    self.report
+                        .error(&["include"], "each entry must be a path or a mapping with `local`");
                     return Vec::new();
                 };
                 local
             }
             _ => {
-                self.report.error(&["include"], "an entry is a path or a mapping with `local`");
+                self.report
+                    .error(&["include"], "each entry must be a path or a mapping with `local`");
                 return Vec::new();
             }
         };

@@ -3,7 +3,7 @@
 use serde_yaml::{Mapping, Value};
 
 use super::value;
-use crate::gitlab::api::wire;
+use crate::workload::variable::Variable;
 
 /// GitLab: `Gitlab::Ci::Config::Entry::Product::Parallel`.
 const MAX_JOBS: usize = 200;
@@ -11,7 +11,6 @@ const MAX_JOBS: usize = 200;
 /// One of the jobs that `parallel` makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Instance {
-    /// Its name.
     pub(crate) name: String,
     /// Variables of its cell of the matrix.
     pub(crate) variables: Vec<(String, String)>,
@@ -37,7 +36,8 @@ pub(crate) fn instances(name: &str, parallel: Option<&Value>) -> Result<Vec<Inst
             })
             .collect());
     }
-    let cells = cells(parallel.get("matrix").ok_or("is a number or has `matrix`")?)?;
+    let cells =
+        cells(parallel.get("matrix").ok_or("must be a number or a mapping with `matrix`")?)?;
     if cells.is_empty() || cells.len() > MAX_JOBS {
         return Err(format!("makes {} jobs; it must be between 1 and {MAX_JOBS}", cells.len()));
     }
@@ -66,9 +66,9 @@ pub(crate) fn is_instance(full: &str, name: &str) -> bool {
     rest.is_empty() || rest.starts_with(": [") || rest.strip_prefix(' ').is_some_and(numbered)
 }
 
-/// Puts the variables of a job's own cell in for `$[[ matrix.NAME ]]`
+/// Replaces `$[[ matrix.NAME ]]` by the variables of a job's own cell
 /// (GitLab: `doc/ci/yaml/matrix_expressions.md`).
-pub(crate) fn fill(text: &str, variables: &[wire::Variable]) -> String {
+pub(crate) fn fill(text: &str, variables: &[Variable]) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("$[[") {
@@ -88,10 +88,10 @@ pub(crate) fn fill(text: &str, variables: &[wire::Variable]) -> String {
 
 /// The variables of every cell; the first variable changes slowest.
 pub(crate) fn cells(matrix: &Value) -> Result<Vec<Vec<(String, String)>>, String> {
-    let rows = value::items(matrix).ok_or("`matrix` is a list of mappings")?;
+    let rows = value::items(matrix).ok_or("`matrix` must be a list of mappings")?;
     let mut out = Vec::new();
     for row in rows {
-        let row = row.as_mapping().ok_or("`matrix` is a list of mappings")?;
+        let row = row.as_mapping().ok_or("`matrix` must be a list of mappings")?;
         out.extend(product(row)?);
     }
     Ok(out)
@@ -100,9 +100,9 @@ pub(crate) fn cells(matrix: &Value) -> Result<Vec<Vec<(String, String)>>, String
 fn product(row: &Mapping) -> Result<Vec<Vec<(String, String)>>, String> {
     let mut cells = vec![Vec::new()];
     for (key, values) in row {
-        let key = value::text(key).ok_or("the name of a variable is no text")?;
+        let key = value::text(key).ok_or("the name of a variable must be a string")?;
         let values = value::texts(values)
-            .ok_or_else(|| format!("`{key}` is a value or a list of values"))?;
+            .ok_or_else(|| format!("`{key}` must be a value or a list of values"))?;
         let mut next = Vec::with_capacity(cells.len() * values.len());
         for cell in &cells {
             for value in &values {

@@ -1,19 +1,23 @@
-//! The parts of a job that go into its payload nearly as they are written: images, services,
+//! The parts of a job that are asked of the runner nearly as they are written: images, services,
 //! variables, artifacts, caches.
 
 use serde_yaml::Value;
 
 use super::{fields::Fields, problem::Report, value};
-use crate::gitlab::api::wire;
-
-const WHEN: &[&str] = &["on_success", "on_failure", "always"];
+use crate::{
+    config::PullPolicy,
+    workload::{
+        spec::{ArtifactSpec, CacheSpec, ImageSpec, ServiceSpec, When},
+        transfer::Format,
+        variable::Variable,
+    },
+};
 
 /// A cache; its key may depend on the contents of files.
 #[derive(Debug, Clone)]
 pub(crate) struct Cache {
-    /// The cache without its key.
-    pub(crate) wire: wire::Cache,
-    /// The key.
+    /// The cache; its key is empty.
+    pub(crate) spec: CacheSpec,
     pub(crate) key: CacheKey,
 }
 
@@ -26,13 +30,13 @@ pub(crate) enum CacheKey {
     Files {
         /// Globs relative to the project.
         files: Vec<String>,
-        /// Put before it, with a dash.
+        /// What the key begins with, before a dash.
         prefix: Option<String>,
     },
 }
 
 /// `variables`, of the file, a job, a rule or a service.
-pub(crate) fn variables(fields: &Fields<'_>, report: &mut Report) -> Vec<wire::Variable> {
+pub(crate) fn variables(fields: &Fields<'_>, report: &mut Report) -> Vec<Variable> {
     let Some(inner) = fields.inner("variables", report) else { return Vec::new() };
     let mut out = Vec::new();
     for (key, content) in inner.map {
@@ -51,88 +55,130 @@ pub(crate) fn variables(fields: &Fields<'_>, report: &mut Report) -> Vec<wire::V
         let Some(value) = text else {
             let mut path = fields.path("variables");
             path.push(&key);
-            report.error(&path, "is a text, a number or a mapping with `value`");
+            let found = value::kind(content);
+            let what =
+                format!("must be a string, a number or a mapping with `value`, found {found}");
+            report.error(&path, what);
             continue;
         };
-        out.push(wire::Variable { key, value, public: true, raw, ..wire::Variable::default() });
+        out.push(Variable { key, value, public: true, raw, ..Variable::default() });
     }
     out
 }
 
 /// `image`.
-pub(crate) fn image(fields: &Fields<'_>, report: &mut Report) -> Option<wire::Image> {
+pub(crate) fn image(fields: &Fields<'_>, report: &mut Report) -> Option<ImageSpec> {
     let written = fields.value("image")?;
-    let image = container(written, &fields.path("image"), &[], report);
-    image.filter(|image| !image.name.is_empty())
+    let path = fields.path("image");
+    let (image, fields) = container(written, &path, report)?;
+    if let Some(fields) = fields {
+        fields.only(IMAGE_KEYWORDS, report);
+    }
+    Some(image).filter(|image| !image.name.is_empty())
 }
 
 /// `services`.
-pub(crate) fn services(fields: &Fields<'_>, report: &mut Report) -> Vec<wire::Image> {
+pub(crate) fn services(fields: &Fields<'_>, report: &mut Report) -> Vec<ServiceSpec> {
     let Some(written) = fields.value("services") else { return Vec::new() };
-    let known = &["alias", "command", "variables"];
     let path = fields.path("services");
     let items = value::items(written).unwrap_or_default();
-    items.into_iter().filter_map(|item| container(item, &path, known, report)).collect()
+    items.into_iter().filter_map(|item| service(item, &path, report)).collect()
 }
 
-/// An image or a service: a name, or a mapping.
-fn container(
-    written: &Value,
-    path: &[&str],
-    known: &[&str],
-    report: &mut Report,
-) -> Option<wire::Image> {
-    if let Some(name) = value::text(written) {
-        return Some(wire::Image { name, ..wire::Image::default() });
-    }
-    let Value::Mapping(map) = written else {
-        report.error(path, "is a name or a mapping with `name`");
-        return None;
+fn service(written: &Value, path: &[&str], report: &mut Report) -> Option<ServiceSpec> {
+    let (image, fields) = container(written, path, report)?;
+    let Some(fields) = fields else {
+        return Some(ServiceSpec { image, ..ServiceSpec::default() });
     };
-    let fields = Fields::new(map, path);
-    let mut all = vec!["name", "entrypoint", "pull_policy", "docker", "kubernetes"];
-    all.extend(known);
-    fields.only(&all, report);
-    let Some(name) = fields.text("name", report) else {
-        report.error(path, "needs `name`");
-        return None;
-    };
-    let mut executor_opts = serde_json::Map::new();
-    for executor in ["docker", "kubernetes"] {
-        if let Some(options) = fields.inner(executor, report) {
-            let mut sent = serde_json::Map::new();
-            for (key, option) in options.map {
-                if let (Some(key), Some(option)) = (value::text(key), value::text(option)) {
-                    sent.insert(key, option.into());
-                }
-            }
-            executor_opts.insert(executor.to_owned(), sent.into());
-        }
-    }
-    Some(wire::Image {
-        name,
+    fields.only(&[IMAGE_KEYWORDS, &["alias", "command", "variables"][..]].concat(), report);
+    Some(ServiceSpec {
+        image,
         alias: fields.texts("alias", report).join(","),
-        command: fields.maybe_texts("command", report),
-        entrypoint: fields.maybe_texts("entrypoint", report),
-        variables: if known.is_empty() { Vec::new() } else { variables(&fields, report) },
-        pull_policy: fields.texts("pull_policy", report),
-        executor_opts,
+        command: fields.texts("command", report),
+        variables: variables(&fields, report),
     })
 }
 
+/// Keywords of images and services.
+const IMAGE_KEYWORDS: &[&str] = &["name", "entrypoint", "pull_policy", "docker", "kubernetes"];
+
+/// An image or a service: a name, or a mapping, which is given too for what else is in it.
+fn container<'a>(
+    written: &'a Value,
+    path: &[&'a str],
+    report: &mut Report,
+) -> Option<(ImageSpec, Option<Fields<'a>>)> {
+    if let Some(name) = value::text(written) {
+        return Some((ImageSpec { name, ..ImageSpec::default() }, None));
+    }
+    let Value::Mapping(map) = written else {
+        let found = value::kind(written);
+        report.error(path, format!("must be a name or a mapping with `name`, found {found}"));
+        return None;
+    };
+    let fields = Fields::new(map, path);
+    let Some(name) = fields.text("name", report) else {
+        report.error(path, "must have a `name`");
+        return None;
+    };
+    let mut image = ImageSpec {
+        name,
+        entrypoint: fields.maybe_texts("entrypoint", report),
+        pull_policy: pull_policies(&fields, report),
+        ..ImageSpec::default()
+    };
+    if let Some(docker) = fields.inner("docker", report) {
+        docker.only(&["platform", "user"], report);
+        let mut option =
+            |key: &'static str| docker.text(key, report).filter(|option| !option.is_empty());
+        (image.platform, image.user) = (option("platform"), option("user"));
+    }
+    Some((image, Some(fields)))
+}
+
+fn pull_policies(fields: &Fields<'_>, report: &mut Report) -> Vec<PullPolicy> {
+    let mut policies = Vec::new();
+    for text in fields.texts("pull_policy", report) {
+        let known = [PullPolicy::Always, PullPolicy::IfNotPresent, PullPolicy::Never];
+        match known.into_iter().find(|policy| policy.as_str() == text) {
+            Some(policy) => policies.push(policy),
+            None => {
+                let names = known.map(PullPolicy::as_str).join(", ");
+                let what = format!("must be one of {names}, found `{text}`");
+                report.error(&fields.path("pull_policy"), what);
+            }
+        }
+    }
+    policies
+}
+
+/// `when` of an artifact or a cache.
+fn saved_when(fields: &Fields<'_>, report: &mut Report) -> When {
+    match fields.text("when", report).as_deref() {
+        None | Some("on_success") => When::OnSuccess,
+        Some("on_failure") => When::OnFailure,
+        Some("always") => When::Always,
+        Some(other) => {
+            let what = format!("must be one of on_success, on_failure, always, found `{other}`");
+            report.error(&fields.path("when"), what);
+            When::OnSuccess
+        }
+    }
+}
+
 /// `artifacts`: the archive, then each report.
-pub(crate) fn artifacts(fields: &Fields<'_>, report: &mut Report) -> Vec<wire::Artifact> {
+pub(crate) fn artifacts(fields: &Fields<'_>, report: &mut Report) -> Vec<ArtifactSpec> {
     let Some(inner) = fields.inner("artifacts", report) else { return Vec::new() };
     let known = ["name", "untracked", "paths", "exclude", "when", "expire_in", "reports"];
     inner.only(&known, report);
-    let archive = wire::Artifact {
+    let archive = ArtifactSpec {
         name: inner.text("name", report).unwrap_or_default(),
         untracked: inner.boolean("untracked", report).unwrap_or_default(),
         paths: inner.texts("paths", report),
         exclude: inner.texts("exclude", report),
-        when: inner.word("when", WHEN, report),
-        artifact_type: "archive".to_owned(),
-        artifact_format: "zip".to_owned(),
+        when: saved_when(&inner, report),
+        kind: "archive".to_owned(),
+        format: Some(Format::Zip),
         expire_in: inner.text("expire_in", report).unwrap_or_default(),
     };
     let expire_in = archive.expire_in.clone();
@@ -152,14 +198,15 @@ pub(crate) fn artifacts(fields: &Fields<'_>, report: &mut Report) -> Vec<wire::A
         if paths.is_empty() {
             continue;
         }
-        out.push(wire::Artifact {
+        out.push(ArtifactSpec {
             name: report_name(&kind),
             paths,
-            when: "always".to_owned(),
-            artifact_format: report_format(&kind).to_owned(),
-            artifact_type: kind,
+            exclude: Vec::new(),
+            untracked: false,
+            when: When::Always,
+            format: Some(report_format(&kind)),
+            kind,
             expire_in: expire_in.clone(),
-            ..wire::Artifact::default()
         });
     }
     out
@@ -180,7 +227,7 @@ fn report_name(kind: &str) -> String {
 }
 
 /// Format of a report (GitLab: `Enums::Ci::JobArtifact.type_and_format_pairs`).
-fn report_format(kind: &str) -> &'static str {
+fn report_format(kind: &str) -> Format {
     match kind {
         "junit"
         | "dotenv"
@@ -190,9 +237,9 @@ fn report_format(kind: &str) -> &'static str {
         | "cluster_applications"
         | "cyclonedx"
         | "annotations"
-        | "repository_xray" => "gzip",
-        "lsif" => "zip",
-        _ => "raw",
+        | "repository_xray" => Format::Gzip,
+        "lsif" => Format::Zip,
+        _ => Format::Raw,
     }
 }
 
@@ -206,21 +253,22 @@ pub(crate) fn caches(fields: &Fields<'_>, report: &mut Report) -> Vec<Cache> {
 
 fn cache(written: &Value, path: &[&str], report: &mut Report) -> Option<Cache> {
     let Value::Mapping(map) = written else {
-        report.error(path, "is a mapping or a list of mappings");
+        let found = value::kind(written);
+        report.error(path, format!("must be a mapping or a list of mappings, found {found}"));
         return None;
     };
     let fields = Fields::new(map, path);
     let known = ["key", "untracked", "paths", "policy", "when", "fallback_keys", "unprotect"];
     fields.only(&known, report);
-    let wire = wire::Cache {
+    let spec = CacheSpec {
         key: String::new(),
         untracked: fields.boolean("untracked", report).unwrap_or_default(),
         policy: fields.word("policy", &["pull-push", "pull", "push"], report),
         paths: fields.texts("paths", report),
-        when: fields.word("when", WHEN, report),
+        when: saved_when(&fields, report),
         fallback_keys: fields.texts("fallback_keys", report),
     };
-    if wire.paths.is_empty() && !wire.untracked {
+    if spec.paths.is_empty() && !spec.untracked {
         return None;
     }
     let key = match fields.value("key") {
@@ -229,14 +277,14 @@ fn cache(written: &Value, path: &[&str], report: &mut Report) -> Option<Cache> {
         // GitLab: `Gitlab::Ci::Config::Entry::Key.default`.
         None => CacheKey::Text("default".to_owned()),
     };
-    Some(Cache { wire, key })
+    Some(Cache { spec, key })
 }
 
 fn files_key(fields: &Fields<'_>, report: &mut Report) -> CacheKey {
     fields.only(&["files", "prefix"], report);
     let files = fields.texts("files", report);
     if files.is_empty() {
-        report.error(&fields.path("files"), "is needed");
+        report.error(&fields.path("files"), "must name at least one file");
     }
     CacheKey::Files { files, prefix: fields.text("prefix", report) }
 }
@@ -265,10 +313,21 @@ mod tests {
         );
         let image = image.unwrap();
         assert_eq!(image.entrypoint.unwrap(), [""]);
-        assert_eq!(image.pull_policy, ["always"]);
-        assert_eq!(image.executor_opts["docker"]["user"], "1000");
+        assert_eq!(image.pull_policy, [PullPolicy::Always]);
+        assert_eq!(
+            (image.platform.as_deref(), image.user.as_deref()),
+            (Some("arm64"), Some("1000"))
+        );
         assert!(said.is_empty());
-        assert_eq!(read("image: {entrypoint: [a]}", super::image).1, ["test.image: needs `name`"]);
+        let (_, said) = read("image: {name: x, pull_policy: [often]}", super::image);
+        assert_eq!(
+            said,
+            ["test.image.pull_policy: must be one of always, if-not-present, never, found `often`"]
+        );
+        assert_eq!(
+            read("image: {entrypoint: [a]}", super::image).1,
+            ["test.image: must have a `name`"]
+        );
     }
 
     #[test]
@@ -277,11 +336,8 @@ mod tests {
             "services:\n  - docker:dind\n  - {name: pg, alias: db, command: [a, b], variables: {A: 1}, color: red}",
             services,
         );
-        assert_eq!(services[0].name, "docker:dind");
-        assert_eq!(
-            (services[1].alias.as_str(), services[1].command.clone().unwrap().len()),
-            ("db", 2)
-        );
+        assert_eq!(services[0].image.name, "docker:dind");
+        assert_eq!((services[1].alias.as_str(), services[1].command.len()), ("db", 2));
         assert_eq!(services[1].variables[0].value, "1");
         assert_eq!(said, ["test.services.color: is not supported and has no effect here"]);
     }
@@ -298,18 +354,18 @@ mod tests {
         let brief: Vec<String> = artifacts
             .iter()
             .map(|a| {
-                let (t, f, w) = (&a.artifact_type, &a.artifact_format, &a.when);
-                format!("{t} {f} {w} {} {:?} {}", a.name, a.paths, a.expire_in)
+                let (kind, format) = (&a.kind, a.format.unwrap().as_str());
+                format!("{kind} {format} {:?} {} {:?} {}", a.when, a.name, a.paths, a.expire_in)
             })
             .collect();
         assert_eq!(
             brief,
             [
-                "archive zip always n [\"out/\"] 1 day",
-                "junit gzip always junit.xml [\"a.xml\", \"b.xml\"] 1 day",
-                "dotenv gzip always .env [\"build.env\"] 1 day",
-                "cobertura gzip always cobertura-coverage.xml [\"c.xml\"] 1 day",
-                "sast raw always gl-sast.json [\"s.json\"] 1 day",
+                "archive zip Always n [\"out/\"] 1 day",
+                "junit gzip Always junit.xml [\"a.xml\", \"b.xml\"] 1 day",
+                "dotenv gzip Always .env [\"build.env\"] 1 day",
+                "cobertura gzip Always cobertura-coverage.xml [\"c.xml\"] 1 day",
+                "sast raw Always gl-sast.json [\"s.json\"] 1 day",
             ]
         );
     }
@@ -326,9 +382,12 @@ mod tests {
         let files = CacheKey::Files { files: vec!["Cargo.lock".into()], prefix: Some("p".into()) };
         let text = |t: &str| CacheKey::Text(t.to_owned());
         assert_eq!(keys, [&text("$CI_COMMIT_REF_SLUG"), &files, &text("default")]);
-        assert_eq!(caches[0].wire.policy, "pull");
+        assert_eq!(caches[0].spec.policy, "pull");
         let (_, said) = read("cache: {paths: [a], policy: never}", super::caches);
-        assert_eq!(said, ["test.cache.policy: is one of pull-push, pull, push, not `never`"]);
+        assert_eq!(
+            said,
+            ["test.cache.policy: must be one of pull-push, pull, push, found `never`"]
+        );
     }
 
     #[test]
@@ -340,6 +399,11 @@ mod tests {
         let brief: Vec<_> =
             variables.iter().map(|v| (v.key.as_str(), v.value.as_str(), v.raw)).collect();
         assert_eq!(brief, [("B", "1.5", false), ("A", "$B", true), ("N", "", false)]);
-        assert_eq!(said, ["test.variables.M: is a text, a number or a mapping with `value`"]);
+        assert_eq!(
+            said,
+            [
+                "test.variables.M: must be a string, a number or a mapping with `value`, found a list"
+            ]
+        );
     }
 }

@@ -4,15 +4,14 @@ use std::{fmt, path::PathBuf};
 
 /// One thing to tell the author.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// The file, as the author knows it.
-    pub file: String,
+    pub(crate) file: String,
     /// Line in it, when it could be found.
-    pub line: Option<usize>,
+    pub(crate) line: Option<usize>,
     /// Keys that lead there, such as `test.rules.0.if`.
-    pub path: String,
-    /// What is wrong.
-    pub what: String,
+    pub(crate) path: String,
+    pub(crate) what: String,
 }
 
 impl fmt::Display for Problem {
@@ -30,19 +29,13 @@ impl fmt::Display for Problem {
 
 /// Why a pipeline file cannot be run.
 #[derive(Debug, thiserror::Error)]
-pub enum PipelineError {
+pub(crate) enum PipelineError {
     /// A file cannot be read.
     #[error("cannot read `{}`", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A file is no YAML.
+    Read { path: PathBuf, source: std::io::Error },
+    /// A file is not YAML.
     #[error("`{file}` is not valid YAML")]
     Yaml {
-        /// The file.
         file: String,
         /// What the parser says, with line and column.
         source: serde_yaml::Error,

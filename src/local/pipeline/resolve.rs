@@ -46,7 +46,9 @@ fn extend<'a>(
     let mut own = entry.clone();
     let Some(bases) = own.remove("extends") else { return own };
     if value::texts(&bases).is_none() {
-        report.error(&[name, "extends"], "is a job's name or a list of them");
+        let what =
+            format!("must be the name of a job or a list of names, found {}", value::found(&bases));
+        report.error(&[name, "extends"], what);
     }
     let mut merged = Mapping::new();
     let names = entry.get("extends").and_then(value::items).unwrap_or_default();
@@ -92,7 +94,7 @@ fn references(
             let keys = value::texts(&tagged.value).unwrap_or_default();
             let shown = keys.join(", ");
             if keys.is_empty() {
-                report.error(path, "`!reference` needs a list of keys");
+                report.error(path, "`!reference` must have a list of keys");
                 return Value::Null;
             }
             if depth >= MAX_REFERENCES {

@@ -1,22 +1,19 @@
 //! Which jobs may start, and which are skipped, from how the others ended. Pure: it is told what
 //! happened and asked what is next (GitLab: `Ci::ProcessPipelineService`).
 
-use super::{Job, When};
+use super::model::{Job, When};
 
 /// Where a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     /// Not chosen on the command line.
     LeftOut,
-    /// Waits for others.
+    /// Waits for other jobs.
     Waiting,
-    /// Handed out.
     Running,
-    /// Ended well.
     Success,
-    /// Ended badly.
     Failed {
-        /// `allow_failure` covers it.
+        /// Whether `allow_failure` covers it.
         allowed: bool,
     },
     /// Stopped by the user.
@@ -25,7 +22,7 @@ pub(crate) enum State {
     Skipped,
     /// Will not run, as nobody named it.
     Manual {
-        /// Later stages do not run without it.
+        /// Whether later stages do not run without it.
         blocks: bool,
     },
 }
@@ -46,14 +43,15 @@ enum Verdict {
 /// The states of a pipeline's jobs.
 #[derive(Debug)]
 pub(crate) struct Schedule {
-    jobs: Vec<Entry>,
+    jobs: Vec<ScheduledJob>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct ScheduledJob {
     when: When,
-    /// Jobs it waits for; `dag` if by `needs`.
+    /// Jobs it waits for.
     after: Vec<usize>,
+    /// Whether it waits for them by `needs`, not by stage.
     dag: bool,
     state: State,
 }
@@ -71,12 +69,11 @@ impl Schedule {
                 When::Manual => State::Manual { blocks: !job.allow_failure.is_always() },
                 _ => State::Waiting,
             };
-            Entry { when: job.when, after, dag: job.needs.is_some(), state }
+            ScheduledJob { when: job.when, after, dag: job.needs.is_some(), state }
         });
         Self { jobs: entries.collect() }
     }
 
-    /// The state of a job.
     pub(crate) fn state(&self, job: usize) -> State {
         self.jobs[job].state
     }
@@ -168,7 +165,7 @@ mod tests {
             let Some(job) = schedule.start_next() else { break };
             let name = jobs[job].name.clone();
             let end = if fail.contains(&name.as_str()) {
-                State::Failed { allowed: jobs[job].allow_failure.allows(1) }
+                State::Failed { allowed: jobs[job].allow_failure.allows(Some(1)) }
             } else {
                 State::Success
             };

@@ -17,7 +17,7 @@ pub(crate) fn read(yaml: &str, given: &[(&str, &str)]) -> Result<Pipeline, Pipel
         ("CI_COMMIT_REF_NAME", "main"),
         ("CI_PIPELINE_SOURCE", "push"),
     ]);
-    Pipeline::read(Source {
+    super::read(Source {
         root: dir.path(),
         file: &file,
         predefined: &predefined,

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::{
+    model::Need,
     testing::{jobs, read},
     *,
 };
@@ -36,7 +37,7 @@ fn a_job_gets_the_defaults_it_does_not_override() {
         (jobs[0].work.after_script.len(), jobs[0].work.timeout),
         (1, Some(Duration::from_hours(1)))
     );
-    assert_eq!((jobs[0].work.variables.len(), jobs[0].work.hooks.len()), (2, 1));
+    assert_eq!((jobs[0].work.variables.len(), jobs[0].work.before_sources.len()), (2, 1));
     assert_eq!(jobs[1].work.script, ["z"]);
     assert_eq!(jobs[1].work.image.as_ref().unwrap().name, "own");
     assert_eq!((jobs[1].work.after_script.len(), jobs[1].work.variables.len()), (0, 1));
@@ -177,7 +178,7 @@ fn wrong_links_between_jobs_are_errors() {
             "b.needs: `late` is in a later stage",
             "late.dependencies: there is no job `nobody`",
             "g.needs: `f` is not in this pipeline: its rules leave it out",
-            "c.needs: leads back to the job itself",
+            "c.needs: must not lead back to the job itself",
         ]
     );
 }
@@ -207,12 +208,26 @@ fn values_of_the_wrong_type_are_named_with_their_keys() {
     assert_eq!(
         whats,
         [
-            "a.script: is a text or a list of texts, nested at most 10 deep",
-            "a.when: `never` is for rules only",
-            "a.allow_failure: is true, false or a mapping with `exit_codes`",
-            "a.artifacts.untracked: is true or false",
-            "a.timeout: `soon` is not a duration such as `1h 30m`",
+            "a.script: must be a string or a list of strings, nested at most 10 levels deep, found a \
+             mapping",
+            "a.when: must not be `never`, which is for rules only",
+            "a.allow_failure: must be true, false or a mapping with `exit_codes`, found `maybe`",
+            "a.artifacts.untracked: must be true or false, found `perhaps`",
+            "a.timeout: must be a duration such as `1h 30m`, found `soon`",
             "a.rules.if: the expression ends too early",
+        ]
+    );
+}
+
+#[test]
+fn rules_that_are_no_list_of_mappings_are_named_with_what_they_are() {
+    let found = errors("a: {script: x, rules: always}\nb: {script: x, rules: [[x]]}\n");
+    let whats: Vec<&str> = found.iter().map(|e| e.split_once(": ").unwrap().1).collect();
+    assert_eq!(
+        whats,
+        [
+            "a.rules: must be a list of mappings, found a string",
+            "b.rules: must be a list of mappings, found a string in it",
         ]
     );
 }
@@ -234,6 +249,6 @@ fn allow_failure_may_depend_on_the_exit_code() {
     let jobs = jobs(
         "a: {script: x, allow_failure: {exit_codes: [3, 4]}}\nb: {script: x, allow_failure: {exit_codes: 5}}\n",
     );
-    assert!(jobs[0].allow_failure.allows(4) && !jobs[0].allow_failure.allows(1));
-    assert!(jobs[1].allow_failure.allows(5));
+    assert!(jobs[0].allow_failure.allows(Some(4)) && !jobs[0].allow_failure.allows(Some(1)));
+    assert!(jobs[1].allow_failure.allows(Some(5)) && !jobs[1].allow_failure.allows(None));
 }

@@ -31,6 +31,24 @@ pub(crate) fn text(value: &Value) -> Option<String> {
     }
 }
 
+/// What a value is, for messages.
+pub(crate) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Sequence(_) => "a list",
+        Value::Mapping(_) => "a mapping",
+        Value::Tagged(_) => "a value with a tag",
+    }
+}
+
+/// A value for messages: a scalar as it is written, anything else by its kind.
+pub(crate) fn found(value: &Value) -> String {
+    text(value).map_or_else(|| kind(value).to_owned(), |text| format!("`{text}`"))
+}
+
 /// A scalar, or a list of scalars in which lists may be nested; `None` for anything else.
 pub(crate) fn texts(value: &Value) -> Option<Vec<String>> {
     let mut out = Vec::new();
@@ -63,7 +81,7 @@ fn flatten(value: &Value, depth: usize) -> Option<Vec<&Value>> {
     }
 }
 
-/// Merges `over` into `base` as GitLab does for `extends` and `include`: mappings deeply, all
+/// Merges `over` into `base`, which it overrides, as GitLab does for `extends` and `include`: mappings deeply, all
 /// else replaced.
 pub(crate) fn deep_merge(base: &mut Mapping, over: Mapping) {
     for (key, value) in over {

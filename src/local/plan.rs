@@ -1,181 +1,160 @@
-//! A job of the plan as the server hands it out.
+//! The jobs of a pipeline as the runner takes them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use sha2::{Digest, Sha256};
 
 use super::{
-    pipeline::{self, CacheKey, Job, Pipeline},
+    pipeline::{self, Cache, CacheKey, Pipeline},
     project::{Project, public, slug},
 };
 use crate::{
     base::{
         glob::{self, Wildcards},
-        ids::{JobId, ProjectId, hex},
+        ids::{JobId, hex, random_hex},
         secret::Secret,
     },
-    gitlab::api::wire::{
-        ArtifactsFile, Dependency, GitInfo, JobInfo, JobPayload, RunnerInfo, ServerFeatures, Step,
-        Variable,
+    workload::{
+        JobSpec,
+        spec::{
+            self, CacheSpec, Dependency, GitSource, RefKind, ScriptSpec, StepSpec, TraceFeatures,
+            Trust,
+        },
+        transfer::ObjectFormat,
+        variable::Variable,
     },
 };
 
 /// GitLab's default for a project.
-const DEFAULT_TIMEOUT_SECONDS: i64 = 3600;
-
-/// The reasons a server of today accepts (GitLab: `Enums::Ci::CommitStatus.failure_reasons`).
-const FAILURE_REASONS: &[&str] = &[
-    "unknown_failure",
-    "script_failure",
-    "api_failure",
-    "stuck_or_timeout_failure",
-    "runner_system_failure",
-    "missing_dependency_failure",
-    "runner_unsupported",
-    "job_execution_timeout",
-    "unmet_prerequisites",
-    "data_integrity_failure",
-    "image_pull_failure",
-    "runner_configuration_error",
-    "runner_external_dependency_failure",
-    "runner_interrupted",
-    "job_canceled",
-];
+const DEFAULT_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// All that is decided before the first job runs.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// The project.
     pub(crate) project: Project,
-    /// Its pipeline.
     pub(crate) pipeline: Pipeline,
-    /// Which jobs run.
-    pub(crate) chosen: Vec<bool>,
     /// The commit that stands for the work tree.
     pub(crate) sha: String,
+    /// The git bundle that has that commit.
+    pub(crate) bundle: PathBuf,
     /// The variables of all jobs.
     pub(crate) predefined: Vec<Variable>,
-    /// Variables over all others.
+    /// Variables that override all others.
     pub(crate) given: BTreeMap<String, String>,
     /// Keys of each job's caches.
     pub(crate) cache_keys: Vec<Vec<String>>,
 }
 
-/// What is known only when a job is handed out.
+/// What is known only when a job starts.
 #[derive(Debug)]
-pub(crate) struct Handed<'a> {
-    /// Its token.
-    pub(crate) token: &'a Secret,
-    /// Artifacts for it: job and archive.
-    pub(crate) artifacts: Vec<(usize, ArtifactsFile)>,
+pub(crate) struct JobInputs {
+    /// Jobs whose archives it gets.
+    pub(crate) dependencies: Vec<usize>,
     /// Variables that jobs before it left.
-    pub(crate) dotenv: Vec<(String, String)>,
-    /// When, ISO 8601.
-    pub(crate) now: String,
+    pub(crate) variables: Vec<(String, String)>,
+    /// The time, ISO 8601.
+    pub(crate) started_at: String,
 }
 
 impl Plan {
-    /// The job's number at the server.
+    /// The job's number: unlike that of any job of another run, as containers carry it.
     pub(crate) fn id(&self, job: usize) -> JobId {
-        // A thousand numbers a second keep those of two runs apart, as containers carry them.
-        JobId(self.project.pipeline_id * 1000 + i64::try_from(job).unwrap_or(i64::MAX) + 1)
+        // The number of the run is its time in seconds.
+        JobId(self.project.pipeline_id.0 * 1000 + i64::try_from(job).unwrap_or(i64::MAX) + 1)
     }
 
-    /// The job with that number.
-    pub(crate) fn index(&self, id: JobId) -> Option<usize> {
-        (0..self.pipeline.jobs.len()).find(|&job| self.id(job) == id)
-    }
-
-    /// The body of a 201.
-    pub(crate) fn payload(&self, index: usize, handed: &Handed<'_>) -> JobPayload {
+    /// The job, for the runner.
+    pub(crate) fn spec(&self, index: usize, inputs: &JobInputs) -> JobSpec {
         let job = &self.pipeline.jobs[index];
-        let dependencies = handed
-            .artifacts
-            .iter()
-            .map(|(source, file)| Dependency {
-                id: self.id(*source),
-                token: handed.token.clone(),
-                name: self.pipeline.jobs[*source].name.clone(),
-                artifacts_file: file.clone(),
-            })
-            .collect();
-        let cache = job.work.cache.iter().zip(&self.cache_keys[index]).map(|(cache, key)| {
-            let mut wire = cache.wire.clone();
-            wire.key.clone_from(key);
-            wire
-        });
-        let timeout = job.work.timeout.and_then(|timeout| i64::try_from(timeout.as_secs()).ok());
-        JobPayload {
-            id: self.id(index),
-            token: handed.token.clone(),
-            allow_git_fetch: true,
-            job_info: self.job_info(job),
-            git_info: self.git_info(),
-            runner_info: RunnerInfo { timeout: timeout.unwrap_or(DEFAULT_TIMEOUT_SECONDS) },
-            inputs: Vec::new(),
-            variables: self.variables(index, handed),
-            steps: steps(job),
+        let id = self.id(index);
+        let token = Secret::new(format!("glcbt-{}", random_hex::<20>()));
+        let dependency = |&source: &usize| Dependency {
+            id: self.id(source),
+            token: token.clone(),
+            name: self.pipeline.jobs[source].name.clone(),
+        };
+        JobSpec {
+            name: job.name.clone(),
+            page: self.page(id),
+            pipeline: self.project.pipeline_id,
+            project: spec::Project {
+                id: self.project.id,
+                name: self.project.name.clone(),
+                full_path: self.project.path.clone(),
+            },
+            timeout: job.work.timeout.unwrap_or(DEFAULT_TIMEOUT),
+            source: self.source(),
             image: job.work.image.clone().unwrap_or_default(),
             services: job.work.services.clone(),
-            artifacts: job.work.artifacts.clone(),
-            cache: cache.collect(),
-            credentials: Vec::new(),
-            dependencies,
-            features: ServerFeatures {
-                trace_sections: true,
-                token_mask_prefixes: Vec::new(),
-                failure_reasons: FAILURE_REASONS.iter().map(|&r| r.to_owned()).collect(),
+            scripts: ScriptSpec {
+                steps: vec![StepSpec {
+                    name: "script".to_owned(),
+                    script: job.work.script.clone(),
+                }],
+                after_script: job.work.after_script.clone(),
+                before_sources: job.work.before_sources.clone(),
+                after_sources: Vec::new(),
             },
-            secrets: BTreeMap::new(),
-            hooks: job.work.hooks.clone(),
-            run: String::new(),
-            policy_options: crate::gitlab::api::wire::PolicyOptions::default(),
+            variables: self.variables(index, inputs, &token),
+            caches: self.caches(index),
+            artifacts: job.work.artifacts.clone(),
+            dependencies: inputs.dependencies.iter().map(dependency).collect(),
+            trace: TraceFeatures { sections: true, mask_prefixes: Vec::new() },
+            ..JobSpec::unknown(id, token.clone())
         }
     }
 
-    fn job_info(&self, job: &Job) -> JobInfo {
-        JobInfo {
-            name: job.name.clone(),
-            stage: self.pipeline.stages[job.stage].clone(),
-            pipeline_id: self.project.pipeline_id,
-            project_id: ProjectId(self.project.id),
-            project_name: self.project.name.clone(),
-            project_full_path: self.project.path.clone(),
-            time_in_queue_seconds: 0.0,
-            project_jobs_running_on_instance_runners_count: "+Inf".to_owned(),
-        }
+    fn page(&self, id: JobId) -> String {
+        format!("{}/{}/-/jobs/{id}", self.project.server, self.project.path)
     }
 
-    fn git_info(&self) -> GitInfo {
+    fn caches(&self, index: usize) -> Vec<CacheSpec> {
+        let caches = self.pipeline.jobs[index].work.cache.iter().zip(&self.cache_keys[index]);
+        caches.map(|(cache, key)| CacheSpec { key: key.clone(), ..cache.spec.clone() }).collect()
+    }
+
+    fn repo_url(&self) -> String {
+        format!("{}/{}.git", self.project.server, self.project.path)
+    }
+
+    fn source(&self) -> GitSource {
         let facts = &self.project.facts;
         let reference = facts.reference();
-        GitInfo {
-            repo_url: Secret::new(format!("{}/{}.git", self.project.server, self.project.path)),
-            repo_object_format: facts.object_format.clone(),
+        GitSource {
+            repo_url: Secret::new(self.repo_url()),
+            bundle: Some(self.bundle.clone()),
+            object_format: match facts.object_format.as_str() {
+                "sha256" => ObjectFormat::Sha256,
+                _ => ObjectFormat::Sha1,
+            },
             reference: reference.to_owned(),
+            ref_kind: if facts.tag.is_some() { RefKind::Tag } else { RefKind::Branch },
             sha: self.sha.clone(),
             before_sha: "0".repeat(self.sha.len()),
-            ref_type: if facts.tag.is_some() { "tag" } else { "branch" }.to_owned(),
             refspecs: vec![format!("+refs/heads/{reference}:refs/remotes/origin/{reference}")],
             depth: 0,
-            protected: Some(false),
+            allow_fetch: true,
+            protected: false,
+            trust: Trust::Project,
+            fork: None,
         }
     }
 
-    /// Predefined ones, those of the file and the job, of jobs before it, given ones: later ones
-    /// win. All are expanded as far as they are known here, as the runner expands only once.
-    fn variables(&self, index: usize, handed: &Handed<'_>) -> Vec<Variable> {
+    /// Predefined ones, those of the file and the job, of jobs before it, given ones: later ones take
+    /// precedence. All are expanded as far as they are known here, as the runner expands only once.
+    fn variables(&self, index: usize, inputs: &JobInputs, token: &Secret) -> Vec<Variable> {
         let job = &self.pipeline.jobs[index];
         let mut out = self.predefined.clone();
-        out.extend(self.job_variables(index, handed));
+        out.extend(self.job_variables(index, inputs, token));
         out.extend(job.work.variables.iter().cloned());
         let raw = |(key, value): (&String, &String)| Variable { raw: true, ..public(key, value) };
-        out.extend(handed.dotenv.iter().map(|(key, value)| raw((key, value))));
+        out.extend(inputs.variables.iter().map(|(key, value)| raw((key, value))));
         out.extend(self.given.iter().map(raw));
-        // Headers of lines would only be taken off again.
+        // The terminal would show lines without the time and the stream that they begin with.
         out.push(public("FF_TIMESTAMPS", "false"));
         let values: BTreeMap<String, String> =
             out.iter().map(|v| (v.key.clone(), v.value.clone())).collect();
@@ -187,25 +166,24 @@ impl Plan {
         out
     }
 
-    fn job_variables(&self, index: usize, handed: &Handed<'_>) -> Vec<Variable> {
+    fn job_variables(&self, index: usize, inputs: &JobInputs, token: &Secret) -> Vec<Variable> {
         let job = &self.pipeline.jobs[index];
-        let id = self.id(index).to_string();
-        let url = format!("{}/{}/-/jobs/{id}", self.project.server, self.project.path);
+        let id = self.id(index);
         let secret = |key: &str| Variable {
             public: false,
             masked: true,
             raw: true,
-            ..public(key, handed.token.expose())
+            ..public(key, token.expose())
         };
         let mut out = vec![
-            public("CI_JOB_ID", &id),
-            public("CI_JOB_URL", &url),
+            public("CI_JOB_ID", &id.to_string()),
+            public("CI_JOB_URL", &self.page(id)),
             secret("CI_JOB_TOKEN"),
             public("CI_JOB_NAME", &job.name),
             public("CI_JOB_NAME_SLUG", &slug(&job.name)),
             public("CI_JOB_STAGE", &self.pipeline.stages[job.stage]),
-            public("CI_JOB_STARTED_AT", &handed.now),
-            public("CI_REPOSITORY_URL", self.git_info().repo_url.expose()),
+            public("CI_JOB_STARTED_AT", &inputs.started_at),
+            public("CI_REPOSITORY_URL", &self.repo_url()),
             public("CI_NODE_TOTAL", &job.node.map_or(1, |(_, total)| total).to_string()),
         ];
         if let Some((index, _)) = job.node {
@@ -223,18 +201,9 @@ impl Plan {
     }
 }
 
-fn steps(job: &Job) -> Vec<Step> {
-    let mut out = vec![Step { name: "script".to_owned(), script: job.work.script.clone() }];
-    if !job.work.after_script.is_empty() {
-        let script = job.work.after_script.clone();
-        out.push(Step { name: "after_script".to_owned(), script });
-    }
-    out
-}
-
 /// The keys of every job's caches; files in them are read here.
 pub(crate) fn cache_keys(root: &Path, pipeline: &Pipeline) -> Vec<Vec<String>> {
-    let key = |cache: &pipeline::Cache| match &cache.key {
+    let key = |cache: &Cache| match &cache.key {
         CacheKey::Text(text) => text.clone(),
         CacheKey::Files { files, prefix } => {
             let digest = files_digest(root, files).unwrap_or_else(|| "default".to_owned());
@@ -284,7 +253,7 @@ pub(crate) mod tests {
     use super::{super::worktree::Facts, *};
     use crate::local::pipeline::testing;
 
-    /// A plan that runs every job.
+    /// A plan for every job.
     pub(crate) fn plan(yaml: &str, given: &[(&str, &str)]) -> Plan {
         let pipeline = testing::read(yaml, given).unwrap();
         let facts = Facts {
@@ -297,25 +266,29 @@ pub(crate) mod tests {
         let sha = "a".repeat(40);
         Plan {
             predefined: project.variables(&sha, ".gitlab-ci.yml"),
-            chosen: vec![true; pipeline.jobs.len()],
             cache_keys: cache_keys(Path::new("/nonexistent"), &pipeline),
             given: given.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             project,
             pipeline,
             sha,
+            bundle: "/tmp/sources.bundle".into(),
         }
     }
 
-    fn handed(token: &Secret) -> Handed<'_> {
-        Handed { token, artifacts: Vec::new(), dotenv: Vec::new(), now: "now".to_owned() }
+    fn inputs() -> JobInputs {
+        JobInputs {
+            dependencies: Vec::new(),
+            variables: Vec::new(),
+            started_at: "2027-01-15T08:00:00Z".to_owned(),
+        }
     }
 
-    fn value(payload: &JobPayload, key: &str) -> Option<String> {
-        payload.variables.iter().rev().find(|v| v.key == key).map(|v| v.value.clone())
+    fn value(spec: &JobSpec, key: &str) -> Option<String> {
+        spec.variables.iter().rev().find(|v| v.key == key).map(|v| v.value.clone())
     }
 
     #[test]
-    fn a_payload_has_all_that_the_job_says() {
+    fn a_spec_has_all_that_the_job_says() {
         let plan = plan(
             "build: {stage: build, script: x}\n\
              test:\n  image: {name: 'rust:$V', entrypoint: ['']}\n  services: [redis]\n  script: [a, b]\n\
@@ -323,51 +296,51 @@ pub(crate) mod tests {
              \x20 cache: {key: k-$CI_COMMIT_REF_SLUG, paths: [p]}\n  artifacts: {paths: [o]}\n",
             &[],
         );
-        let token = Secret::new("glcbt-token");
-        let file = ArtifactsFile { filename: "artifacts.zip".into(), size: 3 };
-        let handed = Handed { artifacts: vec![(0, file)], ..handed(&token) };
-        let payload = plan.payload(2, &handed);
-        assert_eq!(payload.id, JobId(1_800_000_000_003));
-        assert_eq!(plan.index(payload.id), Some(2));
+        let spec = plan.spec(2, &JobInputs { dependencies: vec![0], ..inputs() });
+        assert_eq!(spec.id, JobId(1_800_000_000_003));
+        assert_eq!(spec.name, "test 2/2");
+        assert_eq!(spec.source.refspecs, ["+refs/heads/main:refs/remotes/origin/main"]);
+        assert_eq!((spec.source.depth, spec.timeout), (0, Duration::from_mins(10)));
+        assert_eq!(spec.source.bundle.as_deref(), Some(Path::new("/tmp/sources.bundle")));
+        assert_eq!((spec.source.trust, spec.source.protected), (Trust::Project, false));
+        assert_eq!(spec.scripts.steps.len(), 1);
         assert_eq!(
-            (payload.job_info.name.as_str(), payload.job_info.stage.as_str()),
-            ("test 2/2", "test")
+            (&*spec.scripts.steps[0].name, spec.scripts.steps[0].script.len()),
+            ("script", 2)
         );
-        assert_eq!(payload.git_info.refspecs, ["+refs/heads/main:refs/remotes/origin/main"]);
-        assert_eq!((payload.git_info.depth, payload.runner_info.timeout), (0, 600));
-        let steps: Vec<_> =
-            payload.steps.iter().map(|s| (s.name.as_str(), s.script.len())).collect();
-        assert_eq!(steps, [("script", 2), ("after_script", 1)]);
-        assert_eq!(payload.image.name, "rust:$V");
-        assert_eq!(payload.cache[0].key, "k-$CI_COMMIT_REF_SLUG");
-        assert_eq!(payload.dependencies[0].id, JobId(1_800_000_000_001));
-        assert_eq!(payload.dependencies[0].artifacts_file.filename, "artifacts.zip");
+        assert_eq!(spec.scripts.after_script, ["c"]);
+        assert_eq!(spec.image.name, "rust:$V");
+        assert_eq!(spec.services[0].image.name, "redis");
+        assert_eq!(spec.caches[0].key, "k-$CI_COMMIT_REF_SLUG");
+        assert_eq!(spec.artifacts[0].paths, ["o"]);
+        assert_eq!(spec.dependencies[0].id, JobId(1_800_000_000_001));
+        assert_eq!(spec.dependencies[0].name, "build");
         for (key, expected) in [
             ("CI_NODE_INDEX", "2"),
             ("CI_NODE_TOTAL", "2"),
             ("CI_JOB_NAME_SLUG", "test-2-2"),
+            ("CI_JOB_STAGE", "test"),
             ("CI_ENVIRONMENT_SLUG", "stage-1"),
-            ("CI_JOB_TOKEN", "glcbt-token"),
+            ("CI_JOB_TOKEN", spec.token.expose()),
+            ("CI_JOB_URL", &spec.page),
             ("FF_TIMESTAMPS", "false"),
         ] {
-            assert_eq!(value(&payload, key).as_deref(), Some(expected), "{key}");
+            assert_eq!(value(&spec, key).as_deref(), Some(expected), "{key}");
         }
-        assert!(payload.features.trace_sections);
-        let sent = serde_json::to_string(&payload).unwrap();
-        let back: JobPayload = serde_json::from_str(&sent).unwrap();
-        assert_eq!(back.variables, payload.variables);
+        assert!(spec.trace.sections);
+        let masked = spec.variables.iter().filter(|v| v.masked).map(|v| v.key.as_str());
+        assert_eq!(masked.collect::<Vec<_>>(), ["CI_JOB_TOKEN"]);
     }
 
     #[test]
-    fn later_variables_win_and_are_expanded_as_far_as_they_are_known() {
+    fn later_variables_take_precedence_and_are_expanded_as_far_as_they_are_known() {
         let plan = plan(
             "variables: {A: file, DIR: $CI_PROJECT_DIR/$NAME, NAME: n-$CI_COMMIT_REF_NAME, G: file}\n\
              test: {script: x, variables: {A: job, D: job, PATH: '$PATH:/x', R: {value: $A, expand: false}}}\n",
             &[("G", "$given")],
         );
-        let token = Secret::new("t");
-        let dotenv = vec![("D".to_owned(), "dot".to_owned())];
-        let payload = plan.payload(0, &Handed { dotenv, ..handed(&token) });
+        let variables = vec![("D".to_owned(), "dot".to_owned())];
+        let spec = plan.spec(0, &JobInputs { variables, ..inputs() });
         for (key, expected) in [
             ("A", "job"),
             ("D", "dot"),
@@ -376,7 +349,7 @@ pub(crate) mod tests {
             ("PATH", "$PATH:/x"),
             ("R", "$A"),
         ] {
-            assert_eq!(value(&payload, key).as_deref(), Some(expected), "{key}");
+            assert_eq!(value(&spec, key).as_deref(), Some(expected), "{key}");
         }
     }
 
