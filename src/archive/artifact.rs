@@ -117,13 +117,13 @@ impl DownloadTries {
 
     /// Whether the current try says `direct_download=true`; if not, it does not say `false` either.
     #[must_use]
-    pub(crate) fn is_direct(&self) -> bool {
+    pub(crate) fn is_direct(self) -> bool {
         self.direct && self.made == 0
     }
 
     /// Says what follows from the answer to the current try. 302 and 307 of a direct one are not
     /// for here: they are followed.
-    pub(crate) fn next(&mut self, answer: &Answer) -> Next {
+    pub(crate) fn next(&mut self, answer: Answer) -> Next {
         let failure = match answer {
             Answer::Status(200) => return Next::Done,
             Answer::Status(401 | 403) => return Next::GiveUp(Failure::Forbidden),
@@ -254,11 +254,11 @@ mod tests {
         let mut tries = DownloadTries::new(true);
         assert!(tries.is_direct());
         for _ in 0..2 {
-            let next = tries.next(&Answer::Status(500));
+            let next = tries.next(Answer::Status(500));
             assert_eq!(next, Next::Retry(Duration::from_secs(1)));
             assert!(!tries.is_direct());
         }
-        assert_eq!(tries.next(&Answer::Broken), Next::GiveUp(Failure::Other));
+        assert_eq!(tries.next(Answer::Broken), Next::GiveUp(Failure::Other));
         assert!(!DownloadTries::new(false).is_direct());
     }
 
@@ -268,9 +268,9 @@ mod tests {
             [(401, Failure::Forbidden), (403, Failure::Forbidden), (404, Failure::NotFound)]
         {
             let mut tries = DownloadTries::new(true);
-            assert_eq!(tries.next(&Answer::Status(status)), Next::GiveUp(failure));
+            assert_eq!(tries.next(Answer::Status(status)), Next::GiveUp(failure));
         }
-        assert_eq!(DownloadTries::new(true).next(&Answer::Status(200)), Next::Done);
+        assert_eq!(DownloadTries::new(true).next(Answer::Status(200)), Next::Done);
     }
 
     #[test]

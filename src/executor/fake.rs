@@ -180,7 +180,7 @@ impl FakeExecutor {
 /// The build container of a workload, and its helper.
 fn resources(workload: &Workload) -> Vec<Resource> {
     [&workload.names.build, &workload.names.helper]
-        .map(|name| Resource::Container(name.to_string()))
+        .map(|name| Resource::Container(name.clone()))
         .to_vec()
 }
 
@@ -267,18 +267,18 @@ impl Session for FakeSession {
     fn prepare(&self) -> BoxFuture<'_, Result<Prepared, ExecutorError>> {
         async {
             // Something is there before it fails, as it would be.
-            let build = self.request.workload.names.build.to_string();
+            let build = self.request.workload.names.build.clone();
             self.host.make(vec![Resource::Container(build.clone())]);
             self.host.call(Step::Prepare).await?;
             *self.container.lock() = Some(build);
-            Ok(Prepared { image_id: "sha256:fake".to_owned(), needs_helper: false })
+            Ok(Prepared { announcement: "Using nothing ...".to_owned(), needs_helper: false })
         }
         .boxed()
     }
 
     fn start_helper(&self) -> BoxFuture<'_, Result<HelperStreams, ExecutorError>> {
         async {
-            let helper = self.request.workload.names.helper.to_string();
+            let helper = self.request.workload.names.helper.clone();
             self.host.make(vec![Resource::Container(helper)]);
             self.host.call(Step::StartHelper).await?;
             let (theirs, ours) = tokio::io::duplex(64 << 10);

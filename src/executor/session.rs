@@ -142,8 +142,8 @@ pub trait Session: Send + Sync {
 /// What there is once a session is prepared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prepared {
-    /// What scripts run in, for the job's log, such as an image's id.
-    pub image_id: String,
+    /// What scripts run in, such as an image and its id: a line for the job's log before each step.
+    pub announcement: String,
     /// The scripts' user may not write to the job's directories before the helper has opened them.
     pub needs_helper: bool,
 }

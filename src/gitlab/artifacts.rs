@@ -92,7 +92,7 @@ impl GitlabArtifacts {
                 Ok(()) => Some(200),
                 Err(error) => error.status(),
             };
-            let next = tries.next(&answer(status));
+            let next = tries.next(answer(status));
             let told = Told {
                 job: job.id,
                 token: &token,

@@ -20,7 +20,7 @@ pub fn incoming(
     correlation_id: Option<String>,
 ) -> IncomingJob {
     let (spec, refused, failure_reasons) = match arrived {
-        Arrived::Job(payload) => understand(runner, *payload),
+        Arrived::Job(payload) => understand(runner, &payload),
         Arrived::Undecodable { id, token, error } => {
             let error = format!("the job that the server sent cannot be understood: {error}");
             let refused = SystemFailure::new(FailureReason::RunnerSystemFailure, &error);
@@ -43,6 +43,7 @@ pub fn incoming(
             name: spec.name.clone(),
             sha: spec.source.sha.clone(),
             runner: config.name.as_str().to_owned(),
+            executor: config.executor.name(),
         },
     };
     let passes = config.gitlab.final_update_retry_limit;
@@ -70,15 +71,15 @@ pub fn incoming(
 /// What a payload asks for, or why it cannot be had; and the failure reasons that its server knows.
 fn understand(
     runner: &GitlabRunner,
-    payload: JobPayload,
+    payload: &JobPayload,
 ) -> (JobSpec, Option<SystemFailure>, Vec<String>) {
     let known = payload.features.failure_reasons.clone();
-    match payload::job_spec(&payload, &runner.config().feature_flags) {
+    match payload::job_spec(payload, &runner.config().feature_flags) {
         Ok(spec) => (spec, None, known),
         Err(error) => {
             let mut failure = SystemFailure::of(error.failure_reason(), &error);
             failure.exit_code = error.exit_code();
-            (payload::outline(&payload), Some(failure), known)
+            (payload::outline(payload), Some(failure), known)
         }
     }
 }

@@ -147,7 +147,8 @@ impl Poller<'_> {
             tokio::select! {
                 () = sleep_until(next) => {}
                 () = self.retire.cancelled() => return,
-                // A reload forgets what has been refused (gitlab-job-api.md §4.5).
+                // A reload forgets what has been refused (docs/compatibility.md, "Unhealthy
+                // runners").
                 Ok(()) = reloads.changed() => {
                     if self.health.lock().forget(Instant::now()) {
                         next = Instant::now();
@@ -251,7 +252,7 @@ enum Polled {
     Over,
 }
 
-/// Consecutive refusals, and the pause they lead to (gitlab-job-api.md §4.5).
+/// Consecutive refusals, and the pause they lead to (docs/compatibility.md, "Unhealthy runners").
 struct Health {
     limit: u32,
     interval: Duration,
@@ -303,7 +304,8 @@ impl Health {
     }
 }
 
-/// Requests at once, between 1 and what is configured (gitlab-job-api.md §4.6).
+/// Requests at once, between 1 and what is configured (docs/compatibility.md, "Adaptive request
+/// concurrency").
 struct Adaptive {
     most: usize,
     adapts: bool,

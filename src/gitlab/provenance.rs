@@ -14,6 +14,8 @@ pub(super) struct Provenance {
     pub(super) sha: String,
     /// The runner's name.
     pub(super) runner: String,
+    /// The name of the runner's executor.
+    pub(super) executor: &'static str,
 }
 
 impl Provenance {
@@ -48,7 +50,7 @@ impl Provenance {
                         "externalParameters": parameters,
                         "internalParameters": {
                             "name": self.runner,
-                            "executor": "docker",
+                            "executor": self.executor,
                             "architecture": std::env::consts::ARCH,
                             "job": plan.job.id.to_string(),
                         },

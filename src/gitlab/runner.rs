@@ -26,5 +26,5 @@ impl GitlabRunner {
 /// What a runner with these settings says of itself.
 #[must_use]
 pub fn info(config: &RunnerConfig) -> Info {
-    api::info("docker", "bash", &config.docker().devices.gpus, &config.labels)
+    api::info(config.executor.name(), "bash", config.executor.gpus(), &config.labels)
 }

@@ -1,5 +1,5 @@
 //! What earlier jobs may have left in a repository that would break git or change what it does
-//! (docs/compatibility.md, "Steps of get_sources", steps 4 and 5).
+//! (docs/compatibility.md, "Steps of `get_sources`", steps 4 and 5).
 //!
 //! A work tree is reused by jobs of the same project, and whoever runs jobs there may write to
 //! `.git`: its configuration and hooks must not run in the helper, which has the next job's token.

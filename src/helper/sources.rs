@@ -1,6 +1,6 @@
 //! The stage `get_sources`: from a task to a work tree at the job's commit.
 //!
-//! The steps that comments number are those of docs/compatibility.md, "Steps of get_sources". Git is
+//! The steps that comments number are those of docs/compatibility.md, "Steps of `get_sources`". Git is
 //! run directly, with no script between; a stage with the default settings is five short git
 //! processes.
 

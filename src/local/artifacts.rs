@@ -266,7 +266,7 @@ mod tests {
         workload::spec::When,
     };
 
-    struct Store {
+    struct Case {
         store: LocalArtifacts,
         log: BufferedLog,
         trace: Trace,
@@ -274,7 +274,7 @@ mod tests {
         events: mpsc::Receiver<Event>,
     }
 
-    impl Store {
+    impl Case {
         fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let (sender, events) = mpsc::channel(10);
@@ -329,7 +329,7 @@ mod tests {
 
     #[tokio::test]
     async fn artifacts_are_moved_into_the_folder_under_names_of_their_own() {
-        let mut store = Store::new();
+        let mut store = Case::new();
         assert!(store.upload("", Format::Zip, "../../a.zip", b"no archive").await);
         assert!(store.upload("junit", Format::Gzip, "a.zip", b"report").await);
         let folder = store.directory.path().join("kept");
@@ -347,7 +347,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_second_artifact_of_a_kind_is_refused() {
-        let store = Store::new();
+        let store = Case::new();
         assert!(store.upload("junit", Format::Gzip, "a.gz", b"1").await);
         assert!(!store.upload("junit", Format::Gzip, "b.gz", b"2").await);
         assert!(store.log().contains("another artifact of the type junit was kept before"));
@@ -355,7 +355,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dotenv_report_is_read_before_it_is_kept() {
-        let store = Store::new();
+        let store = Case::new();
         assert!(!store.upload("dotenv", Format::Gzip, ".env.gz", &gzip("no variable\n")).await);
         assert!(store.log().contains("there is no `=`"), "{}", store.log());
         assert!(store.upload("dotenv", Format::Gzip, ".env.gz", &gzip("V=1.2.3\n")).await);
@@ -364,7 +364,7 @@ mod tests {
 
     #[tokio::test]
     async fn archives_of_other_jobs_are_given_and_no_others() {
-        let store = Store::new();
+        let store = Case::new();
         assert_eq!(store.download(1).await, None);
         fs::write(store.directory.path().join("before.zip"), "archive").unwrap();
         assert_eq!(store.download(1).await.as_deref(), Some(&b"archive"[..]));

@@ -165,7 +165,7 @@ mod tests {
         let reporter = LocalReporter::new(3, sender, stop.clone());
         let done = CancellationToken::new();
         let (requests, mut requested) = watch::channel(StopRequest::None);
-        trace.writer(Source::Job, Stream::Out).write(&[b'x'; 3 * PIECE]);
+        trace.writer(Source::Job, Stream::Out).write(&vec![b'x'; 3 * PIECE]);
         let options = StreamOptions::default();
         tokio::join!(reporter.stream(trace.clone(), options, requests, done.clone()), async {
             stop.cancel();

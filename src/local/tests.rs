@@ -39,7 +39,7 @@ struct Hosts {
 
 impl Hosts {
     fn host(&self, job: &str) -> Arc<FakeHost> {
-        Arc::clone(self.hosts.lock().entry(job.to_owned()).or_insert_with(FakeHost::new))
+        Arc::clone(self.hosts.lock().entry(job.to_owned()).or_default())
     }
 
     /// The jobs that fail, with their exit codes.

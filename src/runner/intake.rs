@@ -181,7 +181,7 @@ async fn record(
     let entry = LedgerEntry {
         owner: incoming.owner.clone(),
         runner: runner.config.name.clone(),
-        address: runner.config.docker().engine.host.clone(),
+        address: runner.config.executor.address().map(str::to_owned),
         resources: resources.unwrap_or_default(),
     };
     let key = format!("{}-{}", runner.config.short_token(), incoming.owner.job());

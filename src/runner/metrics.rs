@@ -58,7 +58,7 @@ struct JobRow {
     runner: RunnerLabels,
     url: String,
     stage: String,
-    executor_stage: &'static str,
+    executor_stage: String,
     since: Instant,
 }
 
@@ -71,11 +71,11 @@ pub struct Running {
 }
 
 impl Running {
-    /// What is done of the job now.
-    pub fn stage(&self, stage: &str, executor_stage: &'static str) {
+    /// The stage that the job is in now, and that of its executor, such as `docker_run`.
+    pub fn stage(&self, stage: &str, executor_stage: &str) {
         if let Some(row) = self.metrics.state().jobs.get_mut(&self.id) {
             stage.clone_into(&mut row.stage);
-            row.executor_stage = executor_stage;
+            executor_stage.clone_into(&mut row.executor_stage);
         }
     }
 
@@ -123,7 +123,7 @@ impl Metrics {
     pub fn job(self: &Arc<Self>, id: JobId, runner: RunnerLabels, url: String) -> Running {
         let mut state = self.state();
         *state.started.entry(runner.clone()).or_default() += 1;
-        let (stage, executor_stage) = ("prepare_executor".to_owned(), "created");
+        let (stage, executor_stage) = ("prepare_executor".to_owned(), "created".to_owned());
         let since = Instant::now();
         let row = JobRow { runner: runner.clone(), url, stage, executor_stage, since };
         state.jobs.insert(id, row);
@@ -181,7 +181,7 @@ impl Metrics {
         }
         for row in state.jobs.values() {
             *rows
-                .entry((&row.runner, "running", row.stage.as_str(), row.executor_stage))
+                .entry((&row.runner, "running", row.stage.as_str(), row.executor_stage.as_str()))
                 .or_default() += 1;
         }
         for ((runner, job_state, stage, executor_stage), count) in rows {

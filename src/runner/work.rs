@@ -75,7 +75,7 @@ enum Preparation<'a> {
 /// Where scripts run.
 struct ScriptHost {
     session: Arc<dyn Session>,
-    image_id: String,
+    announcement: String,
 }
 
 /// What there is before the first script.
@@ -186,13 +186,13 @@ impl<'a> Work<'a> {
         if stages.is_none() && prepared.needs_helper {
             stages = Some(self.start_helper(&**session).await?);
         }
-        let host = ScriptHost { session: Arc::clone(session), image_id: prepared.image_id };
+        let host = ScriptHost { session: Arc::clone(session), announcement: prepared.announcement };
         Ok(Preparation::Ready(Ready { host, stages, outcome }))
     }
 
     async fn prepare_session(&self, session: Arc<dyn Session>) -> Result<Prepared, SystemFailure> {
         let executor = self.job.runner.executor.name();
-        self.job.running.stage(PREPARE, "docker_prepare");
+        self.stage(PREPARE, "prepare");
         let section = OpenSection::new(&self.log, PREPARE);
         self.log.title(&format!("Preparing the \"{executor}\" executor"));
         let prepared = session.prepare().await?;
@@ -202,10 +202,10 @@ impl<'a> Work<'a> {
     }
 
     /// What the helper does before the script.
-    async fn with_helper<'b>(
-        &'b self,
+    async fn with_helper(
+        &self,
         session: Arc<dyn Session>,
-    ) -> Result<(Option<Stages<'b>>, Outcome), SystemFailure> {
+    ) -> Result<(Option<Stages<'_>>, Outcome), SystemFailure> {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let section = self.buffer.section("prepare_script", "Preparing environment");
         let name = &self.workload.names.host;
@@ -278,9 +278,9 @@ impl<'a> Work<'a> {
 
     /// Caches, then artifacts; the first failure counts.
     async fn keep_results(&self, stages: &mut Stages<'_>, is_success: bool) -> Ending {
-        self.job.running.stage("archive_cache", "docker_run");
+        self.stage("archive_cache", "run");
         let saved = stages.save_caches(is_success).await?;
-        self.job.running.stage("upload_artifacts", "docker_run");
+        self.stage("upload_artifacts", "run");
         let uploaded = stages.upload_artifacts(is_success).await?;
         Ok(if saved == Outcome::Success { uploaded } else { saved })
     }
@@ -316,12 +316,11 @@ impl<'a> Work<'a> {
     }
 
     async fn run_step(&self, host: &ScriptHost, step: &StepPlan) -> Ending {
-        let (stage, image) = (&step.stage, &self.workload.image.name);
-        self.job.running.stage(stage, "docker_run");
+        let stage = &step.stage;
+        self.stage(stage, "run");
         let _section = OpenSection::new(&self.log, stage);
         self.log.title(&format!("Executing \"{stage}\" stage of the job script"));
-        let id = &host.image_id;
-        self.log.plain(&format!("Using docker image {id} for {image} ..."));
+        self.log.plain(&host.announcement);
         let nonce = random_hex::<8>();
         let text = self.workload.step_script(step, &nonce);
         self.run_script(&*host.session, stage, &text, &nonce).await
@@ -329,7 +328,7 @@ impl<'a> Work<'a> {
 
     async fn run_after_script(&self, session: &dyn Session, outcome: &Outcome) -> Ending {
         const STAGE: &str = "after_script";
-        self.job.running.stage(STAGE, "docker_run");
+        self.stage(STAGE, "run");
         let _section = OpenSection::new(&self.log, STAGE);
         self.log.title("Running after_script");
         let nonce = random_hex::<8>();
@@ -396,6 +395,13 @@ impl<'a> Work<'a> {
             0 => Outcome::Success,
             exit_code => Outcome::ScriptFailed { exit_code },
         })
+    }
+
+    /// Counts the job as in this stage; `phase` is that of its executor (GitLab Runner:
+    /// `executor_stage` of its metrics, such as `docker_run`).
+    fn stage(&self, stage: &str, phase: &str) {
+        let executor = self.job.runner.executor.name();
+        self.job.running.stage(stage, &format!("{executor}_{phase}"));
     }
 
     /// Writes down which script runs, so that a later process can go on with it.

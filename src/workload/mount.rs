@@ -293,7 +293,7 @@ impl Request<'_> {
             ("protected", self.protected.to_string()),
             ("reusable", kept.to_string()),
             ("project.id", self.job.project.id.to_string()),
-            ("runner.gitlab.id", self.runner.short_token().to_string()),
+            ("runner.id", self.runner.short_token().to_string()),
             ("runner.system_id", self.placement.system_id.clone()),
         ]
         .into_iter()

@@ -101,7 +101,7 @@ pub(super) fn labels(
         ("project.id", job.project.id.to_string()),
         ("project.runner_id", placement.project_slot.to_string()),
         ("pipeline.id", job.pipeline.to_string()),
-        ("runner.gitlab.id", runner.short_token().to_string()),
+        ("runner.id", runner.short_token().to_string()),
         ("runner.local_id", placement.slot.to_string()),
         ("runner.system_id", placement.system_id.clone()),
         ("managed", "true".to_owned()),

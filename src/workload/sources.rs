@@ -102,8 +102,8 @@ impl Request<'_> {
         let (before, after) = (&runner.scripts.pre_get_sources, &runner.scripts.post_get_sources);
         let (own_before, own_after) = (&job.scripts.before_sources, &job.scripts.after_sources);
         // The runner's hooks stand outside the job's.
-        let before = before.iter().chain(own_before).map(String::as_str).collect();
-        let after = own_after.iter().chain(after).map(String::as_str).collect();
+        let before: Vec<&str> = before.iter().chain(own_before).map(String::as_str).collect();
+        let after: Vec<&str> = own_after.iter().chain(after).map(String::as_str).collect();
         Sources {
             project_dir: directories.project.clone(),
             temp_dir: directories.temp.clone(),
@@ -135,8 +135,8 @@ impl Request<'_> {
             bundle_uri: flags.on("FF_USE_GIT_BUNDLE_URIS"),
             ca: placement.server_ca.clone(),
             client_certificate: placement.client_certificate.clone(),
-            pre_script: hooks(before, &exports),
-            post_script: hooks(after, &exports),
+            pre_script: hooks(&before, &exports),
+            post_script: hooks(&after, &exports),
             env: variables.iter().map(|v| (v.key.clone(), Secret::new(v.value.clone()))).collect(),
             retry: false,
         }
@@ -188,8 +188,8 @@ fn user_agent(architecture: &str) -> String {
     format!("longshore {} linux/{architecture}", env!("CARGO_PKG_VERSION"))
 }
 
-fn hooks(commands: Vec<&str>, exports: &str) -> Option<String> {
-    (!commands.is_empty()).then(|| script::hook(exports, &commands))
+fn hooks(commands: &[&str], exports: &str) -> Option<String> {
+    (!commands.is_empty()).then(|| script::hook(exports, commands))
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ const SERVE: &[&str] = &["helper", "serve"];
 
 impl DockerJob {
     /// Gets the job's image and its services ready. Services that do not become so are logged, and
-    /// the job goes on (docker-executor.md §6.7).
+    /// the job goes on (docs/compatibility.md, "Waiting for services").
     ///
     /// # Errors
     /// When an image cannot be had or the engine fails.

@@ -180,7 +180,10 @@ impl Session for DockerSession {
             let job = self.job().await?;
             let container = job.prepare().await?;
             let prepared = Prepared {
-                image_id: container.image().id.clone(),
+                announcement: format!(
+                    "Using docker image {} for {image} ...",
+                    container.image().id
+                ),
                 needs_helper: !container.is_root(),
             };
             *self.container_id.lock() = Some(container.id().to_owned());

@@ -7,7 +7,7 @@ use crate::{
     workload::{outcome::FailureReason, testing::Case},
 };
 
-fn system_failure() -> Option<Conclusion> {
+fn system_failure() -> Conclusion {
     failed(FailureReason::RunnerSystemFailure)
 }
 
@@ -22,7 +22,7 @@ async fn a_failure_in_each_step_is_a_system_failure_with_its_hint_and_leaves_not
         let story = story();
         story.host.trouble(step, Trouble::Fails);
         story.run().await;
-        assert_eq!(story.server.conclusion(), system_failure(), "{step:?}");
+        assert_eq!(story.server.conclusion(), Some(system_failure()), "{step:?}");
         let log = story.server.log();
         assert!(log.contains("hint: mend it"), "{step:?}: {log}");
         assert!(log.contains(&format!("{step:?}: it broke")), "{log}");
@@ -44,7 +44,7 @@ async fn a_preparation_that_may_go_better_is_tried_three_times_and_removed_betwe
             story.host.trouble(step, Trouble::FailsForNow);
         }
         story.run().await;
-        let expected = if success { Some(Conclusion::Success) } else { system_failure() };
+        let expected = if success { Some(Conclusion::Success) } else { Some(system_failure()) };
         assert_eq!(story.server.conclusion(), expected, "{step:?} {troubles}");
         let retries = story.server.log().matches("Will be retried in 3s").count();
         assert_eq!(retries, troubles.min(2), "{step:?} {troubles}");
@@ -71,7 +71,7 @@ async fn a_container_that_is_gone_is_made_anew_as_often_as_the_job_wants() {
         let story = Story::of(Case::new().variable("EXECUTOR_JOB_SECTION_ATTEMPTS", attempts));
         story.host.trouble(Step::RunScript, Trouble::Gone);
         story.run().await;
-        let expected = if success { Some(Conclusion::Success) } else { system_failure() };
+        let expected = if success { Some(Conclusion::Success) } else { Some(system_failure()) };
         assert_eq!(story.server.conclusion(), expected, "{attempts}");
         assert_eq!(story.host.count(Step::Renew), usize::from(success));
         story.assert_clean();
@@ -83,7 +83,7 @@ async fn a_container_that_cannot_be_made_anew_is_a_system_failure() {
     let story = Story::of(Case::new().variable("EXECUTOR_JOB_SECTION_ATTEMPTS", "2"));
     story.host.trouble(Step::RunScript, Trouble::Gone).trouble(Step::Renew, Trouble::Fails);
     story.run().await;
-    assert_eq!(story.server.conclusion(), system_failure());
+    assert_eq!(story.server.conclusion(), Some(system_failure()));
     story.assert_clean();
 }
 
@@ -92,7 +92,7 @@ async fn a_preparation_has_a_deadline() {
     let story = Story::of(Case::new().runner("prepare_timeout = \"5s\""));
     story.host.trouble(Step::Prepare, Trouble::Hangs);
     story.run().await;
-    assert_eq!(story.server.conclusion(), failed(FailureReason::JobExecutionTimeout));
+    assert_eq!(story.server.conclusion(), Some(failed(FailureReason::JobExecutionTimeout)));
     story.assert_clean();
 }
 
@@ -117,7 +117,7 @@ async fn a_job_without_space_on_disk_is_reported_all_the_same() {
     std::fs::write(&jobs, "").unwrap();
     let job = story.start_job(incoming);
     story.end(job).await;
-    assert_eq!(story.server.conclusion(), system_failure());
+    assert_eq!(story.server.conclusion(), Some(system_failure()));
     assert_eq!(story.host.count(Step::Prepare), 0);
     assert_eq!(story.host.leases(), 0);
 }
@@ -130,7 +130,7 @@ async fn a_job_that_cannot_be_understood_is_reported() {
     incoming.refused = Some(SystemFailure::new(reason, "it makes no sense"));
     let job = story.start_job(incoming);
     story.end(job).await;
-    assert_eq!(story.server.conclusion(), system_failure());
+    assert_eq!(story.server.conclusion(), Some(system_failure()));
     assert!(story.server.log().contains("it makes no sense"));
     story.assert_clean();
 }

@@ -20,6 +20,7 @@ use crate::{
     trace::Trace,
     workload::{
         Workload,
+        outcome::FailureReason,
         spec::{ArtifactSpec, Dependency},
         testing::Case,
     },
@@ -181,7 +182,7 @@ impl Story {
             server: Arc::default(),
             interrupt: Interrupt::default(),
             process: Arc::new(Process::new("s_fake".to_owned(), state)),
-            directory: directory,
+            directory,
         }
     }
 
@@ -251,6 +252,6 @@ impl Story {
 }
 
 /// A failure for this reason.
-pub(super) fn failed(reason: crate::workload::outcome::FailureReason) -> Option<Conclusion> {
-    Some(Conclusion::Failed { reason, exit_code: None })
+pub(super) fn failed(reason: FailureReason) -> Conclusion {
+    Conclusion::Failed { reason, exit_code: None }
 }

@@ -34,7 +34,7 @@ async fn an_abort_ends_the_job_in_each_stage_with_nothing_more() {
         story.host.reached(step, 1).await;
         story.server.wish.send_replace(StopRequest::Abort);
         story.end(job).await;
-        assert_eq!(story.server.conclusion(), failed(FailureReason::JobCanceled), "{step:?}");
+        assert_eq!(story.server.conclusion(), Some(failed(FailureReason::JobCanceled)), "{step:?}");
         assert!(!story.host.stages().contains(&"after_script".to_owned()), "{step:?}");
         story.assert_clean();
     }
@@ -47,7 +47,7 @@ async fn a_cancel_of_a_script_stops_it_and_its_after_script_follows() {
     story.host.reached(Step::RunScript, 1).await;
     story.server.wish.send_replace(StopRequest::Cancel);
     story.end(job).await;
-    assert_eq!(story.server.conclusion(), failed(FailureReason::JobCanceled));
+    assert_eq!(story.server.conclusion(), Some(failed(FailureReason::JobCanceled)));
     assert_eq!(story.host.count(Step::StopScript), 1);
     assert_eq!(story.host.stages(), ["step_script", "after_script"]);
     assert!(story.server.log().contains("script canceled externally"));
@@ -62,7 +62,7 @@ async fn a_cancel_before_the_script_ends_the_job() {
         story.host.reached(step, 1).await;
         story.server.wish.send_replace(StopRequest::Cancel);
         story.end(job).await;
-        assert_eq!(story.server.conclusion(), failed(FailureReason::JobCanceled), "{step:?}");
+        assert_eq!(story.server.conclusion(), Some(failed(FailureReason::JobCanceled)), "{step:?}");
         assert_eq!(story.host.stages(), [""; 0], "{step:?}");
         story.assert_clean();
     }
@@ -78,7 +78,7 @@ async fn a_cancel_becomes_an_abort_while_the_after_script_runs() {
     story.host.reached(Step::RunScript, 2).await;
     story.server.wish.send_replace(StopRequest::Abort);
     story.end(job).await;
-    assert_eq!(story.server.conclusion(), failed(FailureReason::JobCanceled));
+    assert_eq!(story.server.conclusion(), Some(failed(FailureReason::JobCanceled)));
     story.assert_clean();
 }
 
@@ -90,7 +90,7 @@ async fn a_signal_to_the_process_interrupts_the_job_in_each_stage() {
         story.host.reached(step, 1).await;
         story.interrupt.send("terminated");
         story.end(job).await;
-        let expected = failed(FailureReason::RunnerInterrupted);
+        let expected = Some(failed(FailureReason::RunnerInterrupted));
         assert_eq!(story.server.conclusion(), expected, "{step:?}");
         assert!(story.server.log().contains("terminated"), "{step:?}");
         story.assert_clean();
@@ -102,7 +102,7 @@ async fn the_jobs_time_ends_it_in_each_stage() {
     for step in STAGES {
         let story = hanging(step);
         story.run().await;
-        let expected = failed(FailureReason::JobExecutionTimeout);
+        let expected = Some(failed(FailureReason::JobExecutionTimeout));
         assert_eq!(story.server.conclusion(), expected, "{step:?}");
         story.assert_clean();
     }
@@ -122,7 +122,7 @@ async fn a_script_may_have_a_time_of_its_own_and_its_after_script_follows() {
     let began = tokio::time::Instant::now();
     story.run().await;
     assert!(began.elapsed() < Duration::from_mins(1));
-    assert_eq!(story.server.conclusion(), failed(FailureReason::JobExecutionTimeout));
+    assert_eq!(story.server.conclusion(), Some(failed(FailureReason::JobExecutionTimeout)));
     assert_eq!(story.host.stages(), ["step_script", "after_script"]);
     story.assert_clean();
 }

@@ -164,7 +164,7 @@ async fn a_job_that_is_not_wanted_any_more_is_not_run() {
 async fn a_job_that_cannot_be_planned_is_reported_with_the_reason() {
     let story = Story::of(Case::new().without_default_image());
     story.run().await;
-    assert_eq!(story.server.conclusion(), failed(FailureReason::RunnerConfigurationError));
+    assert_eq!(story.server.conclusion(), Some(failed(FailureReason::RunnerConfigurationError)));
     assert!(story.server.log().contains("names no image"), "{}", story.server.log());
     story.assert_clean();
 }

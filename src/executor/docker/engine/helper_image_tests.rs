@@ -43,7 +43,7 @@ async fn the_image_runs_our_executable_and_knows_its_user() {
     let said = run_in(
         &engine,
         &image.reference,
-        "longshore docker::helper_image --list | sed -n '/knows_its_user/p'; id -un; ls -ld /tmp; \
+        "longshore engine::helper_image --list | sed -n '/knows_its_user/p'; id -un; ls -ld /tmp; \
          echo $HOME",
     )
     .await;
@@ -196,7 +196,7 @@ async fn the_portable_helper_runs_in_an_image_that_lacks_its_libraries() {
     let engine = engine().await;
     let helper = portable_helper(&engine).await.unwrap();
     let mut command = helper.command().to_vec();
-    command.extend(["docker::helper_image", "--list"].map(str::to_owned));
+    command.extend(["engine::helper_image", "--list"].map(str::to_owned));
     let container = create(&engine, "busybox:latest", command).await;
     helper.put_into(&engine, &container).await.unwrap();
     let said = finish(&engine, &container).await;
