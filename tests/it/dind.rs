@@ -517,7 +517,7 @@ async fn slots_above_their_number_or_size_and_those_of_a_daemon_that_was_killed_
     case.until_idle().await;
     assert_eq!(slot_volumes(&case), [""; 0]);
     case.edit(|text| text.replace("slots = 1", "slot_size = \"1k\""));
-    case.until_log("configuration is in force", 1).await;
+    case.until_log("configuration loaded", 1).await;
     let small = case.run_over(docker_job(&["docker info"])).await;
     small.assert_success();
     assert_eq!(slot_volumes(&case), [""; 0]);

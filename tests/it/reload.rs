@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Said after every change.
-const IN_FORCE: &str = "configuration is in force";
+const IN_FORCE: &str = "configuration loaded";
 
 /// A case whose configuration is changed by `edit` before it is read.
 async fn case(edit: impl Fn(String) -> String + Send + 'static) -> Case {

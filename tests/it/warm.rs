@@ -311,7 +311,7 @@ async fn none_is_left_at_the_end_or_when_the_settings_change() {
     case.gitlab.until_output(id, "has it").await;
     case.until_log(WAITS, 2).await;
     case.edit(|text| text.replace("warm = 2", "warm = 0"));
-    case.until_log("configuration is in force", 1).await;
+    case.until_log("configuration loaded", 1).await;
     let gone = async {
         let mut again = tokio::time::interval(std::time::Duration::from_millis(100));
         while daemons(&case).len() > 1 {
@@ -326,7 +326,7 @@ async fn none_is_left_at_the_end_or_when_the_settings_change() {
     case.until_idle().await;
     assert_eq!(things(&case), [""; 0]);
     case.edit(|text| text.replace("warm = 0", "warm = 1"));
-    case.until_log("configuration is in force", 2).await;
+    case.until_log("configuration loaded", 2).await;
     case.run_over(docker_job(&["docker info"])).await.assert_success();
     case.until_log(WAITS, 3).await;
     case.signal(Signal::TERM);
