@@ -141,7 +141,7 @@ pub(super) async fn make(
     names: &Names,
     directory: &Path,
 ) -> Result<String, CgroupError> {
-    let cgroups = cgroup::of(engine).await?;
+    let cgroups = engine.cgroups().await?;
     let totals = Totals::of(config);
     let group = plan(cgroups, totals, parent, names)?;
     let name = group.name().to_owned();

@@ -316,7 +316,7 @@ async fn network_flags(
 ) -> Vec<String> {
     let Some(networks) = networks else { return Vec::new() };
     let outer = match networks.outer() {
-        Some(name) => engine::network::mtu(engine, name).await,
+        Some(name) => engine.network_mtu(name).await,
         None => None,
     };
     networks.flags(outer, &image.env)

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use bollard::auth::DockerCredentials;
 use serde::Deserialize;
 
-use super::credential_helper::{HELPER_DEADLINE, HelperError, Helpers};
+use super::credential_helper::{Credential, HELPER_DEADLINE, HelperError, Helpers};
 use crate::{
     base::{image_ref::ImageRef, secret::Secret},
     workload::spec::RegistryCredentials,
@@ -62,28 +62,6 @@ impl fmt::Display for Origin {
             Self::File(path) => path.display().fmt(f),
             Self::Server => f.write_str("job payload (GitLab Registry)"),
         }
-    }
-}
-
-/// What a registry is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Credential {
-    /// Name.
-    pub(super) username: String,
-    /// Its password.
-    pub(super) password: Secret,
-    /// Instead of both, for a token server.
-    pub(super) identity_token: Secret,
-    /// Instead of all, for the registry.
-    pub(super) registry_token: Secret,
-}
-
-impl Credential {
-    fn is_empty(&self) -> bool {
-        self.username.is_empty()
-            && self.password.is_empty()
-            && self.identity_token.is_empty()
-            && self.registry_token.is_empty()
     }
 }
 

@@ -7,16 +7,12 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::OnceCell;
 
-use super::{Engine, Error};
+use super::{Error, transport::Transport};
 use crate::guard::peer;
 
 /// Where a system's systemd has it (`sd_booted(3)`).
 const SYSTEMD: &str = "/run/systemd/system";
-
-/// Asked for once an engine.
-pub(super) type Cell = OnceCell<Cgroups>;
 
 /// Who makes an engine's groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,20 +91,14 @@ struct About {
     security_options: Option<Vec<String>>,
 }
 
-/// What the engine's groups are. It is asked once, and again after a failure.
-///
-/// # Errors
-/// When the engine does not answer.
-pub async fn of(engine: &Engine) -> Result<&Cgroups, Error> {
+/// Asks the engine at `host` what its groups are.
+pub(super) async fn ask(transport: &Transport, host: &str) -> Result<Cgroups, Error> {
     let failed = || Error::of("ask for the control groups", "");
-    let ask = async || {
-        let body = engine.transport().get("/info").await.map_err(failed())?;
-        let about: About = serde_json::from_slice(&body).map_err(|error| failed()(error.into()))?;
-        let version = if about.cgroup_version == "2" { Version::V2 } else { Version::V1 };
-        let reach = reach(engine.host(), &about, version, Path::new(SYSTEMD)).await;
-        Ok(Cgroups { driver: about.driver(), version, reach })
-    };
-    engine.cgroups().get_or_try_init(ask).await
+    let body = transport.get("/info").await.map_err(failed())?;
+    let about: About = serde_json::from_slice(&body).map_err(|error| failed()(error.into()))?;
+    let version = if about.cgroup_version == "2" { Version::V2 } else { Version::V1 };
+    let reach = reach(host, &about, version, Path::new(SYSTEMD)).await;
+    Ok(Cgroups { driver: about.driver(), version, reach })
 }
 
 impl About {
@@ -267,7 +257,7 @@ mod tests {
                 version: Version::V2,
                 reach: Err(Obstacle::Rootless),
             };
-            assert_eq!(of(&engine).await.unwrap(), &wanted);
+            assert_eq!(engine.cgroups().await.unwrap(), &wanted);
         }
         assert_eq!(fake.lines(), ["GET /version", "GET /info"]);
     }

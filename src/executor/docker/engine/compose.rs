@@ -10,7 +10,7 @@ use crate::base::error_chain;
 
 use super::{
     credential_helper::find_in,
-    helper_image::{EXECUTABLE, HelperImageError, PATH, PORTABLE},
+    helper::{EXECUTABLE, HelperImageError, PATH, PORTABLE},
     program::{Linkage, Program, linkage},
     tree::{Tree, TreeError},
 };

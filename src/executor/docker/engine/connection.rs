@@ -9,6 +9,7 @@ use std::{
 
 use bollard::Docker;
 use serde::Deserialize;
+use tokio::sync::OnceCell;
 use tokio_rustls::{
     TlsConnector,
     rustls::{
@@ -19,7 +20,10 @@ use tokio_rustls::{
 };
 
 use super::{
-    Error, cgroup, helper_image, network,
+    ApiVersion, Error,
+    cgroup::{self, Cgroups},
+    helper::HelperImageCache,
+    network::NetworkMtus,
     pulls::Pulls,
     transport::{self, Connector, Transport},
 };
@@ -30,29 +34,6 @@ const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 
 /// bollard has no "no deadline"; deadlines that there are belong to the transport.
 const NO_DEADLINE: u64 = u64::MAX;
-
-/// A version of the Docker Engine API, `major.minor`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ApiVersion {
-    /// 1 so far.
-    pub major: u32,
-    /// Grows with every release that changes the API.
-    pub minor: u32,
-}
-
-impl ApiVersion {
-    /// The oldest engine we talk to, Docker 17.06: from here on a wait for a container that has
-    /// not started yet is answered when it ends (`condition=next-exit`).
-    pub const OLDEST: Self = Self { major: 1, minor: 30 };
-    /// The newest API whose answers our client knows (`bollard::API_DEFAULT_VERSION`).
-    const NEWEST: Self = Self { major: 1, minor: 53 };
-}
-
-impl fmt::Display for ApiVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
 
 impl FromStr for ApiVersion {
     type Err = ConnectError;
@@ -222,9 +203,9 @@ struct Inner {
     version: ApiVersion,
     architecture: String,
     pulls: Pulls,
-    helper: helper_image::Cell,
-    networks: network::Cell,
-    cgroups: cgroup::Cell,
+    helper: HelperImageCache,
+    networks: NetworkMtus,
+    cgroups: OnceCell<Cgroups>,
 }
 
 impl fmt::Debug for Engine {
@@ -268,9 +249,9 @@ impl Engine {
                 version,
                 architecture: about.arch,
                 pulls: Pulls::default(),
-                helper: helper_image::Cell::default(),
-                networks: network::Cell::default(),
-                cgroups: cgroup::Cell::default(),
+                helper: HelperImageCache::default(),
+                networks: NetworkMtus::default(),
+                cgroups: OnceCell::new(),
             }),
         })
     }
@@ -307,15 +288,18 @@ impl Engine {
         &self.inner.pulls
     }
 
-    pub(super) fn networks(&self) -> &network::Cell {
-        &self.inner.networks
+    /// The MTU of a network, if it says one; see [`NetworkMtus::of`].
+    pub(crate) async fn network_mtu(&self, network: &str) -> Option<u32> {
+        self.inner.networks.of(&self.inner.client, network).await
     }
 
-    pub(super) fn cgroups(&self) -> &cgroup::Cell {
-        &self.inner.cgroups
+    /// The engine's control groups. It is asked once, and again after a failure.
+    pub(crate) async fn cgroups(&self) -> Result<&Cgroups, Error> {
+        let Inner { cgroups, transport, host, .. } = &*self.inner;
+        cgroups.get_or_try_init(|| cgroup::ask(transport, host)).await
     }
 
-    pub(super) fn helper(&self) -> &helper_image::Cell {
+    pub(super) fn helper(&self) -> &HelperImageCache {
         &self.inner.helper
     }
 }

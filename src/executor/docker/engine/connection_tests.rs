@@ -11,7 +11,7 @@ use tokio_rustls::{TlsAcceptor, rustls::server::WebPkiClientVerifier};
 
 use super::{
     super::{
-        image,
+        helper_image, image,
         testing::{self, FakeEngine, Recorded, version},
     },
     *,

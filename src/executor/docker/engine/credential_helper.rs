@@ -11,7 +11,6 @@ use std::{
 use serde::Deserialize;
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
-use super::auth::Credential;
 use crate::base::secret::Secret;
 
 /// How long a credential helper may take. Some ask a cloud's API.
@@ -20,6 +19,26 @@ pub(super) const HELPER_DEADLINE: Duration = Duration::from_secs(30);
 /// The user name by which a helper says that its secret is an identity token
 /// (docker-credential-helpers).
 const TOKEN_USER: &str = "<token>";
+
+/// What a registry is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Credential {
+    pub(super) username: String,
+    pub(super) password: Secret,
+    /// Instead of both, for a token server.
+    pub(super) identity_token: Secret,
+    /// Instead of all, for the registry.
+    pub(super) registry_token: Secret,
+}
+
+impl Credential {
+    pub(super) fn is_empty(&self) -> bool {
+        self.username.is_empty()
+            && self.password.is_empty()
+            && self.identity_token.is_empty()
+            && self.registry_token.is_empty()
+    }
+}
 
 /// Runs `docker-credential-<name>` programs (docker-credential-helpers: the verb is the argument,
 /// the server goes to stdin, JSON comes back).

@@ -495,7 +495,7 @@ async fn once(
     found: Option<&Found>,
     say: &mut (dyn FnMut(PullNote) + Send),
 ) -> Result<(), Arc<Error>> {
-    let mut pull = engine.pulls().join(engine, &request.name, platform, found);
+    let mut pull = engine.pulls().join(engine.client(), &request.name, platform, found);
     let mut told = Progress::default();
     let mut tick = tokio::time::interval(PROGRESS_EVERY);
     tick.reset();

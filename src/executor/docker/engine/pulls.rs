@@ -15,7 +15,7 @@ use futures_util::{
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
-use super::{Engine, Error, auth::Found};
+use super::{Error, auth::Found};
 use crate::base::image_ref::ImageRef;
 
 /// Where a pull stands.
@@ -113,7 +113,7 @@ impl Pulls {
     /// Starts a pull when it is waited for, or joins the one that is under way.
     pub(super) fn join(
         &self,
-        engine: &Engine,
+        client: &bollard::Docker,
         name: &str,
         platform: Option<&Platform>,
         found: Option<&Found>,
@@ -138,7 +138,7 @@ impl Pulls {
             return Pull { ended, progress: pull.progress.clone() };
         }
         let (report, progress) = watch::channel(Progress::default());
-        let client = engine.client().clone();
+        let client = client.clone();
         let failed = Error::of("pull the image", name);
         let registry = Arc::clone(&self.under_way);
         let ended = async move {

@@ -37,7 +37,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName};
 use tower_service::Service;
 
-use super::connection::ApiVersion;
+use super::ApiVersion;
 
 /// Deadlines of a TCP connection (docs/compatibility.md, "Connection to the engine"). Unix sockets
 /// have none.
