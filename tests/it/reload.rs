@@ -57,7 +57,11 @@ async fn config_6_a_broken_file_changes_nothing_and_is_told() {
         case.run(job(&["echo works"])).await.assert_success();
     }
     let log = case.log();
-    for wanted in ["not TOML", "runners[0].executor", "concurrent = \"many\": is text"] {
+    for wanted in [
+        "not TOML",
+        "runners[0].executor",
+        "concurrent = \"many\": must be a whole number, found text",
+    ] {
         assert!(log.contains(wanted), "{wanted}: {log}");
     }
     assert!(!log.contains(RUNNER_TOKEN), "{log}");
