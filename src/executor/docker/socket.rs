@@ -4,7 +4,7 @@
 //! | engine | guard |
 //! |---|---|
 //! | sees what is mounted here: reached by a unix socket, in one mount namespace | in this process |
-//! | anything else: by TCP, longshore in a container, no right to look | in a [`container`] beside the engine |
+//! | anything else: by TCP, longshore in a container, no right to look | in a `container` beside the engine |
 //!
 //! Either way binds of the workspace are pinned where the engine sees the pins.
 

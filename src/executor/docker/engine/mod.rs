@@ -1,4 +1,4 @@
-//! The only door to a Docker engine: connecting ([`connection`]), images ([`image`], [`mod@reference`],
+//! The only door to a Docker engine: connecting ([`connection`]), images ([`image`], `base::image_ref`,
 //! [`auth`]), the helper image ([`helper_image`]).
 //!
 //! What a job's containers look like is not decided here; `executor::docker` uses
