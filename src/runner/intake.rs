@@ -100,19 +100,25 @@ pub(super) async fn open(runner: &Arc<Runner>, incoming: IncomingJob) -> Option<
         return None;
     }
     let settings = trace_settings(runner, &incoming.spec, &workload);
-    let opened = recorded.and_then(|record| match Trace::create(&record.trace(), settings) {
-        Ok(trace) => Ok((record, trace)),
-        Err(error) => {
-            close_record(record);
-            Err(SystemFailure::spool(&error))
-        }
-    });
+    let opened = match recorded {
+        Ok(record) => match Trace::create(&record.trace(), settings) {
+            Ok(trace) => Ok((record, trace)),
+            Err(error) => Err((Some(record), SystemFailure::spool(&error))),
+        },
+        Err(failure) => Err((None, failure)),
+    };
     let (record, trace) = match opened {
         Ok(opened) => opened,
-        Err(failure) => {
+        Err((record, failure)) => {
             running.failed(failure.reason.as_str());
             release(runner, &workload).await;
-            refuse(runner, &incoming, &workload, failure).await;
+            let is_reported = refuse(runner, &incoming, &workload, failure).await;
+            // What could not be reported, the next process reports.
+            if let Some(record) = record
+                && is_reported
+            {
+                close_record(record);
+            }
             return None;
         }
     };
@@ -242,17 +248,19 @@ fn greet(log: &JobLog, runner: &Runner, workload: &Result<Arc<Workload>, SystemF
     }
 }
 
-/// Reports the end of a job for which there is no space on disk: its trace is kept in memory.
+/// Reports the end of a job for which there is no space on disk: its trace is kept in memory. True
+/// when the CI engine knows.
 async fn refuse(
     runner: &Runner,
     incoming: &IncomingJob,
     workload: &Result<Arc<Workload>, SystemFailure>,
     failure: SystemFailure,
-) {
+) -> bool {
     let trace = Trace::in_memory(trace_settings(runner, &incoming.spec, workload));
     greet(&trace.job_log(), runner, workload);
     let ending = Err(failure);
     ending::show(&ending, &trace.job_log());
     let delivered = incoming.reporter.finish(&trace, &Conclusion::of(&ending)).await;
     log_end(&ending, &delivered);
+    delivered.is_ok()
 }

@@ -35,6 +35,8 @@ pub(super) struct DockerSession {
     container: tokio::sync::Mutex<Option<JobContainer>>,
     /// The engine's id of that container.
     container_id: Mutex<Option<String>>,
+    /// Done with the job's first script.
+    noted_as_used: std::sync::Once,
     /// Whether the job's layer slot was given back in order, once that is known.
     is_slot_kept: Mutex<Option<bool>>,
 }
@@ -47,6 +49,7 @@ impl DockerSession {
             job: OnceCell::new(),
             container: tokio::sync::Mutex::new(None),
             container_id: Mutex::default(),
+            noted_as_used: std::sync::Once::new(),
             is_slot_kept: Mutex::new(None),
         }
     }
@@ -85,7 +88,9 @@ impl DockerSession {
         output: &mut ScriptOutput,
     ) -> Result<ScriptEnd, ExecutorError> {
         // Only now, as a daemon that starts for the next job takes processors from this one's start.
-        self.executor.pool.note_used(&self.executor.config, &self.request.workload);
+        self.noted_as_used.call_once(|| {
+            self.executor.pool.note_used(&self.executor.config, &self.request.workload);
+        });
         let mut container = self.container.lock().await;
         let container = container.as_mut().ok_or_else(not_prepared)?;
         Ok(container.run(script.text, &EndMark::new(script.nonce), output).await?)

@@ -123,6 +123,19 @@ async fn a_job_without_space_on_disk_is_reported_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_job_without_a_trace_leaves_the_ledger_only_once_it_is_reported() {
+    for is_gone in [false, true] {
+        let story = story().with_server(FakeServer { is_gone, ..FakeServer::default() });
+        // Where its trace would be made, there is a directory.
+        let key = format!("{}-{}", story.case.config().short_token(), story.case.job().id);
+        std::fs::create_dir_all(story.directory().join("jobs").join(key).join("trace")).unwrap();
+        story.run().await;
+        assert_eq!(story.unfinished(), usize::from(is_gone));
+        assert_eq!((story.host.count(Step::Prepare), story.host.leases()), (0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_job_that_cannot_be_understood_is_reported() {
     let story = story();
     let mut incoming = story.incoming();
